@@ -1,7 +1,7 @@
 """`python -m benchmarks`."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -27,57 +27,62 @@ from reproduce.report import expect_apart, provenance
 #: The largest side of a matrix product.
 MOST = 1 << 15
 AGAINST = ("sequential", "recompute", *PEERS)
-#: What all may be told whose records stand beside the machine's products; what train and infer alike may be told.
-_BESIDE: dict[str, Any] = {"device": "cpu", "gemm": SIDES, "json": None}
-_STEP: dict[str, Any] = {"vs": "", "model": "conv12", "precision": "bf16", "time_steps": 1, **_BESIDE}
-#: What each task may be told, and what holds otherwise.
-OPTIONS: dict[str, dict[str, Any]] = {
-    "train": {"preset": "paper", "batch": 128, **_STEP},
-    "infer": {"preset": "modern", "batch": 64, **_STEP},
-    "unit": {"vs": "", "batch": 128, **_BESIDE},
-    "data": {"model": "conv12", "preset": "paper", "batch": 128, "precision": "bf16", **_BESIDE},
-    "engine": {"run": None, "images": 1000, "out": "engine.md"},
-    "scaling": {
-        "model": "conv12",
-        "preset": "paper",
-        "batch": 128,
-        "precision": "bf16",
-        "device": "cpu",
-        "out": "scaling",
-    },
+
+
+@dataclass(frozen=True)
+class Options:
+    """What tasks may be told.
+
+    Attributes:
+        vs: Whom to compare with: sequential, recompute, spikingjelly, snntorch, …, by commas.
+        model: A registered model.
+        preset: Its preset; modern for infer, unless you say otherwise.
+        batch: Images in a batch; 64 for infer, unless you say otherwise.
+        precision: fp32 alone, or bf16 too.
+        time_steps: Time steps for which train and infer show each image.
+        device: Where it is computed.
+        gemm: Sides of the square products to try, such as [1024,2048].
+        images: Test images for engine's accuracies.
+        json: A file for the records; - prints them.
+        out: Folder for scaling's CSV and picture; for engine a file for the tables, engine.md unless you say otherwise,
+            with engine-RUN.json beside it.
+    """
+
+    vs: str = ""
+    model: str = "conv12"
+    preset: str = "paper"
+    batch: int = 128
+    precision: Literal["fp32", "bf16"] = "bf16"
+    time_steps: int = 1
+    device: Device = "cpu"
+    gemm: tuple[int, ...] = SIDES
+    images: int = 1000
+    json: str | None = None
+    out: str = "scaling"
+
+
+#: What the tasks on a training step take, and those whose records stand beside the machine's products.
+_STEP, _BESIDE = ("model", "preset", "batch", "precision", "device"), ("gemm", "json")
+#: What each task takes.
+OPTIONS = {
+    "train": ("vs", *_STEP, "time_steps", *_BESIDE),
+    "infer": ("vs", *_STEP, "time_steps", *_BESIDE),
+    "unit": ("vs", "batch", "device", *_BESIDE),
+    "data": (*_STEP, *_BESIDE),
+    "engine": ("images", "out"),
+    "scaling": (*_STEP, "out"),
 }
+#: Defaults of their own.
+DEFAULTS: dict[str, dict[str, Any]] = {"infer": {"preset": "modern", "batch": 64}, "engine": {"out": "engine.md"}}
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Time something.
-
-    Args:
-        arguments: The command line behind `python -m benchmarks`.
-
-    Returns:
-        The exit code.
-    """
+    """Time what the command line behind `python -m benchmarks` names; returns the exit code."""
     return call(benchmark, arguments, "python -m benchmarks TASK")
 
 
 def benchmark(
-    task: str,
-    run: str | None = None,
-    /,
-    *,
-    vs: str | None = None,
-    model: str | None = None,
-    preset: str | None = None,
-    batch: int | None = None,
-    precision: Literal["fp32", "bf16"] | None = None,
-    time_steps: int | None = None,
-    rounds: int = 7,
-    threads: int | None = None,
-    device: Device | None = None,
-    gemm: tuple[int, ...] | None = None,
-    images: int | None = None,
-    json: str | None = None,
-    out: str | None = None,
+    task: str, run: str | None = None, /, *, options: Options, rounds: int = 7, threads: int | None = None
 ) -> int:
     """Speed and memory, side by side and in turns, and the share of the machine's own matrix product that is reached.
 
@@ -86,119 +91,86 @@ def benchmark(
             data (the input path against the step), scaling (threads, batch, width, image size), engine (trained
             networks by our integer engine, ONNX Runtime and OpenVINO, at batch 1, 8 and 64).
         run: Run folders, by commas, for engine alone.
-        vs: Whom to compare with: sequential, recompute, spikingjelly, snntorch, …, by commas.
-        model: A registered model; by default conv12.
-        preset: Its preset; by default modern for infer, else paper.
-        batch: Images in a batch; by default 64 for infer, else 128.
-        precision: fp32 alone, or bf16 too (the default).
-        time_steps: Time steps for which train and infer show each image; by default 1.
+        options: What the task takes.
         rounds: Timings of each.
         threads: Threads that compute; by default as many as PyTorch takes.
-        device: Where it is computed; by default cpu.
-        gemm: Sides of the square products to try; by default [1024,2048,4096].
-        json: A file for the records; - prints them.
-        images: Test images for engine's accuracies; by default 1000.
-        out: Folder for scaling's CSV and picture, by default scaling; file for engine's tables, by default
-            engine.md, with engine-RUN.json beside it.
     """
-    given = {
-        "vs": vs,
-        "model": model,
-        "preset": preset,
-        "batch": batch,
-        "precision": precision,
-        "time_steps": time_steps,
-        "device": device,
-        "gemm": gemm,
-        "json": json,
-        "out": out,
-        "run": run,
-        "images": images,
-    }
-    values = _checked(task, given, rounds, threads)
+    asked = _checked(task, run, dict(options), rounds, threads)
     if threads:
         torch.set_num_threads(threads)
-    console = person(json)
+    console = person(asked.json)
     console.print(", ".join(f"{key} {value}" for key, value in describe().items() if value is not None))
     if task == "engine":
-        return _engines(values, rounds, console)
+        return _engines(_names(run), asked, rounds, console)
     if task == "unit":
-        listed = cases("unit", "", "", values["batch"], "fp32", _names(values["vs"]), values["device"])
+        listed = cases("unit", "", "", asked.batch, "fp32", _names(asked.vs), asked.device)
     elif task in ("train", "infer"):
-        named = values["model"], values["preset"], values["batch"], values["precision"]
-        listed = cases(task, *named, _names(values["vs"]), values["device"], values["time_steps"])
+        named = asked.model, asked.preset, asked.batch, asked.precision
+        listed = cases(task, *named, _names(asked.vs), asked.device, asked.time_steps)
     else:
-        named = values["precision"], values["batch"], values["model"], values["preset"]
-        step = Case("train", "onespike", *named, device=values["device"])
+        named = asked.precision, asked.batch, asked.model, asked.preset
+        step = Case("train", "onespike", *named, device=asked.device)
         step.check()
         if task == "scaling":
-            return _scale(step, rounds, Path(values["out"]), console)
-    peaks = gemm_peaks(values["gemm"], device=values["device"])
-    if task == "data":
-        records, peaks = compare_data(step, peaks, rounds)
-    else:
-        records, peaks = compare(listed, peaks, rounds)
+            return _scale(step, rounds, Path(asked.out), console)
+    peaks = gemm_peaks(asked.gemm, device=asked.device)
+    records, peaks = compare_data(step, peaks, rounds) if task == "data" else compare(listed, peaks, rounds)
     for peak in peaks.values():
         console.print(f"{peak.dtype} product: {peak.gflops:.0f} GFLOP/s ({peak.through}, side {peak.side})")
     _print(records, console)
-    if json:
+    if asked.json:
         machine = describe() | {"gemm_gflops": {peak.dtype: round(peak.gflops, 1) for peak in peaks.values()}}
-        save_json([asdict(record) | machine for record in records], json)
+        save_json([asdict(record) | machine for record in records], asked.json)
     return 0
 
 
-def _checked(task: str, given: dict[str, Any], rounds: int, threads: int | None) -> dict[str, Any]:
-    """The task's options, with its own defaults; what it does not take is refused, not ignored."""
+def _checked(task: str, run: str | None, given: dict[str, Any], rounds: int, threads: int | None) -> Options:
+    """All options, with the task's own defaults; what it does not take is refused, not ignored."""
     if task not in OPTIONS:
         raise unknown("task", task, OPTIONS)
-    taken = OPTIONS[task]
-    for option, value in given.items():
-        if value is not None and option not in taken:
-            if option == "run":
-                raise OnespikeError(f"unexpected {value!r}: {task} times no run, engine does: benchmarks engine RUN")
-            options = ", ".join(_option(one) for one in taken if one != "run")
-            raise OnespikeError(f"{_option(option)}: {task} does not take it, only {options}")
-    values = {option: taken.get(option) if value is None else value for option, value in given.items()}
+    if run is not None and task != "engine":
+        raise OnespikeError(f"unexpected {run!r}: {task} times no run, engine does: benchmarks engine RUN")
+    if strange := [_option(one) for one in given if one not in OPTIONS[task]]:
+        raise OnespikeError(f"{strange[0]}: {task} does not take it, only {', '.join(map(_option, OPTIONS[task]))}")
+    asked = Options(**DEFAULTS.get(task, {}) | given)
     if task == "engine":
-        if not (runs := _names(values["run"] or "")):
+        if not (runs := _names(run)):
             raise OnespikeError("expected a run folder: python -m benchmarks engine RUN")
         expect_apart(map(Path, runs))
-        expect_writable(out := Path(values["out"]), *(_beside(out, run) for run in runs))
+        expect_writable(out := Path(asked.out), *(_beside(out, run) for run in runs))
     elif task == "scaling":
-        expect_writable(folder=Path(values["out"]))
+        expect_writable(folder=Path(asked.out))
     else:
-        expect_writable(values["json"])
-    model = values.get("model")
-    if given["preset"] is None and model and values["preset"] not in family(model).presets:
-        values["preset"] = ""
-    if values.get("preset") is not None:
-        expect_blocks(values["model"], values["preset"])
-    expect_device(values["device"] or "cpu")
-    for name in _names(values.get("vs") or ""):
+        expect_writable(asked.json)
+    if "model" in OPTIONS[task]:
+        if "preset" not in given and asked.preset not in family(asked.model).presets:
+            asked = replace(asked, preset="")
+        expect_blocks(asked.model, asked.preset)
+    expect_device(asked.device)
+    for name in _names(asked.vs):
         if name not in AGAINST:
             raise unknown("implementation", name, AGAINST)
-    counts = {name: values.get(name) for name in ("batch", "images", "time_steps")}
-    gemm = SIDES if values["gemm"] is None else values["gemm"]
-    expect_counts(**counts, rounds=rounds, threads=threads, gemm=min(gemm or [0]))
-    if max(gemm) > MOST:
-        raise OnespikeError(f"--gemm: expected sides of at most {MOST:,}, got {max(gemm)}")
-    return values
+    counts = {"batch": asked.batch, "images": asked.images, "time_steps": asked.time_steps}
+    expect_counts(**counts, rounds=rounds, threads=threads, gemm=min(asked.gemm or [0]))
+    if max(asked.gemm) > MOST:
+        raise OnespikeError(f"--gemm: expected sides of at most {MOST:,}, got {max(asked.gemm)}")
+    return asked
 
 
 def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _names(listed: str) -> list[str]:
-    return [name for name in listed.split(",") if name]
+def _names(listed: str | None) -> list[str]:
+    return [name for name in (listed or "").split(",") if name]
 
 
-def _engines(values: dict[str, Any], rounds: int, console: Console) -> int:
+def _engines(runs: Sequence[str], asked: Options, rounds: int, console: Console) -> int:
     """Compare engines on trained networks; write the table of each, and its numbers beside it."""
-    out, parts, facts = Path(values["out"]), ["# Engines side by side"], describe()
-    opened = {run: Run.open(run) for run in _names(values["run"])}
+    out, parts, facts = Path(asked.out), ["# Engines side by side"], describe()
+    opened = {run: Run.open(run) for run in runs}
     for run, one in opened.items():
-        found = compare_engines(one, values["images"], rounds)
+        found = compare_engines(one, asked.images, rounds)
         for line in found.markdown().split("\n"):
             console.print(line)
         parts.append(f"## {Path(run).name}\n\n{found.markdown().rstrip()}")

@@ -79,9 +79,10 @@ def airbench(
     return 0
 
 
-def _run(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
+    """The command line."""
     return call(airbench, arguments, "python -m benchmarks.airbench", ("data", "model", "train"))
 
 
 if __name__ == "__main__":
-    exit_with(_run)
+    exit_with(main)

@@ -1,24 +1,16 @@
-"""What each step of calibration brings: one trained network, converted with other thresholds and corrections.
+"""`python -m benchmarks.calibration RUN`: what each step of calibration brings, in thresholds and in corrections."""
 
-    python -m benchmarks.calibration RUN [--steps 1 4] [--images 1000] [--out results]
-
-RUN is a run of an artificial network, such as of cifar10/resnet18. Writes calibration-MODEL.csv, .md and .png: accuracy
-and the relative L2 error of the logits on some test images. None is trained on.
-"""
-
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from benchmarks.conversion_vs_spikingjelly import some
+from benchmarks.conversion_vs_spikingjelly import percent, predict, some
 from benchmarks.machine import expect_counts
 from onespike import convert
+from onespike.cli.command import call
 from onespike.cli.main import exit_with
 from onespike.conversion import Calibration
 from onespike.data.dataset import open_dataset
@@ -39,33 +31,39 @@ CHOICES: dict[str, dict[str, Any]] = {
 BATCH = 125
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Convert in each way, compare, write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--steps", type=int, nargs="+", default=[1, 4])
-    parser.add_argument("--images", type=int, default=1000, help="test images")
-    parser.add_argument("--calibration-images", type=int, default=512)
-    parser.add_argument("--out", type=Path, default=Path("results"))
-    options = parser.parse_args(arguments)
-    expect_counts(images=options.images, calibration_images=options.calibration_images, steps=min(options.steps))
-    expect_writable(folder=options.out)
-    run = Run.open(options.run)
-    card, data = run.checkpoint("best").card, open_dataset(run.recipe.data)
-    ann = load(options.run)
-    calibrating, _ = some(data.train, options.calibration_images, card.mean, card.std)
-    images, labels = some(data.test, options.images, card.mean, card.std)
-    wanted = predict(ann, images, BATCH)
-    rows: list[tuple[Any, ...]] = [("artificial network", "", 0, percent(wanted, labels), 0.0)]
+def calibration(
+    run: Path,
+    steps: list[int] = [1, 4],  # noqa: B006 - only read
+    images: int = 1000,
+    calibration_images: int = 512,
+    out: Path = Path("results"),
+) -> int:
+    """Convert one trained network with other thresholds and corrections; none is trained on.
+
+    Writes calibration-MODEL.csv, .md and .png: accuracy and the relative L2 error of the logits on some test images.
+
+    Args:
+        run: A run of an artificial network, such as of cifar10/resnet18.
+        steps: Numbers of time steps.
+        images: Test images.
+        calibration_images: Training images that calibrate.
+        out: Folder for the table.
+    """
+    expect_counts(images=images, calibration_images=calibration_images, steps=min(steps))
+    expect_writable(folder=out)
+    opened = Run.open(run)
+    card, data, ann = opened.checkpoint("best").card, open_dataset(opened.recipe.data), load(run)
+    calibrating, _ = some(data.train, calibration_images, card.mean, card.std)
+    shown, labels = some(data.test, images, card.mean, card.std)
+    wanted = predict(ann, shown, BATCH)
+    rows: list[tuple[Any, ...]] = [("artificial network", "", 0, percent(wanted.argmax(1) == labels), 0.0)]
     for neurons in ("channel", "layer"):
         for name, choice in CHOICES.items():
-            for steps in options.steps:
-                conversion = convert(
-                    ann, calibrating, time_steps=steps, neurons=neurons, calibration=Calibration(**choice)
-                )
-                logits = predict(conversion.network, images, max(BATCH // steps, 1))
+            for count in steps:
+                made = convert(ann, calibrating, time_steps=count, neurons=neurons, calibration=Calibration(**choice))
+                logits = predict(made.network, shown, max(BATCH // count, 1))
                 error = ((logits - wanted).norm() / wanted.norm()).item()
-                rows.append((name, neurons, steps, percent(logits, labels), error))
+                rows.append((name, neurons, count, percent(logits.argmax(1) == labels), error))
                 print(*rows[-1], file=sys.stderr, flush=True)
     columns = {
         "thresholds, correction": "",
@@ -81,19 +79,8 @@ def main(arguments: Sequence[str]) -> int:
     )
     table, name = Table(columns, rows), f"calibration-{card.model.name}"
     title = f"Calibration of {card.model.name}, step by step"
-    write_report(options.out, name, title, table, [about, table], draw(rows))
+    write_report(out, name, title, table, [about, table], draw(rows))
     return 0
-
-
-@torch.no_grad()
-def predict(network: torch.nn.Module, images: Tensor, batch: int) -> Tensor:
-    """Logits of all images."""
-    return torch.cat([network(part) for part in images.split(batch)])
-
-
-def percent(logits: Tensor, labels: Tensor) -> float:
-    """Accuracy, in percent."""
-    return 100 * (logits.argmax(1) == labels).float().mean().item()
 
 
 def draw(rows: list[tuple[Any, ...]]) -> Figure:
@@ -108,6 +95,11 @@ def draw(rows: list[tuple[Any, ...]]) -> Figure:
         axis.legend()
     axis.invert_yaxis()
     return figure
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command line."""
+    return call(calibration, arguments, "python -m benchmarks.calibration RUN")
 
 
 if __name__ == "__main__":

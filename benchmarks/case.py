@@ -40,7 +40,7 @@ class Case:
     """One thing to be timed.
 
     Attributes:
-        task: "train", "infer", "neuron" or "conv-unit".
+        task: "train", "infer", "neuron" or "conv-unit"; "data" is timed, but not built.
         implementation: "onespike", "sequential" or a name in `PEERS`; for "train" also "recompute", the library with
             activation checkpointing; for "infer" also "engine".
         dtype: "fp32" or "bf16"; for the engine "int8" or "int16".
@@ -75,41 +75,25 @@ class Case:
         return network
 
     def build(self) -> Callable[[], object]:
-        """Make what does it once.
-
-        Raises:
-            OnespikeError: Nobody has implemented it.
-        """
+        """Make what does it once; an `OnespikeError` if nobody has implemented it."""
+        make = {"train": self._train, "infer": self._infer}.get(self.task, self._unit)
         with torch.device(self.device):
-            match self.task:
-                case "train":
-                    return self._train()
-                case "infer":
-                    return self._infer()
-                case "neuron" | "conv-unit":
-                    return self._unit()
-                case _:
-                    raise OnespikeError(f"bench: there is no task {self.task}")
+            return make()
 
     def check(self) -> None:
-        """Make sure that somebody has implemented it, before anything is timed.
-
-        Raises:
-            OnespikeError: Nobody has, or a library is missing; the model does not exist.
-        """
+        """Raise an `OnespikeError`, before anything is timed, if it cannot be built."""
         replace(self, batch=1).build()
 
     def operations(self) -> int | None:
         """Floating-point operations of one image, counted dense; None where there is no weight layer."""
-        match self.task:
-            case "train" | "infer":
-                here = replace(self, device="cpu")
-                macs = count_operations(here.network(), [here._images(1)]).macs
-            case "conv-unit":
-                windows = torch.zeros(4, 1, UNIT_CHANNELS, UNIT_SIDE, UNIT_SIDE)
-                macs = count_operations(ConvUnit(UNIT_CHANNELS), [windows]).macs
-            case _:
-                return None
+        if self.task in ("neuron", "data"):
+            return None
+        if self.task == "conv-unit":
+            windows = torch.zeros(4, 1, UNIT_CHANNELS, UNIT_SIDE, UNIT_SIDE)
+            macs = count_operations(ConvUnit(UNIT_CHANNELS), [windows]).macs
+        else:
+            here = replace(self, device="cpu")
+            macs = count_operations(here.network(), [here._images(1)]).macs
         return 2 * macs * (1 if self.task == "infer" else BOTH_WAYS)
 
     def _model(self) -> Any:

@@ -1,6 +1,6 @@
 """Side by side, in turns: the library, the plain implementation, other libraries; beside them the machine's limit."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -16,18 +16,9 @@ from onespike.inference.engine import takes
 
 @dataclass(frozen=True)
 class Record:
-    """What was measured of one implementation in one arithmetic.
+    """What was measured of a case, whose attributes come first; `threads` are those that computed.
 
     Attributes:
-        task: "train", "infer", "data", "neuron" or "conv-unit".
-        model: The registered model.
-        preset: Its preset.
-        implementation: Who implemented it.
-        dtype: Arithmetic.
-        batch: Images in a batch.
-        time_steps: For which each image was shown.
-        threads: Threads that computed.
-        device: Where it was computed: "cpu", "cuda" or "mps".
         images_per_second: Median over the rounds.
         slowest: In the slowest round.
         fastest: In the fastest round.
@@ -71,23 +62,10 @@ def cases(
     device: str = "cpu",
     time_steps: int = 1,
 ) -> list[Case]:
-    """List what is compared.
+    """List what is compared for a task "train", "infer" or "unit": the library first, then its peers.
 
-    Args:
-        task: "train", "infer" or "unit".
-        model: A registered model.
-        preset: Its preset.
-        batch: Images in a batch.
-        precision: "fp32", or "bf16", which comes beside fp32.
-        peers: "sequential", or names in `PEERS`.
-        device: Where it is computed: "cpu", "cuda" or "mps".
-        time_steps: For which an image is shown.
-
-    Returns:
-        The library first, then its peers; each in float32, then in bfloat16 if that is asked for.
-
-    Raises:
-        OnespikeError: Nobody has implemented one of them, or a library is missing.
+    Each is there in float32, then, for the precision "bf16", in bfloat16. What nobody has implemented, or of which a
+    library is missing, is an `OnespikeError`.
     """
     names, overrides = ["onespike", *peers], {"time_steps": time_steps} if time_steps > 1 else {}
     if task == "unit":
@@ -108,44 +86,37 @@ def cases(
 
 
 def compare(listed: Sequence[Case], peaks: Mapping[str, Peak], rounds: int) -> tuple[list[Record], dict[str, Peak]]:
-    """Time cases in turns, the machine's products among them, and measure the memory of each in a process of its own.
+    """Time cases in turns, and measure the memory of each in a process of its own; a record for each.
 
-    Args:
-        listed: What to time.
-        peaks: The machine's matrix products, by type.
-        rounds: Timings of each.
-
-    Returns:
-        A record for each case, and the products as they were timed in the same rounds.
+    Beside the records: the machine's matrix products as they were timed in the same rounds.
     """
     peak_mb = [alone(case, torch.get_num_threads()).peak_mb for case in listed]
-    functions = {str(number): case.build() for number, case in enumerate(listed)}
+    return records([(case, case.build()) for case in listed], peaks, rounds, peak_mb)
+
+
+def records(
+    timed: Sequence[tuple[Case, Callable[[], object]]],
+    peaks: Mapping[str, Peak],
+    rounds: int,
+    peak_mb: Sequence[float | None],
+) -> tuple[list[Record], dict[str, Peak]]:
+    """Time functions in turns, the machine's products among them; see `compare`."""
+    functions = {str(number): function for number, (_, function) in enumerate(timed)}
     products = {dtype: peak.product() for dtype, peak in peaks.items()}
-    with watch_machine(listed[0].device) as machine:
+    with watch_machine(timed[0][0].device) as machine:
         seconds = interleaved(functions | products, rounds)
     peaks = {dtype: peak.measured(seconds[dtype]) for dtype, peak in peaks.items()}
-    records = [
+    made = [
         record(case, seconds[str(number)], peaks, megabytes, machine.busy)
-        for number, (case, megabytes) in enumerate(zip(listed, peak_mb, strict=True))
+        for number, ((case, _), megabytes) in enumerate(zip(timed, peak_mb, strict=True))
     ]
-    return records, peaks
+    return made, peaks
 
 
 def record(
     case: Case, seconds: list[float], peaks: Mapping[str, Peak], peak_mb: float | None, busy: str | None = None
 ) -> Record:
-    """Make a record of timings.
-
-    Args:
-        case: What was timed.
-        seconds: Of each call.
-        peaks: The machine's matrix products, by type.
-        peak_mb: Peak memory, if it was measured.
-        busy: Why they cannot be trusted; None if they can.
-
-    Returns:
-        The record.
-    """
+    """Make a record of the seconds that each call of a case took."""
     rate = case.batch / median(seconds)
     operations, gflops, share = case.operations(), None, None
     if operations is not None:

@@ -1,13 +1,5 @@
-"""Finished runs side by side: what each reached, in what time, from which commit, on which machine.
+"""`python -m benchmarks.compare_runs RUN RUN …`: finished runs side by side."""
 
-    python -m benchmarks.compare_runs RUN RUN … --out results --name presets --title "Presets at equal time"
-
-Writes NAME.csv, NAME.md and NAME.png. `--note FILE` puts that file's text above the table. `--add-to NAME.csv` keeps
-the rows of a table that was written before, for runs whose folders are no longer there; of these the last epoch alone
-is drawn.
-"""
-
-import argparse
 import csv
 import json
 from collections.abc import Sequence
@@ -15,11 +7,13 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from onespike.cli.command import call
 from onespike.cli.main import exit_with
 from onespike.durable import expect_writable
 from onespike.errors import OnespikeError, reason
+from onespike.search.drawing import plain_figure
 from onespike.training import Run
-from reproduce.report import Table, write_report
+from reproduce.report import Table, read_rows, write_report
 
 #: Below the table.
 MEANING = (
@@ -48,21 +42,30 @@ COLUMNS = {
 }
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Read the runs, write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+")
-    parser.add_argument("--add-to", type=Path, help="a CSV of this script, whose rows come first")
-    parser.add_argument("--out", type=Path, default=Path("results"))
-    parser.add_argument("--name", default="runs")
-    parser.add_argument("--title", default="Runs")
-    parser.add_argument("--note", type=Path, help="a file with paragraphs for above the table")
-    options = parser.parse_args(arguments)
-    expect_writable(folder=options.out)
-    earlier = kept(options.add_to) if options.add_to else []
-    table = Table(COLUMNS, [*earlier, *(row(folder) for folder in options.runs)])
-    parts = [*([options.note.read_text().strip()] if options.note else []), table, MEANING]
-    write_report(options.out, options.name, options.title, table, parts, draw(options.runs, earlier))
+def compare_runs(
+    runs: list[Path],
+    add_to: Path | None = None,
+    out: Path = Path("results"),
+    name: str = "runs",
+    title: str = "Runs",
+    note: Path | None = None,
+) -> int:
+    """Finished runs side by side: what each reached, in what time, from which commit, on which machine.
+
+    Args:
+        runs: Run folders.
+        add_to: A table that was written before, whose rows come first: for runs whose folders are no longer there. Of
+            these the last epoch alone is drawn.
+        out: Folder for NAME.csv, NAME.md and NAME.png.
+        name: What the files are called.
+        title: The heading.
+        note: A file with paragraphs for above the table.
+    """
+    expect_writable(folder=out)
+    earlier = kept(add_to) if add_to else []
+    table = Table(COLUMNS, [*earlier, *(row(folder) for folder in runs)])
+    parts = [*([note.read_text().strip()] if note else []), table, MEANING]
+    write_report(out, name, title, table, parts, draw(runs, earlier))
     print(table.markdown())
     return 0
 
@@ -87,7 +90,7 @@ def row(folder: Path) -> list[object]:
         summary["test_top5"],
         summary["valid_top1"],
         minutes(folder)[-1],
-        sum(float(epoch["epoch_seconds"]) for epoch in history(folder)) / 60,
+        sum(float(epoch["epoch_seconds"]) for epoch in read_rows(folder / "metrics.csv")) / 60,
         summary["epochs"],
         summary["images_per_second"],
         train.optimizer,
@@ -105,25 +108,20 @@ def kept(path: Path) -> list[list[object]]:
     """The rows of a table that was written before."""
     kinds = {"": str, "d": int}
     try:
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
         return [
-            [kinds.get(spec, float)(one[name]) if one[name] else None for name, spec in COLUMNS.items()] for one in rows
+            [kinds.get(spec, float)(one[name]) if one[name] else None for name, spec in COLUMNS.items()]
+            for one in read_rows(path)
         ]
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise OnespikeError(f"--add-to {path}: expected a table that this script wrote: {reason(error)}") from error
-
-
-def history(folder: Path) -> list[dict[str, str]]:
-    """The rows of a run's `metrics.csv`."""
-    return list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
 
 
 def minutes(folder: Path) -> list[float]:
     """When each epoch ended, in minutes of training at the pace of the fastest, counted by its operations."""
     # Images may grow: epochs do not cost the same. Where no operations were counted, they do.
-    spent = [float(epoch["pflop"] or epoch["epoch"]) for epoch in history(folder)]
-    seconds = [float(epoch["epoch_seconds"]) for epoch in history(folder)]
+    history = read_rows(folder / "metrics.csv")
+    spent = [float(epoch["pflop"] or epoch["epoch"]) for epoch in history]
+    seconds = [float(epoch["epoch_seconds"]) for epoch in history]
     own = [after - before for before, after in zip([0.0, *spent], spent, strict=False)]
     fastest = min(one / cost for one, cost in zip(seconds, own, strict=True))
     return [fastest * cost / 60 for cost in spent]
@@ -131,20 +129,24 @@ def minutes(folder: Path) -> list[float]:
 
 def draw(folders: list[Path], earlier: list[list[object]]) -> Figure:
     """Accuracy on the held-out images over the minutes of training; a run that held out none is not drawn."""
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = plain_figure(7, 4.5)
     columns = list(COLUMNS)
     for one in earlier:
         if one[columns.index("held out %")] is not None:
             axes.plot(one[columns.index("minutes")], one[columns.index("held out %")], marker="o", label=one[0])
     for folder in folders:
-        accuracies = [float(epoch["valid_top1"]) for epoch in history(folder) if epoch["valid_top1"]]
+        epochs = read_rows(folder / "metrics.csv")
+        accuracies = [float(epoch["valid_top1"]) for epoch in epochs if epoch["valid_top1"]]
         if accuracies:
             axes.plot(minutes(folder), accuracies, marker="o", label=folder.name)
     axes.set(xlabel="minutes of training", ylabel="held-out top-1, %", xlim=(0, None))
     axes.legend()
-    axes.grid(alpha=0.3)
     return figure
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command line."""
+    return call(compare_runs, arguments, "python -m benchmarks.compare_runs RUN RUN …")
 
 
 if __name__ == "__main__":

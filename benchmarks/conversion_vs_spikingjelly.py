@@ -1,8 +1,5 @@
-"""Our conversion beside SpikingJelly's rate coding: the same trained network, the same images, T = 1 to 32.
+"""`python -m benchmarks.conversion_vs_spikingjelly RUN`: our conversion beside SpikingJelly's rate coding.
 
-    python -m benchmarks.conversion_vs_spikingjelly RUN [--images 10000] [--steps 1 2 4 8 16 32] [--csv FILE]
-
-RUN is a run of an artificial network with ReLU, such as of cifar10/resnet18. Needs: pip install 'onespike[bench]'.
 SpikingJelly converts once and is read after each time step, by its own example's loop, in three settings: its default
 (the maximum of each layer's activations), the 99.9th percentile, and channel by channel with potentials that start at
 half a threshold. Ours is calibrated for each T: thresholds, and the weights behind them by least squares; beside it
@@ -12,7 +9,6 @@ helps.) All classify the same test images, so the interval of the difference is 
 best setting at each T is what ours is compared with. It cannot trace resmlp12 and vit12.
 """
 
-import argparse
 import sys
 import time
 from collections.abc import Sequence
@@ -25,6 +21,7 @@ from torch import Tensor, fx, nn
 
 from benchmarks.machine import expect_counts
 from onespike import OnespikeError, convert
+from onespike.cli.command import call
 from onespike.cli.main import exit_with
 from onespike.conversion import Calibration
 from onespike.data.dataset import open_dataset
@@ -50,43 +47,46 @@ OURS = {
 BATCH = 250
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Convert both ways, test, print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--images", type=int, default=10_000, help="test images")
-    parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
-    parser.add_argument("--calibration-images", type=int, default=512)
-    parser.add_argument("--csv", type=Path, help="where to write the numbers")
-    options = parser.parse_args(arguments)
-    expect_counts(images=options.images, calibration_images=options.calibration_images, steps=min(options.steps))
-    if options.images < 2:
-        raise OnespikeError(f"--images: expected at least 2, which an interval takes, got {options.images}")
-    expect_writable(options.csv)
+def conversion(
+    run: Path,
+    images: int = 10_000,
+    steps: list[int] = [1, 2, 4, 8, 16, 32],  # noqa: B006 - only read
+    calibration_images: int = 512,
+    csv: Path | None = None,
+) -> int:
+    """Our conversion beside SpikingJelly's rate coding: the same trained network and images. Needs the extra bench.
+
+    Args:
+        run: A run of an artificial network with ReLU, such as of cifar10/resnet18.
+        images: Test images.
+        steps: Numbers of time steps.
+        calibration_images: Training images that calibrate.
+        csv: A file for the numbers.
+    """
+    expect_counts(images=images, calibration_images=calibration_images, steps=min(steps))
+    if images < 2:
+        raise OnespikeError(f"--images: expected at least 2, which an interval takes, got {images}")
+    expect_writable(csv)
     torch.manual_seed(0)
-    facts, run = environment(), Run.open(options.run)
-    card, data = run.checkpoint("best").card, open_dataset(run.recipe.data)
-    ann = load(options.run)
-    config = card.model
-    if getattr(config, "activation", "") != "relu" or card.conversion:
-        raise OnespikeError(
-            f"{options.run}: expected a run of an artificial network with ReLU, such as cifar10/resnet18"
-        )
-    calibrating, _ = some(data.train, options.calibration_images, card.mean, card.std)
-    images, labels = some(data.test, options.images, card.mean, card.std)
-    hits = {"artificial": {0: right(ann, images, labels)}}
+    facts, opened = environment(), Run.open(run)
+    card, data, ann = opened.checkpoint("best").card, open_dataset(opened.recipe.data), load(run)
+    if getattr(card.model, "activation", "") != "relu" or card.conversion:
+        raise OnespikeError(f"{run}: expected a run of an artificial network with ReLU, such as cifar10/resnet18")
+    calibrating, _ = some(data.train, calibration_images, card.mean, card.std)
+    shown, labels = some(data.test, images, card.mean, card.std)
+    hits = {"artificial": {0: right(ann, shown, labels)}}
     for name, setting in SETTINGS.items():
         started = time.perf_counter()
-        hits[name] = spikingjelly(ann, calibrating, images, labels, setting, options.steps)
+        hits[name] = spikingjelly(ann, calibrating, shown, labels, setting, steps)
         print(f"{name}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
     for name, calibration in OURS.items():
         hits[name] = {}
-        for steps in options.steps:
+        for count in steps:
             started = time.perf_counter()
-            network = convert(ann, calibrating, time_steps=steps, calibration=calibration).network
-            hits[name][steps] = right(network, images, labels, BATCH // min(steps, 8))
-            print(f"{name}, T = {steps}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
-    report(hits, options.steps, facts, options.csv)
+            network = convert(ann, calibrating, time_steps=count, calibration=calibration).network
+            hits[name][count] = right(network, shown, labels, BATCH // min(count, 8))
+            print(f"{name}, T = {count}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
+    report(hits, steps, facts, csv)
     return 0
 
 
@@ -98,9 +98,19 @@ def some(images: ImageSet, count: int, mean: tuple[float, ...], std: tuple[float
 
 
 @torch.no_grad()
+def predict(network: nn.Module, images: Tensor, batch: int) -> Tensor:
+    """Logits of all images."""
+    return torch.cat([network(part) for part in images.split(batch)])
+
+
 def right(network: nn.Module, images: Tensor, labels: Tensor, batch: int = BATCH) -> Tensor:
     """Whether each image is classified correctly."""
-    return torch.cat([network(part).argmax(1) for part in images.split(batch)]) == labels
+    return predict(network, images, batch).argmax(1) == labels
+
+
+def percent(right: Tensor) -> float:
+    """Share of the images that were classified correctly."""
+    return 100 * right.float().mean().item()
 
 
 @torch.no_grad()
@@ -142,8 +152,8 @@ def report(hits: dict[str, dict[int, Tensor]], wanted: list[int], facts: dict[st
         rows.append(
             {
                 "time_steps": steps,
-                "artificial": percent(hits["artificial"][0]),
-                **{name: percent(hits[name][steps]) for name in (*SETTINGS, *OURS)},
+                "artificial": round(percent(hits["artificial"][0]), 2),
+                **{name: round(percent(hits[name][steps]), 2) for name in (*SETTINGS, *OURS)},
                 "ahead": round(points, 2),
                 "low": round(low, 2),
                 "high": round(high, 2),
@@ -159,9 +169,9 @@ def report(hits: dict[str, dict[int, Tensor]], wanted: list[int], facts: dict[st
         save_text(text, file)
 
 
-def percent(right: Tensor) -> float:
-    """Share of the images that were classified correctly."""
-    return round(100 * right.float().mean().item(), 2)
+def main(arguments: Sequence[str]) -> int:
+    """The command line."""
+    return call(conversion, arguments, "python -m benchmarks.conversion_vs_spikingjelly RUN")
 
 
 if __name__ == "__main__":

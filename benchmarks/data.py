@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.case import Case
-from benchmarks.compare import Record, record
+from benchmarks.compare import Record, records
 from benchmarks.machine import Peak
-from onespike.clock import interleaved, watch_machine
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset
 from onespike.data.loader import Share, TrainLoader
@@ -24,18 +23,9 @@ IMAGES = 50_000
 def compare_data(
     step: Case, peaks: Mapping[str, Peak], rounds: int, images: int = IMAGES
 ) -> tuple[list[Record], dict[str, Peak]]:
-    """Time the input path and the training step in turns.
+    """Time the input path and the training step in turns: a record of each; see `benchmarks.compare.compare`.
 
     Real images are not needed: the time does not depend on what they show. They lie in a memory map, as the cache does.
-
-    Args:
-        step: The training step.
-        peaks: The machine's matrix products, by type.
-        rounds: Timings of each.
-        images: Images in the memory map.
-
-    Returns:
-        Two records, of the input path and of the step, and the products as they were timed in the same rounds.
     """
     shape = (images, step.image_size, step.image_size, 3)
     with tempfile.TemporaryDirectory() as folder:
@@ -45,11 +35,6 @@ def compare_data(
         data = Dataset("made", ("a",), part, part, part, (0.5,) * 3, (0.25,) * 3)
         loader = TrainLoader(data, DataConfig(), step.batch, 0, Share(step.device))
         batches = itertools.chain.from_iterable(loader.epoch(epoch) for epoch in itertools.count())
-        products = {dtype: peak.product() for dtype, peak in peaks.items()}
-        timed = {"path": lambda: next(batches), "step": step.build()} | products
-        with watch_machine(step.device) as machine:
-            seconds = interleaved(timed, rounds)
-    path_case = replace(step, task="data", dtype="fp32")
-    peaks = {dtype: peak.measured(seconds[dtype]) for dtype, peak in peaks.items()}
-    both = {"path": path_case, "step": step}
-    return [record(case, seconds[name], peaks, None, machine.busy) for name, case in both.items()], peaks
+        path_case = replace(step, task="data", dtype="fp32")
+        both = [(path_case, lambda: next(batches)), (step, step.build())]
+        return records(both, peaks, rounds, [None, None])

@@ -13,18 +13,9 @@ from onespike.training.run import Run
 
 
 def compare_engines(run: Run, images: int, rounds: int) -> Comparison:
-    """Compare engines on a run's network and its test images.
+    """Compare engines on a run's network and some of its test images; each engine and batch is timed in turns.
 
-    Args:
-        run: The run.
-        images: At most so many test images.
-        rounds: Timings of each engine and batch, in turns.
-
-    Returns:
-        What was measured; PyTorch in float32 comes first. An engine that cannot run the network is left out.
-
-    Raises:
-        OnespikeError: There are no test images, or a package is missing.
+    PyTorch in float32 comes first. An engine that cannot run the network is left out.
     """
     checkpoint = run.checkpoint("best")
     network, batches = opened(run, checkpoint, images)

@@ -74,9 +74,10 @@ def folder(images: int = 20_000, classes: int = 1000, side: int = 64, json: str 
     return 0
 
 
-def _run(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
+    """The command line."""
     return call(folder, arguments, "python -m benchmarks.folder")
 
 
 if __name__ == "__main__":
-    exit_with(_run)
+    exit_with(main)

@@ -37,15 +37,9 @@ class Alone(NamedTuple):
 
 
 def alone(case: Case, threads: int, rounds: int = 0) -> Alone:
-    """Run a case in a fresh process.
+    """Run a case in a fresh process, and time it for some rounds.
 
-    Args:
-        case: What to run.
-        threads: Threads that compute.
-        rounds: Timings; 0 looks at the memory alone, in `PROCESSES` processes: it differs by some percent.
-
-    Returns:
-        Memory, the median of the processes, and time.
+    Without rounds the memory alone is looked at: the median of `PROCESSES` processes, since it differs by some percent.
     """
     found = []
     for _ in range(1 if rounds else PROCESSES):

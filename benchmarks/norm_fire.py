@@ -110,9 +110,10 @@ def compare(device: Device = "cpu", images: int | None = None, rounds: int = 15,
     return 0
 
 
-def _run(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
+    """The command line."""
     return call(compare, arguments, "python -m benchmarks.norm_fire")
 
 
 if __name__ == "__main__":
-    exit_with(_run)
+    exit_with(main)

@@ -29,21 +29,13 @@ from onespike.units.layers import BatchNorm, Conv3x3, Layers, MaxPool
 
 
 def _library(name: str) -> Any:
-    """Import an optional package.
-
-    Raises:
-        OnespikeError: It is not installed.
-    """
+    """Import an optional package; an `OnespikeError` if it is not installed."""
     with requires("bench", "bench"):
         return import_module(name)
 
 
 class SpikingJellyNeurons(nn.Module):
-    """SpikingJelly's LIF neurons, multi-step.
-
-    Args:
-        config: Threshold and decay.
-    """
+    """SpikingJelly's LIF neurons, multi-step."""
 
     def __init__(self, config: NeuronConfig) -> None:
         super().__init__()
@@ -64,11 +56,7 @@ class SpikingJellyNeurons(nn.Module):
 
 
 class SnnTorchNeurons(nn.Module):
-    """snnTorch's leaky neurons, step by step.
-
-    Args:
-        config: Threshold and decay.
-    """
+    """snnTorch's leaky neurons, step by step."""
 
     def __init__(self, config: NeuronConfig) -> None:
         super().__init__()
@@ -137,13 +125,7 @@ class PeerFiring(nn.Module):
 
 
 class PeerUnit(nn.Module):
-    """Two convolutions, each followed by another library's neurons, with the weights of a `ConvUnit`.
-
-    Args:
-        unit: The unit whose convolutions it takes.
-        config: Threshold and decay.
-        peer: A name in `PEERS`.
-    """
+    """Two convolutions, those of a `ConvUnit`, each followed by another library's neurons; `peer` is in `PEERS`."""
 
     def __init__(self, unit: ConvUnit, config: NeuronConfig, peer: str) -> None:
         super().__init__()
@@ -170,17 +152,10 @@ class PeerUnit(nn.Module):
 
 
 def with_plain_layers(network: Any, peer: str) -> Any:
-    """Put PyTorch's layers into a strictly spiking network, in place, and a peer's neurons.
+    """Put PyTorch's layers into a strictly spiking network, in place, and a peer's neurons; returns the same network.
 
-    Args:
-        network: A network of the families `onespike.models.strict` makes.
-        peer: A name in `PEERS`, or "sequential": our neurons, one operation after the other.
-
-    Returns:
-        The same network.
-
-    Raises:
-        OnespikeError: It has windows, whose units a peer has no layers for.
+    For "sequential" the neurons are ours, one operation after the other. Of windows a peer has no layers: these are an
+    `OnespikeError`.
     """
     if network.config.windows != "none":
         windows = network.config.windows
@@ -197,18 +172,7 @@ def with_plain_layers(network: Any, peer: str) -> Any:
 
 
 def with_peer_units(network: Network, peer: str) -> Network:
-    """Put another library's neurons into the units of a network, in place.
-
-    Args:
-        network: A network of conv units.
-        peer: A name in `PEERS`.
-
-    Returns:
-        The same network.
-
-    Raises:
-        OnespikeError: Its units are of another kind, or the library is not installed.
-    """
+    """Put another library's neurons into the conv units of a network, in place; returns the same network."""
     if network.config.unit != "conv":
         raise OnespikeError(f"bench: {peer} has no counterpart of the unit {network.config.unit}; choose a conv model")
     for block in network.blocks():

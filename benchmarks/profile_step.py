@@ -1,13 +1,5 @@
-"""Where the time of a training step goes, by kind of operation.
+"""`python -m benchmarks.profile_step MODEL:BATCH …`: where the time of a training step goes, by kind of operation."""
 
-    python -m benchmarks.profile_step conv12:128 lstm12:16 conv-unit:64 --threads 1 --out results/profile-step.csv
-
-Prints a Markdown table: percent of a step, self time (torch.profiler), and milliseconds and images a second without the
-profiler; `--out` keeps it as CSV, with the machine. Models are timed in fp32 and bf16; "conv-unit" and "neuron",
-forward and backward alone, in fp32.
-"""
-
-import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -19,6 +11,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.case import Case, expect_blocks
 from benchmarks.machine import LEAST, describe, expect_counts
+from onespike.cli.command import call
 from onespike.cli.main import exit_with
 from onespike.clock import timed, watch_machine
 from onespike.durable import csv_text, expect_writable, save_text
@@ -48,22 +41,26 @@ ALONE = "neuron", "conv-unit"
 RATES = MILLISECONDS, IMAGES = "milliseconds", "images a second"
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Profile, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", help="MODEL:BATCH")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="CSV file for the table")
-    options = parser.parse_args(arguments)
-    expect_counts(threads=options.threads)
-    named = [name.partition(":") for name in options.models]
+def profile_step(models: list[str], threads: int = 1, out: Path | None = None) -> int:
+    """Where the time of a training step goes, by kind of operation, as a Markdown table.
+
+    Percent of a step, self time (torch.profiler), and milliseconds and images a second without the profiler. Models are
+    timed in fp32 and bf16; conv-unit and neuron, forward and backward alone, in fp32.
+
+    Args:
+        models: MODEL:BATCH, such as conv12:128, lstm12:16, conv-unit:64.
+        threads: Threads that compute.
+        out: A CSV file for the table, with the machine.
+    """
+    expect_counts(threads=threads)
+    named = [name.partition(":") for name in models]
     for model, colon, batch in named:
         if not (batch.isdecimal() and int(batch)):
             raise OnespikeError(f"expected MODEL:BATCH, such as conv12:128, got {model}{colon}{batch}")
         if model not in ALONE:
             expect_blocks(model, "")
-    expect_writable(options.out)
-    torch.set_num_threads(options.threads)
+    expect_writable(out)
+    torch.set_num_threads(threads)
     show_kernels()
     columns, busy = {}, dict[str, str | None]()
     for model, _, batch in named:
@@ -74,21 +71,22 @@ def main(arguments: Sequence[str]) -> int:
             case = Case(*task, preset=preset)
             name = f"{model}, {batch}, {dtype}"
             columns[name], busy[name] = shares(case)
+    shown = (*RATES, *KINDS, REST)
     print("| | " + " | ".join(columns) + " |")
     print("|---|" + "---|" * len(columns))
-    for row in (*RATES, *KINDS, REST):
+    for row in shown:
         values = [column[row] for column in columns.values()]
         print(f"| {row} | " + " | ".join(f"{value:.0f}" if value >= 0.5 else "" for value in values) + " |")
     for name, reason in busy.items():
         if reason:
             print(f"NOT TO BE TRUSTED, {name}: the machine was busy: {reason}", file=sys.stderr)
-    if options.out:
-        machine, shown = describe(), (*RATES, *KINDS, REST)
+    if out:
+        machine = describe()
         rows = [
             [name, *(round(column[row], 2) for row in shown), busy[name], *machine.values()]
             for name, column in columns.items()
         ]
-        save_text(csv_text(["step", *shown, "busy", *machine], rows), options.out)
+        save_text(csv_text(["step", *shown, "busy", *machine], rows), out)
     return 0
 
 
@@ -119,6 +117,11 @@ def shares(case: Case) -> tuple[Counter[str], str | None]:
     found = Counter({kind: 100 * spent / whole for kind, spent in times.items()})
     found[MILLISECONDS], found[IMAGES] = 1000 * median(seconds), case.batch / median(seconds)
     return found, machine.busy
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command line."""
+    return call(profile_step, arguments, "python -m benchmarks.profile_step MODEL:BATCH …")
 
 
 if __name__ == "__main__":

@@ -27,20 +27,13 @@ AXES: dict[str, tuple[int, ...]] = {
 
 @dataclass(frozen=True)
 class Point:
-    """One measurement.
+    """One measurement of a case, with its attributes; `threads` are those that computed.
 
     Attributes:
-        task: "train" or "infer".
         axis: What is varied.
         value: Its value.
-        model: The registered model.
-        preset: Its preset.
-        dtype: Arithmetic.
-        batch: Images in a batch.
-        threads: Threads that computed.
         images_per_second: Median over the rounds.
         memory_mb_per_image: Peak resident size over that of the imports, in MB, divided by the batch.
-        device: Where it was computed: "cpu", "cuda" or "mps".
         busy: Why the times cannot be trusted, since something else ran meanwhile; None if they can.
     """
 
@@ -61,17 +54,9 @@ class Point:
 def scaling(
     base: Case, threads: int, rounds: int, axes: dict[str, tuple[int, ...]] = AXES, quiet: bool = False
 ) -> list[Point]:
-    """Measure, each point in a process of its own.
+    """Measure, each point in a process of its own: a training step, and the classification by the same network.
 
-    Args:
-        base: What is varied, as a training step; its classification is measured as well.
-        threads: Threads of the points that do not vary them.
-        rounds: Timings of each point, at least.
-        axes: What is varied, over which values.
-        quiet: Whether to show no progress.
-
-    Returns:
-        The points.
+    `threads` are those of the points that do not vary them. `quiet` shows no progress.
     """
     listed = [(task, axis, value) for axis, values in axes.items() for value in values for task in ("train", "infer")]
     points = []
@@ -86,32 +71,19 @@ def scaling(
 
 
 def _varied(case: Case, axis: str, value: int) -> Case:
-    match axis:
-        case "batch":
-            return replace(case, batch=value)
-        case "image_size":
-            return replace(case, image_size=value)
-        case "width":
-            config = model_config(case.model, case.preset)
-            if isinstance(config, StrictConfig):
-                return replace(case, overrides={**case.overrides, "width": value})
-            wider = tuple(channel * value // config.channels[0] for channel in config.channels)
-            return replace(case, overrides={**case.overrides, "channels": wider})
-        case _:  # the process, not the case, has threads
-            return case
+    if axis == "threads":  # the process, not the case, has them
+        return case
+    if axis != "width":
+        return replace(case, **{axis: value})
+    config = model_config(case.model, case.preset)
+    if isinstance(config, StrictConfig):
+        return replace(case, overrides={**case.overrides, "width": value})
+    wider = tuple(channel * value // config.channels[0] for channel in config.channels)
+    return replace(case, overrides={**case.overrides, "channels": wider})
 
 
 def save_scaling(points: Sequence[Point], title: str, folder: Path) -> None:
-    """Write `scaling.csv`, where each point is a row with the machine that it was measured on, and `scaling.png`.
-
-    Args:
-        points: The measurements.
-        title: What stands above the picture.
-        folder: Where; made if it does not exist.
-
-    Raises:
-        OnespikeError: They cannot be written.
-    """
+    """Write `scaling.csv`, where each point is a row with the machine that it was measured on, and `scaling.png`."""
     machine = {key: value for key, value in describe().items() if key not in Point.__annotations__}
     columns = [*Point.__annotations__, *machine]
     rows = [[*vars(point).values(), *machine.values()] for point in points]

@@ -24,14 +24,7 @@ INTERRUPTED = 130
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Compute one of the paper's tables or figures.
-
-    Args:
-        arguments: The command line behind `python -m reproduce`.
-
-    Returns:
-        The exit code.
-    """
+    """Compute the table or figure that the command line behind `python -m reproduce` names; returns the exit code."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: python -m reproduce NAME [options]\n\nnames:")
         for name, entry in PAPER.items():
@@ -59,13 +52,11 @@ def _table(name: str, function: Callable[..., str | None]) -> Callable[..., int]
     @functools.wraps(function)
     def command(**values: Any) -> int:
         expect_writable(folder=values["out"])
-        files = function(**values) or name
-        table, beside = values["out"] / f"{files}.md", [f"{files}.csv", f"{files}.png"]
-        with_them = (
-            f", with {' and '.join(beside)} beside it" if all((values["out"] / one).is_file() for one in beside) else ""
-        )
-        made = f"the table is {table}{with_them}" if table.is_file() else f"the pictures are in {values['out']}"
-        person().print(made)
+        out, files = values["out"], function(**values) or name
+        table, beside = out / f"{files}.md", [f"{files}.csv", f"{files}.png"]
+        complete = all((out / one).is_file() for one in beside)
+        more = f", with {' and '.join(beside)} beside it" if complete else ""
+        person().print(f"the table is {table}{more}" if table.is_file() else f"the pictures are in {out}")
         return 0
 
     return command

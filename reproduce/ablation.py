@@ -5,20 +5,17 @@ from typing import Any
 from reproduce.outcome_figure import draw_rows
 from reproduce.plan import Setting, Sweep
 
-#: Factors, the option behind each, and its values by their names in the table.
-FACTORS: dict[str, tuple[str, dict[str, Any]]] = {
-    "windows": ("model.windows", {name: name for name in ("alternating", "average", "dilated", "none")}),
-    "fusion": ("model.fusion", {name: name for name in ("sincos", "sinsum", "nested", "mean", "sum", "none")}),
-    "theta": ("model.theta", {str(theta): theta for theta in (0.1, 0.3, 0.5, 0.7, 0.9)}),
-    "encoding": (
-        "model.encoding",
-        {name: name for name in ("bernoulli", "bernoulli-detached", "threshold", "direct")},
-    ),
-    "region threshold": ("model.region_threshold", {"none": None, "0.1": 0.1, "0.3": 0.3, "0.6": 0.6}),
-    "reset": ("model.neuron.reset", {name: name for name in ("none", "zero", "subtract")}),
-    "normalisation": ("model.norm", {name: name for name in ("none", "batch")}),
+#: Factors, the option behind each, and its values; in the table None is called none.
+FACTORS: dict[str, tuple[str, tuple[Any, ...]]] = {
+    "windows": ("model.windows", ("alternating", "average", "dilated", "none")),
+    "fusion": ("model.fusion", ("sincos", "sinsum", "nested", "mean", "sum", "none")),
+    "theta": ("model.theta", (0.1, 0.3, 0.5, 0.7, 0.9)),
+    "encoding": ("model.encoding", ("bernoulli", "bernoulli-detached", "threshold", "direct")),
+    "region threshold": ("model.region_threshold", (None, 0.1, 0.3, 0.6)),
+    "reset": ("model.neuron.reset", ("none", "zero", "subtract")),
+    "normalisation": ("model.norm", ("none", "batch")),
     # Several choices at once, each as its preset makes them.
-    "preset": ("model.preset", {name: name for name in ("paper", "modern", "binary")}),
+    "preset": ("model.preset", ("paper", "modern", "binary")),
 }
 
 ABLATION = Sweep(
@@ -30,9 +27,9 @@ ABLATION = Sweep(
     settings=[
         Setting("baseline", "baseline", {}),
         *(
-            Setting(factor, name, {option: value})
+            Setting(factor, "none" if value is None else str(value), {option: value})
             for factor, (option, values) in FACTORS.items()
-            for name, value in values.items()
+            for value in values
         ),
     ],
     reference="baseline",

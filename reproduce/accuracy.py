@@ -1,11 +1,10 @@
 """Accuracy at one time step: the strictly spiking networks, their artificial twins, and SpikingJelly's, by budget."""
 
-from dataclasses import replace
 from typing import Any
 
 import reproduce.spikingjelly_networks  # noqa: F401 - registers its models
 from reproduce.outcome_figure import draw_rows
-from reproduce.plan import FULL_SIZE, Setting, Sweep
+from reproduce.plan import FULL_SIZE, FastSweep, Setting
 
 RESNET: dict[str, Any] = {"model.name": "spiking-resnet-m"}
 TWIN: dict[str, Any] = {"model.preset": "ann"}
@@ -44,43 +43,45 @@ LARGEST: dict[str, Any] = {
 
 #: The recipe tiny-imagenet/fast on 40 images of each class.
 TINY: dict[str, Any] = FULL_SIZE | {"data.limit": 8000, "data.crop_padding": 4} | RESNET
-SPIKINGJELLY_TINY = TINY | MOMENTUM | {"model.name": "spikingjelly-resnet18"}
+SPIKINGJELLY_TINY = TINY | MOMENTUM | {"model.name": "spikingjelly-resnet18", "model.time_steps": 4, "train.epochs": 6}
 
-#: Rows; the first word of a group is its data set.
-ROWS = [
-    Setting("cifar10, 0.4 PFLOP", "spiking-resnet-m", RESNET | GROWING),
-    Setting("cifar10, 0.4 PFLOP", "its ReLU twin", RESNET | GROWING | TWIN),
-    Setting("cifar10, 0.4 PFLOP", "spiking-resnet-m, full size", RESNET | FULL_SIZE),
-    Setting("cifar10, 0.4 PFLOP", "its ReLU twin, full size", RESNET | FULL_SIZE | TWIN),
-    Setting("cifar10, 0.4 PFLOP", "spiking-vgg-m, full size", {"model.name": "spiking-vgg-m"} | FULL_SIZE),
-    Setting("cifar10, 0.4 PFLOP", "SpikingJelly, T = 1", SPIKINGJELLY | {"train.epochs": 11}),
-    Setting("cifar10, 0.4 PFLOP", "SpikingJelly, T = 4", SPIKINGJELLY | {"model.time_steps": 4, "train.epochs": 3}),
-    Setting("cifar10, 0.6 PFLOP", "conv12, improved", {"model.name": "conv12"} | IMPROVED),
-    Setting("cifar10, 0.5 PFLOP", "lstm12, improved", IMPROVED | {"model.name": "lstm12", "train.epochs": 6}),
-    Setting("cifar10, 2 PFLOP", "spiking-resnet-l", LARGE),
-    Setting("cifar10, 2 PFLOP", "its ReLU twin", LARGE | TWIN),
-    Setting("cifar10, 2 PFLOP", "spiking-resnet-l, full size", LARGE_AS_IT_WAS),
-    Setting("cifar10, 6 PFLOP", "spiking-resnet-xl", LARGEST),
-    Setting("cifar100, 2 PFLOP", "spiking-resnet-l", LARGE),
-    Setting("cifar100, 2 PFLOP", "its ReLU twin", LARGE | TWIN),
-    Setting("cifar100, 2 PFLOP", "spiking-resnet-l, Mixup 0.2", LARGE | {"train.mixup": 0.2}),
-    Setting("cifar100, 1.3 PFLOP", "spiking-resnet-l", LARGE | {"train.epochs": 21}),
-    Setting("cifar100, 1.3 PFLOP", "spiking-resnet-l, full size", LARGE_AS_IT_WAS | {"train.epochs": 14}),
-    Setting("cifar100, 4 PFLOP", "spiking-resnet-xl", LARGEST | {"train.epochs": 28}),
-    Setting("tiny-imagenet, 0.15 PFLOP", "spiking-resnet-m", TINY | {"train.epochs": 20}),
-    Setting(
-        "tiny-imagenet, 0.15 PFLOP",
-        "SpikingJelly's ResNet-18, T = 4",
-        SPIKINGJELLY_TINY | {"model.time_steps": 4, "train.epochs": 6},
-    ),
-    Setting(
-        "tiny-imagenet, 0.15 PFLOP",
-        "SpikingJelly's SEW-ResNet-18, T = 4",
-        SPIKINGJELLY_TINY | {"model.name": "spikingjelly-sew-resnet18", "model.time_steps": 4, "train.epochs": 6},
-    ),
-]
+#: Rows by group, whose first word is the data set: what each changes.
+ROWS: dict[str, dict[str, dict[str, Any]]] = {
+    "cifar10, 0.4 PFLOP": {
+        "spiking-resnet-m": RESNET | GROWING,
+        "its ReLU twin": RESNET | GROWING | TWIN,
+        "spiking-resnet-m, full size": RESNET | FULL_SIZE,
+        "its ReLU twin, full size": RESNET | FULL_SIZE | TWIN,
+        "spiking-vgg-m, full size": {"model.name": "spiking-vgg-m"} | FULL_SIZE,
+        "SpikingJelly, T = 1": SPIKINGJELLY | {"train.epochs": 11},
+        "SpikingJelly, T = 4": SPIKINGJELLY | {"model.time_steps": 4, "train.epochs": 3},
+    },
+    "cifar10, 0.6 PFLOP": {"conv12, improved": {"model.name": "conv12"} | IMPROVED},
+    "cifar10, 0.5 PFLOP": {"lstm12, improved": IMPROVED | {"model.name": "lstm12", "train.epochs": 6}},
+    "cifar10, 2 PFLOP": {
+        "spiking-resnet-l": LARGE,
+        "its ReLU twin": LARGE | TWIN,
+        "spiking-resnet-l, full size": LARGE_AS_IT_WAS,
+    },
+    "cifar10, 6 PFLOP": {"spiking-resnet-xl": LARGEST},
+    "cifar100, 2 PFLOP": {
+        "spiking-resnet-l": LARGE,
+        "its ReLU twin": LARGE | TWIN,
+        "spiking-resnet-l, Mixup 0.2": LARGE | {"train.mixup": 0.2},
+    },
+    "cifar100, 1.3 PFLOP": {
+        "spiking-resnet-l": LARGE | {"train.epochs": 21},
+        "spiking-resnet-l, full size": LARGE_AS_IT_WAS | {"train.epochs": 14},
+    },
+    "cifar100, 4 PFLOP": {"spiking-resnet-xl": LARGEST | {"train.epochs": 28}},
+    "tiny-imagenet, 0.15 PFLOP": {
+        "spiking-resnet-m": TINY | {"train.epochs": 20},
+        "SpikingJelly's ResNet-18, T = 4": SPIKINGJELLY_TINY,
+        "SpikingJelly's SEW-ResNet-18, T = 4": SPIKINGJELLY_TINY | {"model.name": "spikingjelly-sew-resnet18"},
+    },
+}
 
-ACCURACY = Sweep(
+ACCURACY = FastSweep(
     name="accuracy",
     title="Accuracy at one time step",
     about="Everything is trained by the recipe cifar10/fast, spiking-resnet-xl by cifar10/best and cifar100/best, "
@@ -92,11 +93,12 @@ ACCURACY = Sweep(
     "one epoch, which is a third of the training of SpikingJelly's VGG at T = 4, and a sixth of that of its "
     "ResNets. Tiny-ImageNet is 8,000 of its images, 40 of each class. There are no held-out images: the last "
     "weights are tested, once.",
-    settings=[replace(row, overrides={"data.name": row.group.split(",")[0], **row.overrides}) for row in ROWS],
+    settings=[
+        Setting(group, label, {"data.name": group.split(",")[0]} | changes)
+        for group, rows in ROWS.items()
+        for label, changes in rows.items()
+    ],
     reference="best",
     draw=draw_rows,
-    recipe="cifar10/fast",
     epochs=10,
-    limit=0,
-    precision="bf16",
 )

@@ -3,7 +3,7 @@
 from typing import Any
 
 from reproduce.outcome_figure import draw_rows
-from reproduce.plan import FULL_SIZE, Setting, Sweep
+from reproduce.plan import FULL_SIZE, FastSweep, Setting
 
 #: What all rows share: the test images choose nothing, and the network is a smaller one.
 BASE: dict[str, Any] = FULL_SIZE | {"data.holdout": 0.1, "model.width": 32}
@@ -60,7 +60,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
-CHOICES = Sweep(
+CHOICES = FastSweep(
     name="choices",
     title="Choices of a strictly spiking network and its training",
     about="One choice of the recipe cifar10/fast, as it was before images grew, is changed at a time, on a small "
@@ -72,8 +72,5 @@ CHOICES = Sweep(
     ],
     reference="baseline",
     draw=draw_rows,
-    recipe="cifar10/fast",
     epochs=1,
-    limit=0,
-    precision="bf16",
 )

@@ -3,10 +3,14 @@
 Omega(SCNN-W) = d_x k_h k_w d_h 2                        for each token of a window, biases left out
 Omega(LSNN-W) = d_x d_h 8 + d_h (d_h 8 + 20)             likewise, one direction
 ratio         ~ d_x k_h k_w / ((d_x + d_h) 4)            Eq. 2
+
+The audit's counter counts two operations for each multiply-accumulate, and one for each value of an element-wise
+operation; biases are left out.
 """
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -14,10 +18,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from torch import nn
 
+from onespike.counting import count_operations
 from onespike.models import OnespikeConfig, create_model
 from onespike.models.onespike import VARIANTS
-from reproduce.counting import count_cell, count_convolution, count_linear
+from onespike.search.drawing import make_plain
 from reproduce.report import Table, write_report
+
+#: Side of the map that a convolution is counted on.
+SIDE = 8
 
 
 def scnn(d_x: int, d_h: int, kernel: int) -> int:
@@ -67,6 +75,26 @@ class Layer:
         return self.kind, self.d_x, self.d_h, self.kernel
 
 
+@cache
+def count_cell(kind: type[nn.RNNBase], d_x: int, d_h: int) -> float:
+    """Count the operations of one token and one direction of an `nn.LSTM`, `nn.GRU` or `nn.RNN`."""
+    counted = count_operations(kind(d_x, d_h, bias=False), [torch.zeros(1, 1, d_x)])  # type: ignore[call-arg, arg-type]
+    return 2 * counted.macs + sum(counted.elementwise.values())
+
+
+@cache
+def count_convolution(d_x: int, d_h: int, kernel: int, stride: int = 1) -> float:
+    """Count the operations of a convolution on a map, for each token that comes out."""
+    layer = nn.Conv2d(d_x, d_h, kernel, stride, (kernel - 1) // 2 if stride == 1 else 0)
+    return 2 * count_operations(layer, [torch.zeros(1, d_x, SIDE, SIDE)]).macs / (SIDE // stride) ** 2
+
+
+@cache
+def count_linear(d_x: int, d_h: int) -> float:
+    """Count the operations of a linear layer for one token."""
+    return 2 * count_operations(nn.Linear(d_x, d_h), [torch.zeros(1, d_x)]).macs
+
+
 def layers_of(model: str) -> list[Layer]:
     """List the weight layers of a registered model, in the order of the network."""
     with torch.device("meta"):
@@ -103,45 +131,19 @@ def complexity(out: Path = Path("results")) -> None:
         out: Folder for complexity.csv, complexity.md and complexity.png.
     """
     layers = [layer for model in VARIANTS for layer in layers_of(model)]
-    columns = {
-        "model": "",
-        "layer": "",
-        "kind": "",
-        "d_x": "d",
-        "d_h": "d",
-        "kernel": "d",
-        "directions": "d",
-        "Eq. 1": ",d",
-        "counted": ",.0f",
-        "counted / Eq. 1": ".4f",
-    }
+    counts = {"Eq. 1": ",d", "counted": ",.0f", "counted / Eq. 1": ".4f"}
+    sides = {"kind": "", "d_x": "d", "d_h": "d", "kernel": "d"}
+    columns = {"model": "", "layer": "", **sides, "directions": "d", **counts}
     everything = Table(columns, [[*vars(layer).values(), _share(layer)] for layer in layers])
     distinct = {one.shape: one for one in reversed(layers)}
     times = Counter(one.shape for one in layers)
     by_shape = Table(
-        {
-            "kind": "",
-            "d_x": "d",
-            "d_h": "d",
-            "kernel": "d",
-            "layers": ",d",
-            "Eq. 1": ",d",
-            "counted": ",.0f",
-            "counted / Eq. 1": ".4f",
-        },
+        {**sides, "layers": ",d", **counts},
         [[*key, times[key], one.equation, one.counted, _share(one)] for key, one in sorted(distinct.items())],
     )
     stages = [(channels, *_compare(channels)) for channels in OnespikeConfig.channels]
-    ratios = Table(
-        {
-            "channels": "d",
-            "Eq. 2": ".3f",
-            "Eq. 1 : Eq. 1": ".3f",
-            "counted : counted": ".3f",
-            "with fc": ".3f",
-        },
-        stages,
-    )
+    compared = ("Eq. 2", "Eq. 1 : Eq. 1", "counted : counted", "with fc")
+    ratios = Table({"channels": "d", **dict.fromkeys(compared, ".3f")}, stages)
     shares = [(one.kind, one.counted / one.equation) for one in layers if one.equation]
     worst = max(abs(share - 1) for kind, share in shares if kind != "LSTM")
     cells = [share for kind, share in shares if kind == "LSTM"]
@@ -208,7 +210,6 @@ def _draw(stages: list[tuple]) -> Figure:
     ratios.set(xlabel="channels", ylabel="convolution : LSTM", ylim=(0, 1.6))
     ratios.legend(frameon=False, fontsize=9, ncols=2, loc="upper center")
     for axis in (operations, ratios):
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25)
+        make_plain(axis)
         axis.set_axisbelow(True)
     return figure

@@ -68,19 +68,15 @@ def conversion(
         raise OnespikeError(f"test_images: expected at least 2, which an interval takes, got {test_images}")
     ann = open_or_train(run, "conversion/ann", SMALL, work)
     card = _card(ann)
-    data, config = card.data, card.model
-    own = config.activation
+    own = card.model.activation
     if own == STAIRCASE:
         raise OnespikeError(f"{ann.folder} has a staircase for its activations: give it as --staircase")
-    _expect_kin(ann, ann, own)
-    trained_on = [Run.open(one) for one in finetuned]
-    for other in trained_on:
-        _expect_kin(ann, other, own, STAIRCASE, trained_on=True)
-    if longer:
-        _expect_kin(ann, Run.open(longer), own)
-        _expect_as_long(Run.open(longer), trained_on)
-    if staircase:
-        _expect_kin(ann, Run.open(staircase), STAIRCASE)
+    _kin(ann, ann, own)
+    trained_on = [_kin(ann, Run.open(one), own, STAIRCASE, trained_on=True) for one in finetuned]
+    long = _kin(ann, Run.open(longer), own) if longer else None
+    stairs = _kin(ann, Run.open(staircase), STAIRCASE) if staircase else None
+    if long:
+        _expect_as_long(long, trained_on)
     folder = work / "conversion"
 
     def entry(network: str, one: Run) -> Entry:
@@ -90,31 +86,32 @@ def conversion(
         return Entry(network, steps, neurons, one.epochs(), one, _measure(one, test_images, folder), 0.0)
 
     def converted(network: str, source: Run) -> list[Entry]:
-        found, kind = [], f"{source.checkpoint('best').digest[:12]}-{images}{'-real' if allow_real else ''}"
-        for steps, population in [(one, 1) for one in time_steps] + [(1, one) for one in populations]:
-            one = Run(folder / f"{kind}-T{steps}-P{population}")
-            if not one.has_checkpoint():
-                if one.folder.exists():  # interrupted before it was whole
-                    shutil.rmtree(one.folder)
-                convert_run(
-                    source, one.folder, time_steps=steps, population=population, images=images, allow_real=allow_real
-                )
-            found.append(entry(network, one))
-        return found
+        sizes = [(one, 1) for one in time_steps] + [(1, one) for one in populations]
+        return [entry(network, _converted(source, folder, *size, images, allow_real)) for size in sizes]
 
     found = [entry("artificial network", ann)]
-    if longer:
-        found.append(entry("artificial network, trained as long", Run.open(longer)))
+    if long:
+        found.append(entry("artificial network, trained as long", long))
     found += converted("converted", ann)
-    if staircase:
-        found.append(entry("staircase network", Run.open(staircase)))
-        found += converted("staircase, converted", Run.open(staircase))
+    if stairs:
+        found += [entry("staircase network", stairs), *converted("staircase, converted", stairs)]
     found += [entry(f"{TRAINED_ON}{_route(one)}", one) for one in trained_on]
     times, busy = _milliseconds([one.run for one in found])
     found = [replace(one, milliseconds=time) for one, time in zip(found, times, strict=True)]
-    name = f"conversion-{config.name}{'-spiking' if _branches(card) == 'spiking' else ''}-{data}"
-    write(found, found[1] if longer else found[0], MEASURED, out, name, busy)
+    name = f"conversion-{card.model.name}{'-spiking' if _branches(card) == 'spiking' else ''}-{card.data}"
+    write(found, found[1] if long else found[0], MEASURED, out, name, busy)
     return name
+
+
+def _converted(source: Run, folder: Path, steps: int, population: int, images: int, allow_real: bool) -> Run:
+    """Convert a run, or open what an earlier call made of it."""
+    kind = f"{source.checkpoint('best').digest[:12]}-{images}{'-real' if allow_real else ''}"
+    made = Run(folder / f"{kind}-T{steps}-P{population}")
+    if not made.has_checkpoint():
+        if made.folder.exists():  # interrupted before it was whole
+            shutil.rmtree(made.folder)
+        convert_run(source, made.folder, time_steps=steps, population=population, images=images, allow_real=allow_real)
+    return made
 
 
 def _branches(card: ModelCard) -> str:
@@ -123,31 +120,20 @@ def _branches(card: ModelCard) -> str:
 
 
 def _card(run: Run) -> ModelCard:
-    """What a run's network is.
-
-    Raises:
-        OnespikeError: It is not of an artificial network.
-    """
+    """What a run's network is; an `OnespikeError` if it is not of an artificial one."""
     card = run.checkpoint("best").card
     if not hasattr(card.model, "activation"):
         raise OnespikeError(f"{run.folder}: expected a run of an artificial network, such as of cifar10/resnet18")
     return card
 
 
-def _expect_kin(ann: Run, run: Run, *activations: str, trained_on: bool = False) -> None:
-    """Make sure that a run is of the same network on the same data, of the right kind, and complete.
+def _kin(ann: Run, run: Run, *activations: str, trained_on: bool = False) -> Run:
+    """Return a run if it is complete, and of the same network on the same data as `ann`; else an `OnespikeError`.
 
-    Args:
-        ann: The run of the artificial network.
-        run: The run.
-        activations: The activations that it may have, or may have been converted from.
-        trained_on: Whether it was converted, and then trained on at one time step.
-
-    Raises:
-        OnespikeError: It is not.
+    It has one of these activations; or, as `trained_on` asks for, it was converted from one of them, and then trained
+    on at one time step.
     """
     network, card = _card(ann), _card(run)
-    config = card.model
     if trained_on:
         if card.conversion is None or card.conversion.time_steps > 1 or not run.is_complete:
             raise OnespikeError(
@@ -170,10 +156,9 @@ def _expect_kin(ann: Run, run: Run, *activations: str, trained_on: bool = False)
                 f"{run.folder}: expected the images of {ann.folder}, with data.{name} {getattr(images, name)}, "
                 f"got {getattr(others, name)}"
             )
-    if config.activation not in activations:
-        raise OnespikeError(
-            f"{run.folder}: expected {' or '.join(activations)} activations here, got {config.activation}"
-        )
+    if (found := card.model.activation) not in activations:
+        raise OnespikeError(f"{run.folder}: expected {' or '.join(activations)} activations here, got {found}")
+    return run
 
 
 def _expect_as_long(longer: Run, finetuned: Sequence[Run]) -> None:
@@ -201,11 +186,8 @@ def _measure(run: Run, test_images: int, folder: Path) -> Measurement:
     if kept.is_file():
         return Measurement(**json.loads(kept.read_text()))
     audit = audit_run(run, images=MEASURED, latency=False)
-    measured = Measurement(
-        _hits(run, test_images),
-        1e6 * audit.energy("field").total,
-        1e6 * audit.energy("memory").total,
-    )
+    energies = (1e6 * audit.energy(convention).total for convention in ("field", "memory"))
+    measured = Measurement(_hits(run, test_images), *energies)
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_whole(kept, json.dumps(asdict(measured), indent=2))
     return measured
@@ -213,10 +195,7 @@ def _measure(run: Run, test_images: int, folder: Path) -> Measurement:
 
 @torch.no_grad()
 def _milliseconds(runs: list[Run]) -> tuple[list[float], str | None]:
-    """Time for an image of each run's network: medians, the networks in turns, in batches of the same images.
-
-    Beside it stands why they cannot be trusted, if something else ran.
-    """
+    """Median time for an image of each run's network, in turns, in batches of the same images; why not to trust it."""
     ((images, _),) = some_test_images(runs[0], runs[0].checkpoint("best"), MEASURED)
     networks = {str(number): partial(load(run.folder), images) for number, run in enumerate(runs)}
     with watch_machine() as machine:

@@ -45,15 +45,12 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Entry:
-    """One row.
+    """One row: a network, and what was found of it.
 
     Attributes:
-        network: What it is.
         time_steps: T; 0 for an artificial network.
         population: Neurons for each activation; 0 for an artificial network.
         epochs: Epochs it was trained for, before and after conversion together.
-        run: Its run.
-        measured: What was found.
         milliseconds: Time for one image.
     """
 
@@ -67,15 +64,10 @@ class Entry:
 
 
 def write(found: list[Entry], reference: Entry, measured: int, out: Path, name: str, busy: str | None = None) -> None:
-    """Write the table, the picture, and which route won.
+    """Write the table, the picture, and which route won; the artificial network comes first.
 
-    Args:
-        found: The rows; the artificial network comes first.
-        reference: The row that the others are compared with.
-        measured: Images that time and energy were measured on.
-        out: The folder.
-        name: What the files are called.
-        busy: Why the times cannot be trusted; None if they can.
+    The rows are compared with `reference`. Time and energy were `measured` on so many images; `busy` says why the times
+    cannot be trusted, if so.
     """
     card = found[0].run.checkpoint("best").card
     config, data = card.model, card.data
@@ -192,11 +184,7 @@ def _draw(found: list[Entry]) -> Figure:
 
 def _line(axis: Axes, entries: list[Entry], style: str, color: str, label: str) -> None:
     """Draw accuracies with their intervals over time steps, or neurons."""
-    middle = [one.measured.top1 for one in entries]
-    ends = [one.measured.interval for one in entries]
-    error = [
-        [top1 - low for top1, (low, _) in zip(middle, ends, strict=True)],
-        [high - top1 for top1, (_, high) in zip(middle, ends, strict=True)],
-    ]
-    places = [max(one.time_steps, one.population) for one in entries]
+    found, places = [one.measured for one in entries], [max(one.time_steps, one.population) for one in entries]
+    middle = [one.top1 for one in found]
+    error = [[one.top1 - one.interval[0] for one in found], [one.interval[1] - one.top1 for one in found]]
     axis.errorbar(places, middle, error, fmt=style, capsize=3, color=color, label=label)

@@ -80,41 +80,23 @@ def energy(
     else:
         origin = "The network is a run of the user's."
     own = Run.open(run)
-    ours = _audit(own, images)
-    others = []
-    if ann:
-        others.append(Subject(replace(_audit(_kin(own, ann, preset="ann"), images), name="ANN twin"), "ann"))
-    if binary:
-        others.append(Subject(replace(_audit(_kin(own, binary, preset="binary"), images), name="binary twin")))
+    subjects = [Subject(_audit(own, images))]
+    for folder, preset, claim in ((ann, "ann", "ann"), (binary, "binary", None)):
+        if folder:
+            twin = _audit(_kin(own, folder, preset=preset), images)
+            subjects.append(Subject(replace(twin, name="ANN twin" if claim else "binary twin"), claim))
     if vgg:
         given = not small and Run(vgg).is_complete
-        found_vgg = (
-            _kin(own, vgg, name=VGG, width=width) if given else _open_or_train_vgg(vgg, own.recipe, width or WIDTH)
-        )
-        others.append(Subject(_audit(found_vgg, images), "snn"))
+        other = _kin(own, vgg, name=VGG, width=width) if given else _open_or_train_vgg(vgg, own.recipe, width or WIDTH)
+        subjects.append(Subject(_audit(other, images), "snn"))
     table = EnergyTable.load()
     for one in RESNET19:
         found = Audit(one.name, one.operations(), table, data="cifar10", accuracy=one.accuracy)
-        others.append(Subject(found, "snn", assumed=True))
-
-    subjects = [Subject(ours), *others]
-    networks = Table(
-        {
-            "network": "",
-            "images": "",
-            "top-1 %": ".2f",
-            "dense MACs": ",.0f",
-            "real %": ".1f",
-            "synaptic operations": ",.0f",
-            **{f"{one} µJ": ".3f" for one in CONVENTIONS},
-            "firing rates": "",
-        },
-        [_network(subject) for subject in subjects],
-    )
-    claims, refused = _claims(ours, others)
+        subjects.append(Subject(found, "snn", assumed=True))
+    claims, refused = _claims(subjects)
     parts: list[str | Table] = [
         f"The claims: {'; '.join(f'*{claim.text}*' for claim in ENERGY.values())}. {origin}",
-        networks,
+        _networks(subjects),
         "Energy for one image. "
         + " ".join(f"*{one}*: {table.titles[one]}." for one in CONVENTIONS)
         + " Spikes are accumulated; where real values arrive, whatever the layer is called, products are "
@@ -139,11 +121,7 @@ def _train_small(preset: str, work: Path) -> Path:
 
 
 def _kin(own: Run, folder: Path, **expected: Any) -> Run:
-    """Open a run of the user's that stands beside a network: the same but for what is expected, on the same data.
-
-    Raises:
-        OnespikeError: It is of another network.
-    """
+    """Open a run of the user's that stands beside a network: the same but for what is expected, on the same data."""
     run, model = Run.open(folder), own.recipe.model
     expected = {"name": model.name, "data": own.recipe.data.name, **expected}
     found = {name: getattr(run.recipe.model, name, None) for name in expected} | {"data": run.recipe.data.name}
@@ -156,53 +134,43 @@ def _kin(own: Run, folder: Path, **expected: Any) -> Run:
 def _open_or_train_vgg(folder: Path, recipe: Recipe, width: int) -> Run:
     """Open a run of a spiking VGG-11, or train one: by the recipe of the network that it is compared with."""
     # It learns from the labels alone, by the plain loss: a teacher, say, is of the other network.
-    train = replace(
-        recipe.train, rate_penalty=0.0, energy_budget=0.0, recompute=False, teacher="", teacher_features=0.0
-    )
-    run = Run(folder)
+    plain: dict[str, Any] = {"rate_penalty": 0.0, "energy_budget": 0.0, "teacher": "", "teacher_features": 0.0}
+    train, run = replace(recipe.train, recompute=False, **plain), Run(folder)
     complete(Recipe(recipe.data, model_config(VGG, width=width), train), run)
     return run
 
 
-def _network(subject: Subject) -> list[Any]:
-    found, ops = subject.audit, subject.audit.operations
-    return [
-        *(found.name, found.data, found.accuracy, ops.macs, 100 * ops.macs_of("real") / ops.macs),
-        ops.synaptic_operations,
-        *(1e6 * found.energy(one).total for one in CONVENTIONS),
-        ASSUMED if subject.assumed else "measured",
-    ]
+def _networks(subjects: Sequence[Subject]) -> Table:
+    rows = []
+    for subject in subjects:
+        found, ops = subject.audit, subject.audit.operations
+        counts = ops.macs, 100 * ops.macs_of("real") / ops.macs, ops.synaptic_operations
+        energies = (1e6 * found.energy(one).total for one in CONVENTIONS)
+        rows.append([found.name, found.data, found.accuracy, *counts, *energies, _rates(subject)])
+    columns = {"network": "", "images": "", "top-1 %": ".2f"}
+    columns |= {"dense MACs": ",.0f", "real %": ".1f", "synaptic operations": ",.0f"}
+    return Table({**columns, **{f"{one} µJ": ".3f" for one in CONVENTIONS}, "firing rates": ""}, rows)
 
 
-def _claims(ours: Audit, others: Sequence[Subject]) -> tuple[Table, list[str]]:
-    """Hold this network against each of the others, claim by claim; and say which cannot be."""
+def _rates(subject: Subject) -> str:
+    return ASSUMED if subject.assumed else "measured"
+
+
+def _claims(subjects: Sequence[Subject]) -> tuple[Table, list[str]]:
+    """Hold the first network against each of the others, claim by claim; and say which cannot be."""
+    ours, *others = subjects
     rows: list[list[Any]] = []
     refused: list[str] = []
     for subject in others:
-        made, reasons = compare([ours, subject.audit])
+        made, reasons = compare([ours.audit, subject.audit])
         refused += reasons
-        claim = ENERGY[subject.claim] if subject.claim else None
+        times = ENERGY[subject.claim].times if subject.claim else None
         for one in made:
             for convention, ratio in one.ratios.items():
-                holds = None if claim is None else "yes" if ratio >= claim.times else "no"
-                rows.append(
-                    [
-                        *(one.second, convention, one.accuracies[0], one.accuracies[1]),
-                        *(claim.times if claim else None, ratio, holds),
-                        ASSUMED if subject.assumed else "measured",
-                    ]
-                )
-    columns = {
-        "against": "",
-        "convention": "",
-        "top-1 %": ".2f",
-        "its top-1 %": ".2f",
-        "claimed": ".0f",
-        "found": ".2f",
-        "holds": "",
-        "firing rates": "",
-    }
-    return Table(columns, rows), refused
+                holds = None if times is None else "yes" if ratio >= times else "no"
+                rows.append([one.second, convention, *one.accuracies, times, ratio, holds, _rates(subject)])
+    columns = {"against": "", "convention": "", "top-1 %": ".2f", "its top-1 %": ".2f"}
+    return Table(columns | {"claimed": ".0f", "found": ".2f", "holds": "", "firing rates": ""}, rows), refused
 
 
 def _draw(subjects: Sequence[Subject]) -> Figure:
@@ -226,18 +194,10 @@ def _panel(axis: Axes, subjects: Sequence[Subject], convention: Convention) -> N
     """Draw the energies by one convention; what is claimed of a network is a mark on its line."""
     energies = [1e6 * one.audit.energy(convention).total for one in subjects]
     for position, (subject, value) in enumerate(zip(subjects, energies, strict=True)):
-        colour = "C0" if position == 0 else "lightgrey" if subject.assumed else "C1"
-        axis.barh(
-            position, value, color=colour, height=0.62, hatch="///" if subject.assumed else None, edgecolor="white"
-        )
-        axis.annotate(
-            f"{value:,.0f}" if value >= 100 else f"{value:.3g}",
-            (value, position),
-            (4, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-        )
+        colour, hatch = ("lightgrey", "///") if subject.assumed else ("C1" if position else "C0", None)
+        axis.barh(position, value, color=colour, height=0.62, hatch=hatch, edgecolor="white")
+        text = f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+        axis.annotate(text, (value, position), (4, 0), textcoords="offset points", va="center", fontsize=8)
         if subject.claim and subject.audit.data == subjects[0].audit.data:
             claimed = energies[0] * ENERGY[subject.claim].times
             label = None if any(line.get_label() == "claimed" for line in axis.lines) else "claimed"
@@ -245,11 +205,8 @@ def _panel(axis: Axes, subjects: Sequence[Subject], convention: Convention) -> N
     axis.set_xscale("log")
     axis.set_xlim(min(energies) / 3, max(energies) * 5)
     axis.set_xlabel("µJ for one image")
-    axis.set_title(
-        {"field": "the field's convention", "int8": "8 bits", "memory": "8 bits, memory traffic"}[convention],
-        loc="left",
-        fontsize=10,
-    )
+    titles = {"field": "the field's convention", "int8": "8 bits", "memory": "8 bits, memory traffic"}
+    axis.set_title(titles[convention], loc="left", fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="x", alpha=0.25)
     axis.set_axisbelow(True)

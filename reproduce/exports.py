@@ -16,6 +16,7 @@ from onespike.exporting.onnx import expect_packages
 from onespike.exporting.parity import Parity
 from onespike.training.run import Run
 from reproduce.report import Table, expect_apart, provenance
+from reproduce.trained import expect_images
 
 #: What is written, by its folder: the format, and its weights.
 WRITTEN = {
@@ -67,8 +68,7 @@ def exports(
     if not runs:
         raise OnespikeError("exports: expected run folders: --runs RUN RUN …")
     expect_apart(runs)
-    if images < 1:
-        raise OnespikeError(f"images: expected at least 1, got {images}")
+    expect_images(images)
     opened = [Run.open(run) for run in runs]
     expect_packages()
     with requires("export"):

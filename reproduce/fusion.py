@@ -23,6 +23,7 @@ from torch import Tensor
 from onespike.errors import OnespikeError
 from onespike.functional import FUSIONS, fuse
 from onespike.models import expect_blocks
+from onespike.search.drawing import make_plain
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.config import TrainConfig
 from onespike.training.monitor import SpikeMonitor
@@ -64,16 +65,7 @@ def square(low: float, high: float) -> tuple[Tensor, Tensor]:
 
 
 def measure(kind: str, theta: float, th: float) -> Surface:
-    """Measure where a fusion suppresses over-activation.
-
-    Args:
-        kind: A fusion, see `onespike.functional.fuse`.
-        theta: Its radian factor.
-        th: The threshold.
-
-    Returns:
-        What it does.
-    """
+    """Measure where a fusion, with its radian factor and a threshold, suppresses over-activation."""
     x, y = square(0, th)
     fused, plane = fuse(x, y, kind, theta) > th, x + y > th
     far_x, far_y = square(th, 2 * th)
@@ -111,15 +103,7 @@ class Firing:
 
 
 def fire(run: Run, checkpoint: Checkpoint, images: int) -> dict[str, Firing]:
-    """Swap the fusion of a trained network, the weights as they are, and count its spikes.
-
-    Args:
-        run: The run.
-        checkpoint: Its weights.
-        images: Number of test images.
-
-    Returns:
-        What happens with each fusion; the same draws for all.
+    """Swap the fusion of a trained network, the weights as they are, and count its spikes; the same draws for all.
 
     Raises:
         OnespikeError: The run's potentials do not travel, though its unit's would with another fusion.
@@ -127,15 +111,14 @@ def fire(run: Run, checkpoint: Checkpoint, images: int) -> dict[str, Firing]:
     accelerator = make_accelerator(TrainConfig())
     batches = some_test_images(run, checkpoint, images, accelerator.device)
     found = {}
-    trained = expect_blocks(checkpoint.card.build(), checkpoint.card.name).config
     for kind in FUSIONS:
         swapped: dict[str, Any] = {"fusion": kind}
-        card = replace(checkpoint.card, model=replace(trained, **swapped))
+        card = replace(checkpoint.card, model=replace(checkpoint.card.model, **swapped))
         network = card.build()
         own = network.state_dict().keys()
         if own - checkpoint.weights.keys():
             raise OnespikeError(
-                f"{run.folder} was trained with fusion {trained.fusion}: it has no weights for "
+                f"{run.folder} was trained with fusion {checkpoint.card.model.fusion}: it has no weights for "
                 f"potentials that travel, as {kind} needs them; expected a run with another fusion"
             )
         network.load_state_dict({name: tensor for name, tensor in checkpoint.weights.items() if name in own})
@@ -184,12 +167,9 @@ def fusion(
         "against the plane": "+.1%",
         "top-1 %": ".2f",
     }
+    against = {kind: mean / means["sum"] - 1 if means["sum"] else None for kind, mean in means.items()}
     rows = [
-        [
-            *(kind, one.over_activated, one.suppressed, one.added, one.grad_d, means[kind]),
-            *(means[kind] / means["sum"] - 1 if means["sum"] else None, firing[kind].top1),
-        ]
-        for kind, one in surfaces.items()
+        [kind, *vars(one).values(), means[kind], against[kind], firing[kind].top1] for kind, one in surfaces.items()
     ]
     per_block = Table(
         {"block": "d", **dict.fromkeys(FUSIONS, ".4f")},
@@ -221,17 +201,13 @@ def _remark(surfaces: dict[str, Surface], means: dict[str, float]) -> str:
     adds = [f"`{kind}` ({one.added:.1f}%)" for kind, one in surfaces.items() if one.added > 0.05]
     fewer = [f"`{kind}`" for kind in FUSIONS if kind != "sum" and means[kind] < means["sum"]]
     more = [f"`{kind}`" for kind in FUSIONS if kind != "sum" and means[kind] > means["sum"]]
-    lines = []
-    if adds:
-        lines.append(
-            f"Not only suppression: {', '.join(adds)} over-activate where the plane does not, since near 0 these "
-            "surfaces are steeper than the plane (slope theta pi > 1)."
-        )
-    if fewer:
-        lines.append(f"With {', '.join(fewer)} the network fires less than with the plane.")
-    if more:
-        lines.append(f"With {', '.join(more)} it fires more than with the plane.")
-    return " ".join(lines)
+    steep = "over-activate where the plane does not, since near 0 these surfaces are steeper than the plane"
+    lines = {
+        f"Not only suppression: {', '.join(adds)} {steep} (slope theta pi > 1).": adds,
+        f"With {', '.join(fewer)} the network fires less than with the plane.": fewer,
+        f"With {', '.join(more)} it fires more than with the plane.": more,
+    }
+    return " ".join(line for line, kinds in lines.items() if kinds)
 
 
 def _draw(surfaces: dict[str, Surface], firing: dict[str, Firing], own: str, theta: float, th: float) -> Figure:
@@ -269,8 +245,7 @@ def _draw(surfaces: dict[str, Surface], firing: dict[str, Firing], own: str, the
         lines.plot(range(1, len(rates) + 1), rates, "o-", markersize=4, color=f"C{number}", label=label)
     lines.set(xlabel="block", ylabel="firing rate", xticks=range(1, len(rates) + 1))
     lines.set_title("firing rate of a trained network, fusion swapped", loc="left", fontsize=9.5)
-    lines.grid(alpha=0.25)
-    lines.spines[["top", "right"]].set_visible(False)
+    make_plain(lines)
     lines.legend(frameon=False, fontsize=9)
     return figure
 

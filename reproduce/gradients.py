@@ -1,9 +1,11 @@
 """Do deep networks train? Gradient norms of every block at the start, and after some steps of training."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -25,12 +27,8 @@ WINDOW = 10
 class Gradients:
     """How one model begins to train.
 
-    Attributes:
-        model: Its name.
-        start: Gradient norm of every block at the start, with a head that is not zero.
-        end: Likewise after the steps.
-        first_loss: Mean loss of the first steps.
-        last_loss: Mean loss of the last steps.
+    `start` and `end` are the gradient norms of every block, at the start with a head that is not zero; the losses are
+    means of the first steps and of the last.
     """
 
     model: str
@@ -73,77 +71,63 @@ def gradients(
         raise OnespikeError("units and depths: expected at least one of each")
     if steps < 2 * WINDOW:
         raise OnespikeError(f"steps: expected at least {2 * WINDOW}, got {steps}")
-    found = []
-    for unit in units:
-        for depth in depths:
-            found.append(measure(f"{unit}{depth}", preset, steps, batch_size, channels, recipe, root))
-            one = found[-1]
-            print(
-                f"{one.model}: loss {one.first_loss:.3f} to {one.last_loss:.3f}, smallest norm of a block "
-                f"{min(one.start):.2e} at the start, {min(one.end):.2e} after {steps} steps"
-            )
-    columns = ["model", "block", "norm_start", "norm_end"]
-    rows = [
-        (one.model, block, start, end)
-        for one in found
-        for block, (start, end) in enumerate(zip(one.start, one.end, strict=True), 1)
-    ]
-    widths = "the paper's channels" if channels is None else f"channels {', '.join(map(str, channels))}"
-    about = (
-        f"Preset {preset}, {widths}, the recipe {recipe} for {steps} steps of {batch_size} images, a tenth of them "
-        "as warm-up. At the start the head, which begins at 0 and would let no gradient through, is drawn "
-        "(Xavier uniform) for this measurement alone."
-    )
-    summary = Table(
-        {
-            "model": "",
-            "smallest at the start": ".2e",
-            "largest at the start": ".2e",
-            "smallest after": ".2e",
-            "largest after": ".2e",
-            f"loss, first {WINDOW} steps": ".3f",
-            f"loss, last {WINDOW}": ".3f",
-        },
-        [
-            (one.model, min(one.start), max(one.start), min(one.end), max(one.end), one.first_loss, one.last_loss)
-            for one in found
-        ],
-    )
-    data = Table(dict.fromkeys(columns, ""), rows)
-    write_report(out, "gradients", "Gradient norms by depth", data, [about, summary], _draw(found, steps))
-
-
-def measure(
-    model: str,
-    preset: str,
-    steps: int,
-    batch_size: int,
-    channels: tuple[int, ...] | None,
-    recipe: str,
-    root: Path | None,
-) -> Gradients:
-    """Train one model for some steps, and measure before and after."""
-    overrides = {
-        "model.name": model,
+    overrides: dict[str, Any] = {
         "model.preset": preset,
         "data.limit": -(-steps * batch_size * 10 // 9),  # a tenth of the images is held out
         "train.batch_size": batch_size,
         "train.epochs": 1,
         "train.warmup_epochs": 0.1,
     }
-    if channels is not None:
-        overrides["model.channels"] = list(channels)
-    if root is not None:
-        overrides["data.root"] = str(root)
-    resolved = load_recipe(recipe, overrides)
+    overrides |= {} if channels is None else {"model.channels": list(channels)}
+    overrides |= {} if root is None else {"data.root": str(root)}
+    found = []
+    for model in [f"{unit}{depth}" for unit in units for depth in depths]:
+        one = measure(model, recipe, overrides, steps)
+        found.append(one)
+        print(
+            f"{model}: loss {one.first_loss:.3f} to {one.last_loss:.3f}, smallest norm of a block "
+            f"{min(one.start):.2e} at the start, {min(one.end):.2e} after {steps} steps"
+        )
+    widths = "the paper's channels" if channels is None else f"channels {', '.join(map(str, channels))}"
+    about = (
+        f"Preset {preset}, {widths}, the recipe {recipe} for {steps} steps of {batch_size} images, a tenth of them "
+        "as warm-up. At the start the head, which begins at 0 and would let no gradient through, is drawn "
+        "(Xavier uniform) for this measurement alone."
+    )
+    parts = [about, _by_model(found)]
+    write_report(out, "gradients", "Gradient norms by depth", _by_block(found), parts, _draw(found, steps))
+
+
+def _by_model(found: list[Gradients]) -> Table:
+    norms = ("smallest at the start", "largest at the start", "smallest after", "largest after")
+    losses = (f"loss, first {WINDOW} steps", f"loss, last {WINDOW}")
+    rows = [
+        (one.model, min(one.start), max(one.start), min(one.end), max(one.end), one.first_loss, one.last_loss)
+        for one in found
+    ]
+    return Table({"model": "", **dict.fromkeys(norms, ".2e"), **dict.fromkeys(losses, ".3f")}, rows)
+
+
+def _by_block(found: list[Gradients]) -> Table:
+    rows = [
+        (one.model, block, start, end)
+        for one in found
+        for block, (start, end) in enumerate(zip(one.start, one.end, strict=True), 1)
+    ]
+    return Table(dict.fromkeys(("model", "block", "norm_start", "norm_end"), ""), rows)
+
+
+def measure(model: str, recipe: str, overrides: Mapping[str, Any], steps: int) -> Gradients:
+    """Train one model for some steps, and measure before and after."""
+    resolved = load_recipe(recipe, {"model.name": model, **overrides})
     if resolved.data.augmix_splits:
         raise OnespikeError(f"recipe: {recipe} has data.augmix_splits, batches of several parts; choose one without")
     trainer = set_up(resolved)
     network = expect_blocks(trainer.network, model)
     if len(trainer.batches) < steps:
         raise OnespikeError(
-            f"steps: expected at most {len(trainer.batches)}, the batches of {batch_size} that the training images of "
-            f"{resolved.data.name} give, got {steps}"
+            f"steps: expected at most {len(trainer.batches)}, the batches of {resolved.train.batch_size} that the "
+            f"training images of {resolved.data.name} give, got {steps}"
         )
     batches = list(islice(trainer.batches.epoch(0, 0), steps))
     zero = network.head.weight.detach().clone()

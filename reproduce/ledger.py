@@ -39,21 +39,13 @@ Row = dict[str, Any]
 
 
 class Ledger:
-    """The rows of a sweep. Several processes may add to the same file.
-
-    Args:
-        path: The CSV file.
-    """
+    """The rows of a sweep, in a CSV file to which several processes may add."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def rows(self) -> list[Row]:
-        """Read all rows.
-
-        Raises:
-            OnespikeError: The file is not such a table.
-        """
+        """Read all rows; an `OnespikeError` if the file is not such a table."""
         if not self.path.is_file():
             return []
         try:
@@ -64,7 +56,7 @@ class Ledger:
                     raise ValueError("its columns are others")
                 for row in rows:
                     _read(row)
-                if len({_key(row) for row in rows}) < len(rows):
+                if len({key(row) for row in rows}) < len(rows):
                     raise ValueError("one training is there twice")
         except (OSError, ValueError, TypeError, csv.Error) as error:
             raise OnespikeError(
@@ -89,15 +81,11 @@ class Ledger:
     def add(self, row: Row) -> None:
         """Add a row, unless a row of the same recipe and seed is there; call it `locked`."""
         rows = self.rows()
-        if not any(_key(other) == _key(row) for other in rows):
+        if not any(key(other) == key(row) for other in rows):
             save_text(csv_text(COLUMNS, [[one[name] for name in COLUMNS] for one in [*rows, row]]), self.path)
 
     def check(self, trainings: Sequence[Training]) -> None:
-        """Make sure that no row of these settings was trained by another recipe.
-
-        Raises:
-            OnespikeError: There is one; the message says what differs.
-        """
+        """Raise an `OnespikeError` if a row of these settings was trained by another recipe; it says what differs."""
         planned = {(one.setting.group, one.setting.label): one for one in trainings}
         for row in self.rows():
             training = planned.get((row["group"], row["setting"]))
@@ -124,9 +112,9 @@ def _read(row: Row) -> None:
         raise ValueError(f"seed {row['seed']}, digest {row['digest']!r}, numbers {known}")
 
 
-def find(rows: Sequence[Row], digest: str, seeds: int) -> list[Row]:
-    """Pick the rows of a recipe, seed after seed."""
-    return sorted((row for row in rows if row["digest"] == digest and row["seed"] < seeds), key=lambda row: row["seed"])
+def key(row: Row) -> tuple[str, int]:
+    """What training a row is of: that with the same `key`."""
+    return row["digest"], row["seed"]
 
 
 def budget(training: Training) -> dict[str, str]:
@@ -142,16 +130,7 @@ def budget(training: Training) -> dict[str, str]:
 
 
 def make_row(training: Training, run: Run, diverged: bool = False) -> Row:
-    """Make the row of a training out of its run folder.
-
-    Args:
-        training: Which.
-        run: Where it was trained.
-        diverged: Its loss left the finite numbers; there is no accuracy then.
-
-    Returns:
-        The row.
-    """
+    """Make the row of a training out of its run folder; one that diverged has no numbers."""
     facts = json.loads((run.folder / "environment.json").read_text())
     summary = {} if diverged else run.summary
     on_accelerator = facts["accelerators"] and training.recipe.train.device == "auto"
@@ -167,7 +146,3 @@ def make_row(training: Training, run: Run, diverged: bool = False) -> Row:
         "machine": facts["accelerators"][0] if on_accelerator else facts["processor"],
         "torch": facts["packages"]["torch"],
     }
-
-
-def _key(row: Row) -> tuple[str, int]:
-    return row["digest"], row["seed"]

@@ -2,9 +2,8 @@
 
 from functools import partial
 
-from reproduce.costs import audit_training
-from reproduce.over_time import draw_costs, write_over_time
-from reproduce.plan import Setting, Sweep
+from reproduce.costs import draw_costs
+from reproduce.plan import FastSweep, Setting
 
 #: Weights in the loss of the operations, as a share of the dense multiply-accumulates.
 PENALTIES = (0, 0.3, 1, 3, 10)
@@ -12,7 +11,7 @@ PENALTIES = (0, 0.3, 1, 3, 10)
 START = "pretrained:cifar10-spiking-resnet-m"
 FINE_TUNED = {"train.epochs": 2, "train.lr": 0.004, "train.warmup_epochs": 0.2, "train.start_size": 0}
 
-OPERATIONS = Sweep(
+OPERATIONS = FastSweep(
     name="operations",
     title="Accuracy against synaptic operations",
     about=f"`{START}`, whose weights have 8 bits and took 0.3775 PFLOP, fine-tuned for 2 epochs by the recipe "
@@ -34,10 +33,6 @@ OPERATIONS = Sweep(
         costs_summed=("synaptic_operations", "real_macs"),
         label="synaptic operations, and multiply-accumulates on real numbers, for one sample",
     ),
-    recipe="cifar10/fast",
     epochs=10,
-    limit=0,
-    precision="bf16",
-    measure=partial(audit_training, name="operations"),
-    write=write_over_time,
+    audited=True,
 )

@@ -2,13 +2,17 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from onespike.training.recipe import Recipe
-from reproduce.ledger import Row, budget, find
-from reproduce.plan import Setting, Sweep, Training, digest
+from reproduce.ledger import Row, budget
+from reproduce.plan import Setting, Sweep, Training
 from reproduce.report import Table, write_report
 from reproduce.statistics import Estimate, smallest_visible
+
+#: Columns that are left out where no row has anything in them.
+_OPTIONAL = ("diverged", "PFLOP", "published %")
 
 
 @dataclass(frozen=True)
@@ -16,61 +20,62 @@ class Outcome:
     """What is known of one setting.
 
     Attributes:
-        setting: Which.
+        training: The setting, with seed 0.
         wanted: Seeds that it shall be trained with.
         rows: Those it was trained with.
-        estimate: Test accuracy over the seeds that did not diverge, in percent; None as long as there is none.
         verdict: How it compares with the reference: "baseline" or "best" (it is the reference), "indistinguishable",
             "above", "below", or why nothing can be said.
         difference: By how many points it is ahead of the reference, seed by seed; None for the reference itself, and
             where the two share no seed.
     """
 
-    setting: Setting
+    training: Training
     wanted: int
     rows: Sequence[Row]
-    estimate: Estimate | None
     verdict: str = ""
     difference: Estimate | None = None
 
     @property
+    def setting(self) -> Setting:
+        """Which."""
+        return self.training.setting
+
+    @property
+    def trained(self) -> list[Row]:
+        """The rows of the seeds that did not diverge."""
+        return [row for row in self.rows if row["outcome"] == "trained"]
+
+    @property
     def diverged(self) -> int:
-        """Seeds whose loss left the finite numbers."""
-        return sum(row["outcome"] == "diverged" for row in self.rows)
+        """How many seeds' loss left the finite numbers."""
+        return len(self.rows) - len(self.trained)
 
     @property
-    def accuracies(self) -> list[float]:
-        """Test accuracy of each seed that did not diverge, in percent."""
-        return list(self.by_seed.values())
+    def accuracies(self) -> dict[int, float]:
+        """Test accuracy by seed, in percent, of those that did not diverge."""
+        return {row["seed"]: row["test_top1"] for row in self.trained}
 
-    @property
-    def by_seed(self) -> dict[int, float]:
-        """Test accuracy by seed, of those that did not diverge, in percent."""
-        return {row["seed"]: row["test_top1"] for row in self.rows if row["outcome"] == "trained"}
+    @cached_property
+    def estimate(self) -> Estimate | None:
+        """Test accuracy over these seeds; None as long as there is none."""
+        return Estimate.over([*self.accuracies.values()]) if self.accuracies else None
+
+    def mean(self, column: str) -> float | None:
+        """The mean of a column over these seeds; None where nothing is in it."""
+        known = [row[column] for row in self.trained if row[column] is not None]
+        return sum(known) / len(known) if known else None
 
 
-def outcomes(sweep: Sweep, recipes: Sequence[Recipe], seeds: int, rows: Sequence[Row]) -> list[Outcome]:
-    """Summarise the rows, one outcome for each setting.
-
-    Args:
-        sweep: The sweep.
-        recipes: Its recipes, one for each setting.
-        seeds: How many seeds are wanted.
-        rows: What is done.
-
-    Returns:
-        Outcomes in the order of the settings.
-    """
+def outcomes(sweep: Sweep, planned: Sequence[Training], seeds: int, rows: Sequence[Row]) -> list[Outcome]:
+    """Summarise the rows, one outcome for each setting, in order; `planned` is what `resolve` returned."""
     found = []
-    for setting, recipe in zip(sweep.settings, recipes, strict=True):
-        own = find(rows, digest(recipe, setting.start), seeds)
-        values = [row["test_top1"] for row in own if row["outcome"] == "trained"]
-        found.append(Outcome(setting, seeds, own, Estimate.over(values) if values else None))
-    baseline = digest(recipes[0], sweep.settings[0].start)
+    for one in planned:
+        own = [row for row in rows if row["digest"] == one.digest and row["seed"] < seeds]
+        found.append(Outcome(one, seeds, sorted(own, key=lambda row: row["seed"])))
     judged = []
-    for outcome, recipe in zip(found, recipes, strict=True):
+    for outcome in found:
         if sweep.reference == "baseline":
-            reference, is_reference = found[0], digest(recipe, outcome.setting.start) == baseline
+            reference, is_reference = found[0], outcome.training.digest == planned[0].digest
         else:
             group = [other for other in found if other.setting.group == outcome.setting.group]
             reference = max(group, key=lambda other: other.estimate.mean if other.estimate else -1.0)
@@ -90,75 +95,79 @@ def _judge(outcome: Outcome, reference: Outcome, name: str, is_reference: bool) 
         verdict = f"no {name} yet"
     else:
         verdict = outcome.estimate.against(reference.estimate)
-    differences = [
-        accuracy - reference.by_seed[seed] for seed, accuracy in outcome.by_seed.items() if seed in reference.by_seed
-    ]
+    shared = outcome.accuracies.keys() & reference.accuracies.keys()
+    differences = [outcome.accuracies[seed] - reference.accuracies[seed] for seed in sorted(shared)]
     difference = Estimate.over(differences) if differences and not is_reference else None
     return replace(outcome, verdict=verdict, difference=difference)
 
 
-def write_outcomes(
-    sweep: Sweep, recipes: Sequence[Recipe], trainings: Sequence[Training], seeds: int, rows: Sequence[Row], out: Path
-) -> None:
-    """Write NAME.csv, NAME.md and NAME.png from the rows that are there.
-
-    Args:
-        sweep: The sweep.
-        recipes: Its recipes, one for each setting.
-        trainings: What it trains.
-        seeds: How many seeds are wanted.
-        rows: What is done.
-        out: The folder.
-    """
-    found = outcomes(sweep, recipes, seeds, rows)
-    published = any(outcome.setting.published is not None for outcome in found)
-    diverged = any(outcome.diverged for outcome in found)
-    priced = any(row["pflop"] for outcome in found for row in outcome.rows)
+def write_outcomes(sweep: Sweep, planned: Sequence[Training], seeds: int, rows: Sequence[Row], out: Path) -> None:
+    """Write NAME.csv, NAME.md and NAME.png from the rows that are there."""
+    found = outcomes(sweep, planned, seeds, rows)
     columns = {
         "group": "",
         "setting": "",
         "seeds": "d",
-        **({"diverged": "d"} if diverged else {}),
+        "diverged": "d",
         "pending": "d",
         "test top-1 %": ".2f",
         "std": ".2f",
         "95% from": ".2f",
         "to": ".2f",
         "held out %": ".2f",
-        **({"PFLOP": ".4f"} if priced else {}),
-        **({"published %": ".2f"} if published else {}),
+        "PFLOP": ".4f",
+        "published %": ".2f",
         f"against the {sweep.reference}": "",
         "difference": "+.2f",
         "±": ".2f",
     }
-    table = Table(columns, [_row(outcome, published, diverged, priced) for outcome in found])
+    cells = [dict(zip(columns, _row(outcome), strict=True)) for outcome in found]
+    kept = {name: spec for name, spec in columns.items() if name not in _OPTIONAL or any(row[name] for row in cells)}
+    table = Table(kept, [[row[name] for name in kept] for row in cells])
     parts: list[str | Table] = [
         sweep.about,
-        describe_budget(trainings, seeds, published),
+        describe_budget(planned, seeds),
         table,
         *filter(None, [_verdicts(found, sweep.reference)]),
-        _state(trainings, seeds, rows, found, sweep.reference),
+        _state(found, planned, seeds, rows, sweep.reference),
     ]
     write_report(out, sweep.name, sweep.title, table, parts, sweep.draw(found))
+
+
+def _row(outcome: Outcome) -> list[Any]:
+    estimate, ahead = outcome.estimate, outcome.difference
+    return [
+        outcome.setting.group,
+        outcome.setting.label,
+        len(outcome.trained),
+        outcome.diverged,
+        outcome.wanted - len(outcome.rows),
+        *((estimate.mean, estimate.std) if estimate else (None, None)),
+        *((estimate and estimate.interval) or (None, None)),
+        outcome.mean("valid_top1"),
+        outcome.mean("pflop"),
+        outcome.setting.published,
+        outcome.verdict,
+        ahead.mean if ahead else None,
+        ahead.interval[1] - ahead.mean if ahead and ahead.interval else None,
+    ]
 
 
 def _verdicts(found: Sequence[Outcome], reference: str) -> str:
     """Say in a sentence what can be told apart; nothing as long as nothing can be compared."""
     said = []
     for verdict in ("above", "below", "indistinguishable"):
-        names = [f"{one.setting.group} {one.setting.label}" for one in found if one.verdict == verdict]
-        if names:
+        if names := [one.setting.name for one in found if one.verdict == verdict]:
             where = "indistinguishable from" if verdict == "indistinguishable" else verdict
             said.append(f"{where} the {reference}: {', '.join(names)}")
-    names = [f"{one.setting.group} {one.setting.label}" for one in found if one.diverged]
-    if names:
+    if names := [one.setting.name for one in found if one.diverged]:
         said.append(f"diverged with some seed: {', '.join(names)}")
     lines = [f"What the data says: {'; '.join(said)}."] if said else []
-    compared = [one for one in found if one.difference and one.difference.interval]
+    compared = [(one, one.difference) for one in found if one.difference and one.difference.interval]
     seen = [
-        f"{one.setting.group} {one.setting.label} ({one.difference.mean:+.2f})"
-        for one in compared
-        if one.verdict == "indistinguishable" and one.difference and not one.difference.reaches(0.0)
+        f"{one.setting.name} ({difference.mean:+.2f})"
+        for one, difference in compared
+        if one.verdict == "indistinguishable" and not difference.reaches(0.0)
     ]
     if seen:
         lines.append(
@@ -169,63 +178,40 @@ def _verdicts(found: Sequence[Outcome], reference: str) -> str:
     return " ".join(lines)
 
 
-def _row(outcome: Outcome, published: bool, diverged: bool, priced: bool) -> list:
-    estimate, trained = outcome.estimate, [row for row in outcome.rows if row["outcome"] == "trained"]
-    low, high = estimate.interval if estimate and estimate.interval else (None, None)
-    ahead = outcome.difference
-    costs = [row["pflop"] for row in trained if row["pflop"] is not None]
-    valid = [row["valid_top1"] for row in trained if row["valid_top1"] is not None]
-    return [
-        outcome.setting.group,
-        outcome.setting.label,
-        len(trained),
-        *([outcome.diverged] if diverged else []),
-        outcome.wanted - len(outcome.rows),
-        estimate.mean if estimate else None,
-        estimate.std if estimate else None,
-        low,
-        high,
-        sum(valid) / len(valid) if valid else None,
-        *([sum(costs) / len(costs) if costs else None] if priced else []),
-        *([outcome.setting.published] if published else []),
-        outcome.verdict,
-        ahead.mean if ahead else None,
-        (ahead.interval[1] - ahead.mean) if ahead and ahead.interval else None,
-    ]
-
-
-def describe_budget(trainings: Sequence[Training], seeds: int, published: bool) -> str:
+def describe_budget(planned: Sequence[Training], seeds: int) -> str:
     """The table's head: what each run was given."""
-    recipes, spent = [one.recipe for one in trainings], [budget(one) for one in trainings]
+    recipes, spent = [one.recipe for one in planned], [budget(one) for one in planned]
     epochs = sorted({one.train.epochs for one in recipes})
-    span = f"{epochs[0]} to {epochs[-1]}" if len(epochs) > 1 else epochs[0]
+    span = f"{epochs[0]} to {epochs[-1]}" if len(epochs) > 1 else f"{epochs[0]}"
     channels = {one["channels"] for one in spent} if all(hasattr(one.model, "channels") for one in recipes) else ()
     width = f"channels {', '.join(channels)}, " if len(channels) == 1 else ""
+    published = any(one.setting.published is not None for one in planned)
     return (
         f"**Budget** of each run: {_each(f'{one.data.limit:,}' if one.data.limit else 'all' for one in recipes)} "
         f"training images, of which {_each(f'{one.data.holdout:.0%}' for one in recipes)} are held out to choose the "
-        f"epoch, {span} epochs, batches of {_each(one['batch_size'] for one in spent)}, "
+        f"epoch, {_epochs(span)}, batches of {_each(one['batch_size'] for one in spent)}, "
         f"{width}{_each(one['precision'] for one in spent)}, "
         f"{_each(f'{one.train.optimizer} at {one.train.lr:g}' for one in recipes)} with "
-        f"{_each(f'{one.train.warmup_epochs:g}' for one in recipes)} epochs of warm-up; seeds 0 to {seeds - 1}. "
-        "Accuracies are of all test images, in percent."
+        f"{_epochs(_each(f'{one.train.warmup_epochs:g}' for one in recipes))} of warm-up; "
+        f"{f'seeds 0 to {seeds - 1}' if seeds > 1 else 'seed 0'}. Accuracies are of all test images, in percent."
         + (" The published numbers are of 300 epochs on all images at full width." if published else "")
     )
 
 
-def describe_progress(trainings: Sequence[Training], rows: Sequence[Row]) -> str:
+def describe_progress(planned: Sequence[Training], seeds: int, rows: Sequence[Row]) -> str:
     """Say how many runs are done, and where, with what and at which commit they were trained."""
-    done = [row for one in trainings for row in rows if (row["digest"], row["seed"]) == (one.digest, one.seed)]
-    pending = "" if len(done) == len(trainings) else "; what is missing is marked pending"
+    digests = {one.digest for one in planned}
+    known = [row for row in rows if row["digest"] in digests]
+    done = [row for row in known if row["seed"] < seeds]
+    pending = "" if len(done) == seeds * len(digests) else "; what is missing is marked pending"
     where = [
         f"{label} {', '.join(sorted({str(row[name]) for row in done if row[name]}))}"
         for name, label in (("machine", "on"), ("torch", "with torch"), ("commit", "at commit"))
     ]
     trained = f" Trained {'; '.join(where)}." if done else ""
-    planned, digests = {(one.digest, one.seed) for one in trainings}, {one.digest for one in trainings}
-    others = [row for row in rows if row["digest"] in digests and (row["digest"], row["seed"]) not in planned]
-    further = f" The file of runs has {len(others)} more, of further seeds." if others else ""
-    return f"{len(done)} of {len(trainings)} runs are done{pending}.{further}{trained}"
+    others = len(known) - len(done)
+    further = f" The file of runs has {others} more, of further seeds." if others else ""
+    return f"{len(done)} of {seeds * len(digests)} runs are done{pending}.{further}{trained}"
 
 
 def _each(values: Iterable[str]) -> str:
@@ -233,17 +219,18 @@ def _each(values: Iterable[str]) -> str:
     return " or ".join(dict.fromkeys(values))
 
 
-def _state(
-    trainings: Sequence[Training], seeds: int, rows: Sequence[Row], found: Sequence[Outcome], reference: str
-) -> str:
-    lines = [describe_progress(trainings, rows)]
+def _epochs(number: str) -> str:
+    return f"{number} epoch{'' if number == '1' else 's'}"
+
+
+def _state(found: Sequence[Outcome], planned: Sequence[Training], seeds: int, rows: Sequence[Row], name: str) -> str:
+    lines = [describe_progress(planned, seeds, rows)]
     if seeds == 1 or any(len(outcome.accuracies) == 1 for outcome in found):
         lines.append("Of one seed there is no interval, and so no verdict.")
     lines.append(
         "std is the sample standard deviation over the seeds; the interval is Student's 95% interval of the mean; "
         "indistinguishable means that two such intervals overlap: the difference is not resolved, not that there is "
-        f"none. The last two columns are the difference to the {reference}, seed by seed, and half of its own 95% "
-        "interval."
+        f"none. The last two columns are the difference to the {name}, seed by seed, and half of its own 95% interval."
     )
     visible = smallest_visible([outcome.estimate for outcome in found if outcome.estimate])
     if visible:

@@ -1,6 +1,7 @@
 """Pictures of what a sweep has found so far."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -26,14 +27,7 @@ BARS = "test accuracy, %; bars: 95% intervals"
 
 
 def draw_rows(outcomes: Sequence[Outcome]) -> Figure:
-    """Draw every setting as a row under its group's name: each seed, the mean, its interval, the published number.
-
-    Args:
-        outcomes: All settings, those of a group together.
-
-    Returns:
-        The figure.
-    """
+    """Draw every setting as a row under its group's name: each seed, the mean, its interval, the published number."""
     groups = list(dict.fromkeys(outcome.setting.group for outcome in outcomes))
     members = [[one for one in outcomes if one.setting.group == group] for group in groups]
     heights = [len(rows) * ROW + TITLE for rows in members]
@@ -52,31 +46,21 @@ def draw_rows(outcomes: Sequence[Outcome]) -> Figure:
         axis.tick_params(axis="y", length=0)
         axis.spines[["top", "right", "left"]].set_visible(False)
     axes[-1].set_xlabel(BARS if any(one.estimate and one.estimate.interval for one in outcomes) else ACCURACY)
-    figure.legend(
-        handles=_legend(outcomes),
-        loc="outside upper right",
-        frameon=False,
-        fontsize=8.5,
-        ncols=5,
-        columnspacing=1.2,
-        handletextpad=0.4,
-    )
+    spacing: dict[str, Any] = {"ncols": 5, "columnspacing": 1.2, "handletextpad": 0.4}
+    figure.legend(handles=_legend(outcomes), loc="outside upper right", frameon=False, fontsize=8.5, **spacing)
     return figure
 
 
 def _row(axis: Axes, position: int, outcome: Outcome) -> None:
-    accuracies, estimate = outcome.accuracies, outcome.estimate
-    if outcome.setting.published is not None:
-        axis.plot(outcome.setting.published, position, "x", color="C3", markersize=6, markeredgewidth=1.5)
+    accuracies, estimate = [*outcome.accuracies.values()], outcome.estimate
+    published = outcome.setting.published
+    if published is not None:
+        axis.plot(published, position, "x", color="C3", markersize=6, markeredgewidth=1.5)
     if estimate is None:
-        axis.annotate(
-            "pending" if not outcome.rows else outcome.verdict,
-            (0.01, position),
-            xycoords=("axes fraction", "data"),
-            va="center",
-            fontsize=8,
-            color="grey",
-        )
+        # At the left, or beside the cross, which may be there.
+        place, across = ((0.01, position), "axes fraction") if published is None else ((published, position), "data")
+        style: dict[str, Any] = {"xycoords": (across, "data"), "va": "center", "fontsize": 8, "color": "grey"}
+        axis.annotate(outcome.verdict, place, (7, 0), textcoords="offset points", **style)
         return
     colour = COLOURS[_kind(outcome)]
     if estimate.interval:
@@ -102,14 +86,7 @@ def _legend(outcomes: Sequence[Outcome]) -> list[Line2D]:
 
 
 def draw_depths(outcomes: Sequence[Outcome]) -> Figure:
-    """Draw accuracy over depth, a line for each unit.
-
-    Args:
-        outcomes: Settings whose label is a number of layers and whose group is a unit.
-
-    Returns:
-        The figure.
-    """
+    """Draw accuracy over depth, a line for each unit: of settings whose label is a depth and whose group is a unit."""
     figure, axis = plain_figure(6, 4)
     groups = list(dict.fromkeys(outcome.setting.group for outcome in outcomes))
     for number, group in enumerate(groups):

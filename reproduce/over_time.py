@@ -1,21 +1,9 @@
 """Accuracy, latency and energy against time steps: does time buy what the same compute does not buy at one step?"""
 
-from collections.abc import Sequence
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
-
-from onespike.search.drawing import plain_figure
-from onespike.training.recipe import Recipe
-from reproduce.costs import FOUND, audit_training, costs_of, read_costs
-from reproduce.ledger import Row
-from reproduce.outcome import Outcome, describe_budget, describe_progress, outcomes
-from reproduce.plan import FULL_SIZE, Setting, Sweep, Training, digest
-from reproduce.report import Table, write_report
-from reproduce.statistics import Estimate
+from reproduce.costs import draw_costs
+from reproduce.plan import FULL_SIZE, FastSweep, Setting, Sweep
 
 STEPS = (1, 2, 4, 8)
 #: The network of the windows' ablation, in which only they differ; see `reproduce.windows`.
@@ -30,81 +18,6 @@ def _shown(steps: int) -> dict[str, Any]:
     """Images are shown several times, for as many epochs as give the cost of 8 at one step."""
     epochs = 8 // steps
     return SMALL | {"model.time_steps": steps, "train.epochs": epochs, "train.warmup_epochs": epochs / 10}
-
-
-def write_over_time(
-    sweep: Sweep, recipes: Sequence[Recipe], trainings: Sequence[Training], seeds: int, rows: Sequence[Row], out: Path
-) -> None:
-    """Write NAME.csv, NAME.md and NAME.png from what is there; see `reproduce.outcome.write_outcomes`."""
-    found, costs = outcomes(sweep, recipes, seeds, rows), read_costs(out / f"{sweep.name}.audit.csv")
-    points: list[tuple[Outcome, dict[str, Estimate]]] = []
-    for outcome, recipe in zip(found, recipes, strict=True):
-        own = costs_of(digest(recipe, outcome.setting.start), costs)
-        audited = [own[row["seed"]] for row in outcome.rows if row["outcome"] == "trained" and row["seed"] in own]
-        means = {name: Estimate.over([row[name] for row in audited]) for name in FOUND} if audited else {}
-        points.append((outcome, means))
-    names = {"group": "", "setting": "", "T": "d", "seeds": "d", "test top-1 %": ".2f", "std": ".2f", "PFLOP": ".4f"}
-    names |= {"ms for one": ".2f", "field µJ": ".3f", "memory µJ": ".3f", "synaptic operations": ",.0f", "MACs": ",.0f"}
-    unfinished = any(not outcome.rows or outcome.diverged for outcome in found)
-    names |= {"state": ""} if unfinished else {}
-    table = Table(names, [_row(*point, recipe, unfinished) for point, recipe in zip(points, recipes, strict=True)])
-    busy = any(costs["busy"].mean > 0 for _, costs in points if costs)
-    parts: list[str | Table] = [
-        sweep.about,
-        describe_budget(trainings, seeds, published=False),
-        table,
-        "T is the number of time steps, PFLOP what one training cost, ms the time for a single sample"
-        + (" (NOT TO BE TRUSTED: the machine was busy)" if busy else "")
-        + ". Energy is for one test sample, by two conventions of `onespike audit`: the field's, and with memory.",
-        f"{describe_progress(trainings, rows)} std is the sample standard deviation over the seeds.",
-    ]
-    write_report(out, sweep.name, sweep.title, table, parts, sweep.draw(points))
-
-
-def _row(outcome: Outcome, costs: dict[str, Estimate], recipe: Recipe, unfinished: bool) -> list[Any]:
-    spent = [row["pflop"] for row in outcome.rows if row.get("pflop")]
-    return [
-        *(outcome.setting.group, outcome.setting.label, recipe.model.time_steps, len(outcome.accuracies)),
-        outcome.estimate.mean if outcome.estimate else None,
-        outcome.estimate.std if outcome.estimate else None,
-        sum(spent) / len(spent) if spent else None,
-        *(costs[name].mean if costs else None for name in ("milliseconds", "field", "memory")),
-        *(costs[name].mean if costs else None for name in ("synaptic_operations", "macs")),
-        *([outcome.verdict if not outcome.rows or outcome.diverged else ""] if unfinished else []),
-    ]
-
-
-def draw_costs(
-    points: Sequence[tuple[Outcome, dict[str, Estimate]]],
-    costs_summed: Sequence[str] = ("field",),
-    label: str = "energy for one sample, µJ (the field's convention)",
-) -> Figure:
-    """Draw accuracies over a sum of what the audits found."""
-    figure, axis = plain_figure(8, 4.2)
-    for group in dict.fromkeys(outcome.setting.group for outcome, _ in points):
-        known = [
-            (sum(costs[name].mean for name in costs_summed), outcome.estimate, outcome.setting.label)
-            for outcome, costs in points
-            if outcome.setting.group == group and outcome.estimate and costs
-        ]
-        if known:
-            spent, means = [cost for cost, _, _ in known], [estimate.mean for _, estimate, _ in known]
-            bars = [estimate.std or 0.0 for _, estimate, _ in known]
-            axis.errorbar(spent, means, yerr=bars, fmt="o", capsize=2, label=group)
-            for cost, estimate, name in known:
-                axis.annotate(name, (cost, estimate.mean), (4, 4), textcoords="offset points", fontsize=7)
-    axis.set_xlabel(label)
-    several = any(outcome.estimate and outcome.estimate.std for outcome, _ in points)
-    axis.set_ylabel("test accuracy, %; bars: standard deviations" if several else "test accuracy, %")
-    axis.set_xscale("log")
-    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axis.xaxis.set_minor_formatter(NullFormatter())
-    if axis.get_legend_handles_labels()[0]:
-        axis.legend(frameon=False, fontsize=8)
-    else:
-        axis.set_title("pending", loc="right", color="grey", fontsize=9)
-    return figure
 
 
 EVENTS = Sweep(
@@ -128,12 +41,11 @@ EVENTS = Sweep(
     recipe="events/digits",
     epochs=20,
     limit=0,
-    measure=partial(audit_training, name="events"),
-    write=write_over_time,
+    audited=True,
 )
 
 
-TIME = Sweep(
+TIME = FastSweep(
     name="time",
     title="CIFAR-10 shown T times",
     about="The recipe cifar10/fast as it was before images grew, with a small network, the image shown T times, for "
@@ -146,10 +58,6 @@ TIME = Sweep(
     ],
     reference="best",
     draw=draw_costs,
-    recipe="cifar10/fast",
     epochs=8,
-    limit=0,
-    precision="bf16",
-    measure=partial(audit_training, name="time"),
-    write=write_over_time,
+    audited=True,
 )

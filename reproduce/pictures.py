@@ -22,6 +22,7 @@ from onespike.neurons.integrate_fire import IntegrateFire
 from onespike.neurons.watch import Fired, watch_neurons
 from onespike.search.drawing import plain_figure
 from onespike.training.run import Run
+from reproduce.report import read_rows
 
 WINDOWS = ("top left", "top right", "bottom left", "bottom right")
 BLUE, RED, GREY, ORANGE = "#4878a8", "#c8384e", "#8a8a8a", "#e0912f"
@@ -191,19 +192,10 @@ def staircase() -> Figure:
 def read_points(path: Path, across: str, up: str, group: str = "") -> list[tuple[str, float, float]]:
     """Rows of a table that have numbers in both columns: their names, and the numbers.
 
-    Args:
-        path: The table.
-        across: A column.
-        up: Another.
-        group: How the `group` of the rows begins; by default all rows.
-
-    Raises:
-        OnespikeError: The table cannot be read, or has no such columns.
+    `group` is how their group begins; by default all rows do.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        filled = [row for row in rows if row[across] and row[up] and row.get("group", "").startswith(group)]
+        filled = [row for row in read_rows(path) if row[across] and row[up] and row.get("group", "").startswith(group)]
         return [(row.get("setting") or row.get("network") or "", float(row[across]), float(row[up])) for row in filled]
     except (OSError, KeyError, ValueError, csv.Error) as error:
         raise OnespikeError(f"{path}: expected a table with the columns {across} and {up}: {error!r}") from None
@@ -262,8 +254,7 @@ def step_shares(results: Path) -> Figure:
     """Where the time of a training step goes, by kind of operation."""
     path = results / "profile-step.csv"
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            steps = {row["step"]: row for row in csv.DictReader(file) if row["step"].endswith("bf16")}
+        steps = {row["step"]: row for row in read_rows(path) if row["step"].endswith("bf16")}
         names = list(next(iter(steps.values())))
         kinds = names[names.index("images a second") + 1 : names.index("the rest") + 1]
         shares = {kind: [float(row[kind]) for row in steps.values()] for kind in kinds}
@@ -303,16 +294,8 @@ def _name(axis: Axes, points: list[tuple[str, float, float]]) -> None:
 
 #: Pictures by the name of their file: of the method, and of results.
 METHOD: dict[str, Callable[[], Figure]] = {
-    "spikes": spikes,
-    "windows": windows,
-    "potentials": potentials,
-    "fusion": fusion,
-    "counting": counting,
-    "staircase": staircase,
+    one.__name__: one for one in (spikes, windows, potentials, fusion, counting, staircase)
 }
 RESULTS: dict[str, Callable[[Path], Figure]] = {
-    "accuracy-flops": accuracy_flops,
-    "accuracy-energy": accuracy_energy,
-    "accuracy-peers": accuracy_peers,
-    "step-shares": step_shares,
+    one.__name__.replace("_", "-"): one for one in (accuracy_flops, accuracy_energy, accuracy_peers, step_shares)
 }

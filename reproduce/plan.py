@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -44,6 +45,11 @@ class Setting:
     published: float | None = None
     start: str | None = None
 
+    @property
+    def name(self) -> str:
+        """Its name in the whole table."""
+        return f"{self.group} {self.label}"
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -55,15 +61,12 @@ class Sweep:
         about: What is compared, for the Markdown.
         settings: Its rows; those that come to the same recipe are trained once.
         reference: What each setting is compared with: the first setting ("baseline"), or the best of its group.
-        draw: Draws the outcomes, see `reproduce.outcome`.
+        draw: Draws the outcomes; with `audited`, each with its costs.
         recipe: The base recipe.
         epochs: Epochs of each run, unless the user says otherwise.
         limit: Training images of each run, likewise; 0 takes all.
         precision: Arithmetic, likewise.
-        measure: Called with a training, its complete run and the folder of the table, before its row is written there:
-            what is found out about a network besides its accuracy.
-        write: Writes the table, where it is another one than `reproduce.outcome.write_outcomes` writes, whose
-            arguments it takes.
+        audited: Whether each network is audited as well, and the table is one of costs: see `reproduce.costs`.
     """
 
     name: str
@@ -76,88 +79,92 @@ class Sweep:
     epochs: int = 30
     limit: int = 10_000
     precision: str = "fp32"
-    measure: Callable[["Training", Run, Path], None] | None = None
-    write: Callable[..., None] | None = None
+    audited: bool = False
+
+
+#: A sweep by the recipe cifar10/fast, on all images.
+FastSweep = partial(Sweep, recipe="cifar10/fast", limit=0, precision="bf16")
 
 
 @dataclass(frozen=True)
 class Training:
-    """One training of a sweep.
-
-    Attributes:
-        setting: The first setting that needs it.
-        seed: Its seed.
-        recipe: Its recipe, resolved.
-        digest: Short digest of all of the recipe that changes what comes out, the seed apart.
-    """
+    """One training of a sweep: the first setting that needs it, its resolved recipe, and the digest of that."""
 
     setting: Setting
-    seed: int
     recipe: Recipe
     digest: str
 
     @property
+    def seed(self) -> int:
+        """Its seed, which is not in the digest."""
+        return self.recipe.train.seed
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What its row is found by."""
+        return self.digest, self.seed
+
+    @property
     def folder(self) -> str:
         """Name of its run folder; no other budget's run has the same."""
-        words = f"{self.setting.group} {self.setting.label} seed{self.seed} {self.digest}"
+        words = f"{self.setting.name} seed{self.seed} {self.digest}"
         return "".join(c if c.isalnum() or c in ".-" else "-" for c in words)
 
 
-def resolve(sweep: Sweep, overrides: Mapping[str, Any]) -> list[Recipe]:
-    """Make the recipe of every setting.
+def resolve(sweep: Sweep, overrides: Mapping[str, Any]) -> list[Training]:
+    """Make the training of every setting, with seed 0, in the order of the settings.
 
-    Args:
-        sweep: The sweep.
-        overrides: What the user changes in the base recipe, the same for all settings.
-
-    Returns:
-        A recipe for each setting, in order, with seed 0.
+    The same `overrides` change the base recipe of all settings.
 
     Raises:
-        OnespikeError: A value is out of its range, or one that every setting sets was given.
+        OnespikeError: A value is out of its range, or one was given that the labels of the rows speak of.
     """
-    swept = set.intersection(*(set(setting.overrides) for setting in sweep.settings))
-    for key, value in overrides.items():
-        if key in swept and (key, value) != ("train.epochs", sweep.epochs):  # these come by default
-            raise OnespikeError(
-                f"--{OWN.get(key, key)}: {sweep.name} sets it itself, to a value for each row; leave it out"
-            )
+    _expect_free(sweep, overrides)
     base = load_recipe(sweep.recipe, overrides)
     warmup = {"train.warmup_epochs": base.train.epochs / 10}
-    recipes = []
+    planned = []
     for setting in sweep.settings:
         values = {**warmup, **overrides, **setting.overrides, "train.seed": 0}
         root, name = base.data.root, values.get("data.name", base.data.name)
         if root and (Path(root).expanduser() / name).is_dir():  # a folder of data sets
             values["data.root"] = str(Path(root) / name)
-        recipes.append(load_recipe(sweep.recipe, values))
-        if setting.start and Run.open(setting.start).recipe.model != recipes[-1].model:
+        recipe = load_recipe(sweep.recipe, values)
+        if setting.start and Run.open(setting.start).recipe.model != recipe.model:
             raise OnespikeError(f"model: {setting.label} starts from {setting.start}; leave --model.* out")
-    return recipes
+        planned.append(Training(setting, recipe, digest(recipe, setting.start)))
+    return planned
 
 
-def plan(sweep: Sweep, recipes: Sequence[Recipe], seeds: int) -> list[Training]:
-    """List what has to be trained, seeds outermost: a partial table has all settings for seed 0 first.
+def _expect_free(sweep: Sweep, overrides: Mapping[str, Any]) -> None:
+    """Raise an `OnespikeError` if a value was given that would make the label of a row wrong.
 
-    Args:
-        sweep: The sweep.
-        recipes: What `resolve` returned.
-        seeds: Number of seeds, 0 … seeds - 1.
+    Rows that each stand for themselves are what their labels say, but for the budget of those that set none. Where a
+    row changes a baseline, that baseline is the user's to choose: but not by what the baseline itself sets.
+    """
+    keys = [set(setting.overrides) for setting in sweep.settings]
+    swept = set.intersection(*keys)
+    if sweep.reference == "best":
+        swept |= set.union(*keys) - set(OWN)
+    for key, value in overrides.items():
+        if key in swept and (key, value) != ("train.epochs", sweep.epochs):  # these come by default
+            raise OnespikeError(f"--{OWN.get(key, key)}: {sweep.name} sets it itself, row by row; leave it out")
 
-    Returns:
-        Each training once, though several settings may need it.
+
+def plan(planned: Sequence[Training], seeds: int) -> list[Training]:
+    """List what has to be trained, each once, though several settings may need it.
+
+    Seeds are outermost: a partial table has all settings for seed 0 first.
 
     Raises:
         OnespikeError: The number of seeds is out of its range.
     """
     if seeds < 1:
         raise OnespikeError(f"seeds: expected at least 1, got {seeds}")
-    trainings: dict[tuple[int, str], Training] = {}
+    trainings: dict[tuple[str, int], Training] = {}
     for seed in range(seeds):
-        for setting, recipe in zip(sweep.settings, recipes, strict=True):
-            seeded = replace(recipe, train=replace(recipe.train, seed=seed))
-            found = digest(recipe, setting.start)
-            trainings.setdefault((seed, found), Training(setting, seed, seeded, found))
+        for one in planned:
+            recipe = replace(one.recipe, train=replace(one.recipe.train, seed=seed))
+            trainings.setdefault((one.digest, seed), replace(one, recipe=recipe))
     return list(trainings.values())
 
 

@@ -64,15 +64,7 @@ class Finding:
 
 
 def analyse(seen: Potentials, alpha: float) -> Finding:
-    """Take the differences of one block.
-
-    Args:
-        seen: Its potentials, of two windows or more.
-        alpha: The decay.
-
-    Returns:
-        What they come to.
-    """
+    """Take the differences of one block, of two windows or more; `alpha` is the decay."""
     here, before = seen.here[1:], seen.here[:-1]  # windows 2.., and the one before each
     above, corner = seen.above[1:], seen.above[:-1]
     down, across = here - above, here - before
@@ -107,14 +99,9 @@ def correlation(first: Tensor, second: Tensor) -> float:
 
 @torch.no_grad()
 def record(network: Network, batches: list[Tensor]) -> list[Potentials]:
-    """Run a network in float64 and keep the potentials of every block that follows another one in its stage.
+    """Run a network in float64 and keep the potentials of every block that follows another one in its stage, in order.
 
-    Args:
-        network: A network whose potentials travel, with one time step.
-        batches: Images, (B, C, H, W).
-
-    Returns:
-        The blocks, in order.
+    Its potentials travel, and it has one time step. The batches are images, (B, C, H, W).
     """
     network = network.double().eval()
     numbers = {block: number for number, block in enumerate(network.blocks(), 1)}

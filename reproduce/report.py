@@ -1,5 +1,6 @@
 """What every table or figure leaves: NAME.csv, NAME.md and NAME.png, with command, commit and machine."""
 
+import csv
 import re
 import shlex
 from collections import Counter
@@ -44,24 +45,18 @@ class Table:
 
 
 def write_report(out: Path, name: str, title: str, data: Table, parts: Sequence[str | Table], figure: Figure) -> None:
-    """Write the three files.
-
-    Args:
-        out: The folder; made if need be.
-        name: What the files are called.
-        title: The Markdown's heading.
-        data: What the CSV holds.
-        parts: Paragraphs and tables of the Markdown, in order.
-        figure: What the PNG shows.
-
-    Raises:
-        OnespikeError: They cannot be written.
-    """
+    """Write NAME.csv with the data, NAME.md with paragraphs and tables below its title, and NAME.png."""
     made = provenance()  # before a file of the repository changes
     save_text(data.csv(), out / f"{name}.csv")
     save_figure(figure, out / f"{name}.png", DPI)
     body = [part if isinstance(part, str) else part.markdown() for part in parts]
     save_text("\n\n".join([f"# {title}", *body, f"![{title}]({name}.png)", made]) + "\n", out / f"{name}.md")
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a table that was written, by the names of its columns."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file, strict=True))
 
 
 def expect_apart(runs: Iterable[Path]) -> None:
@@ -74,21 +69,16 @@ def expect_apart(runs: Iterable[Path]) -> None:
 def provenance() -> str:
     """Say by which command, from which commit and on which machine something was made."""
     facts = environment()
-    return "\n".join(
-        [
-            f"- Command: `{shlex.join(portable(facts['command']))}`",
-            f"- Commit: {facts['commit'] or 'unknown'}, onespike {facts['onespike']}",
-            f"- Machine: {', '.join(facts['accelerators']) or facts['processor']}, {facts['cores']} cores, "
-            f"{facts['threads']} threads, Python {facts['python']}, torch {facts['packages']['torch']}",
-        ]
+    return (
+        f"- Command: `{shlex.join(portable(facts['command']))}`\n"
+        f"- Commit: {facts['commit'] or 'unknown'}, onespike {facts['onespike']}\n"
+        f"- Machine: {', '.join(facts['accelerators']) or facts['processor']}, {facts['cores']} cores, "
+        f"{facts['threads']} threads, Python {facts['python']}, torch {facts['packages']['torch']}"
     )
 
 
 def portable(command: Sequence[str]) -> list[str]:
-    """Take out of a command line what is of no use elsewhere.
-
-    Of an absolute path only the last name is kept; which part of a sweep a process did is left out.
-    """
+    """Take out of a command line what is of no use elsewhere: folders of this machine, the part of a sweep."""
     program, *arguments = command
     if "--part" in arguments:
         position = arguments.index("--part")
@@ -103,7 +93,7 @@ def portable(command: Sequence[str]) -> list[str]:
 
 
 def _without_folders(argument: str) -> str:
-    """Shorten every absolute path in an argument, as also in `--option=PATH` and `[PATH,PATH]`."""
+    """Keep of every absolute path in an argument its last name, as also in `--option=PATH` and `[PATH,PATH]`."""
 
     def shorter(found: re.Match[str]) -> str:
         path = Path(found.group())

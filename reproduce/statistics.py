@@ -13,12 +13,12 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is known of a mean from a few values.
+    """What is known of a mean from a few values: of one, no standard deviation and no interval.
 
     Attributes:
         mean: Their mean.
-        std: Their sample standard deviation; None of one value.
-        interval: The 95% interval of the mean by Student's t; None of one value.
+        std: Their sample standard deviation.
+        interval: The 95% interval of the mean by Student's t.
         count: How many values there are.
     """
 
@@ -42,11 +42,9 @@ class Estimate:
         return self.interval is None or self.interval[0] <= value <= self.interval[1]
 
     def against(self, other: "Estimate") -> str:
-        """Compare with a reference.
+        """Whether it is "above" or "below" a reference, or "indistinguishable": the intervals overlap or touch.
 
-        Returns:
-            "indistinguishable" where the two intervals overlap or touch, else "above" or "below"; "no interval" where
-            one of the two has but one value.
+        It is "no interval" where one of the two has but one value.
         """
         if self.interval is None or other.interval is None:
             return "no interval"
@@ -58,11 +56,7 @@ class Estimate:
 def smallest_visible(estimates: Sequence[Estimate]) -> float | None:
     """The difference of two means from which on their intervals part, at the spread that the settings have on average.
 
-    Args:
-        estimates: Settings, of any number of values; those of one value say nothing.
-
-    Returns:
-        The difference, for as many values as most settings have; None if no setting has two.
+    It is for as many values as most settings have; None if no setting has two.
     """
     several = [(one.std, one.count) for one in estimates if one.std is not None]
     if not several:
@@ -73,17 +67,9 @@ def smallest_visible(estimates: Sequence[Estimate]) -> float | None:
 
 
 def paired(hits: str, other: str) -> tuple[float, float, float]:
-    """Compare the accuracy of two networks on the same images.
+    """By how many points one network is ahead of another, and the 95% interval of that, Student's of the pairs.
 
-    Args:
-        hits: For each image "1" if the one network classified it correctly, else "0".
-        other: Likewise of the other one.
-
-    Returns:
-        By how many points the first is ahead, and the 95% interval of that, Student's of the pairs.
-
-    Raises:
-        OnespikeError: There is but one image.
+    Both classified the same images, two or more: `hits` and `other` have for each "1" if that was right, else "0".
     """
     found = Estimate.over([100.0 * (int(hit) - int(beside)) for hit, beside in zip(hits, other, strict=True)])
     if found.interval is None:

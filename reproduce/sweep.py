@@ -12,7 +12,8 @@ from onespike.errors import OnespikeError
 from onespike.training.loop import Diverged, train
 from onespike.training.recipe import Recipe, differences
 from onespike.training.run import Run
-from reproduce.ledger import Ledger, Row, make_row
+from reproduce.costs import audit_training, write_costs
+from reproduce.ledger import Ledger, Row, key, make_row
 from reproduce.outcome import write_outcomes
 from reproduce.plan import Sweep, Training, plan, resolve
 
@@ -43,8 +44,9 @@ def run_sweep(
     """
     if not 1 <= part[0] <= part[1]:
         raise OnespikeError(f"part: expected K/N with 1 <= K <= N, got {part[0]}/{part[1]}")
-    recipes = resolve(sweep, overrides)
-    trainings = plan(sweep, recipes, seeds)
+    planned = resolve(sweep, overrides)
+    trainings = plan(planned, seeds)
+    own = trainings[part[0] - 1 :: part[1]]
     ledger, console = Ledger(out / f"{sweep.name}.runs.csv"), person()
     ledger.check(trainings)
 
@@ -52,26 +54,24 @@ def run_sweep(
         with ledger.locked():
             if row:
                 ledger.add(row)
-            (sweep.write or write_outcomes)(sweep, recipes, trainings, seeds, ledger.rows(), out)
+            (write_costs if sweep.audited else write_outcomes)(sweep, planned, seeds, ledger.rows(), out)
 
-    own = trainings[part[0] - 1 :: part[1]]
-    before = ledger.rows()
     # No table is begun whose images are not there.
-    needed = [one.recipe.data for one in own if not _is_done(one, before)]
+    needed = [one.recipe.data for one in _missing(own, ledger.rows())]
     for number, data in enumerate(needed):
         if data not in needed[:number]:
             open_dataset(data)
     write()
     for training in own:
         rows = ledger.rows()
-        if _is_done(training, rows):
+        if training not in (missing := _missing(own, rows)):  # done before, or by another process
             continue
-        console.print(_announcement(training, own, rows))
+        console.print(_announcement(training, len(own), missing, rows))
         run = Run(work / sweep.name / training.folder)
         try:
             complete(training.recipe, run, training.setting.start)
-            if sweep.measure:
-                sweep.measure(training, run, out)
+            if sweep.audited:
+                audit_training(training, run, out / f"{sweep.name}.audit.csv")
             row = make_row(training, run)
         except Diverged as error:
             console.print(f"diverged: {error}")
@@ -85,12 +85,9 @@ def run_sweep(
 
 
 def complete(recipe: Recipe, run: Run, start: str | None = None) -> None:
-    """Train a network, go on with a training that was interrupted, or do nothing where all is done.
+    """Train into a run folder, go on with a training that was interrupted, or do nothing where all is done.
 
-    Args:
-        recipe: Its recipe.
-        run: Its run folder.
-        start: The run whose best weights it starts from; None for fresh ones.
+    `start` is the run whose best weights a fresh training starts from.
 
     Raises:
         OnespikeError: Another recipe was trained there.
@@ -102,16 +99,16 @@ def complete(recipe: Recipe, run: Run, start: str | None = None) -> None:
         train(recipe, run.folder, resume=resume, init_from=None if resume else start)
 
 
-def _is_done(training: Training, rows: Sequence[Row]) -> bool:
-    return any((row["digest"], row["seed"]) == (training.digest, training.seed) for row in rows)
+def _missing(trainings: Sequence[Training], rows: Sequence[Row]) -> list[Training]:
+    done = {key(row) for row in rows}
+    return [one for one in trainings if one.key not in done]
 
 
-def _announcement(training: Training, own: Sequence[Training], rows: Sequence[Row]) -> str:
-    missing = [one for one in own if not _is_done(one, rows)]
+def _announcement(training: Training, count: int, missing: Sequence[Training], rows: Sequence[Row]) -> str:
     left = _time_left(missing, rows)
     estimate = f", about {_duration(left)} left" if left is not None else ""
-    name = f"{training.setting.group} {training.setting.label}".strip()
-    return f"\n{len(own) - len(missing)} runs done, {len(missing)} to do{estimate}; now: {name}, seed {training.seed}"
+    state = f"{count - len(missing)} runs done, {len(missing)} to do{estimate}"
+    return f"\n{state}; now: {training.setting.name}, seed {training.seed}"
 
 
 def _time_left(missing: Sequence[Training], rows: Sequence[Row]) -> float | None:

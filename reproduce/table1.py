@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from scipy.integrate import dblquad
 
 from onespike.functional import fuse
+from onespike.search.drawing import make_plain
 from reproduce.published import TABLE1
 from reproduce.report import Table, write_report
 
@@ -23,28 +24,13 @@ THETAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def volume(theta: float) -> float:
-    """S(theta) by the supplement's formula, Eq. 6.
-
-    Args:
-        theta: The radian factor, > 0.
-
-    Returns:
-        The volume below the fusion surface over X, Y in [th, 2 th].
-    """
+    """S(theta) by the supplement's formula, Eq. 6: the volume below the fusion surface over X, Y in [th, 2 th]."""
     sines = math.sin(1.5 * theta * math.pi * TH) * math.sin(theta * math.pi * TH / 4) ** 2
     return 16 * sines / (theta * math.pi) ** 2
 
 
 def integrated_volume(kind: str, theta: float) -> float:
-    """The same volume by numerical integration of the function that the networks use.
-
-    Args:
-        kind: A fusion, see `onespike.functional.fuse`.
-        theta: The radian factor.
-
-    Returns:
-        The volume; for Eq. 6 to be right, that of `sincos` must equal `volume`.
-    """
+    """The same volume by numerical integration of a fusion of the networks; that of `sincos` must equal `volume`."""
 
     def height(y: float, x: float) -> float:
         return fuse(torch.tensor(x, dtype=torch.float64), torch.tensor(y, dtype=torch.float64), kind, theta).item()
@@ -68,17 +54,12 @@ def table1(out: Path = Path("results")) -> None:
     rows: list[list[Any]] = []
     for theta in THETAS:
         by_formula, integral = volume(theta), integrated_volume("sincos", theta)
-        published = TABLE1.get(theta, (None, None))
-        agrees = None
+        differences = by_formula - 3 * TH**3, integral - plane
+        published, agrees = TABLE1.get(theta, (None, None)), None
         if theta in TABLE1:
-            found = [
-                (truncated(s), truncated(d))
-                for s, d in ((by_formula, by_formula - 3 * TH**3), (integral, integral - plane))
-            ]
-            agrees = "yes" if all(pair == published for pair in found) else "no"
-        rows.append(
-            [theta, by_formula, integral, published[0], by_formula - 3 * TH**3, integral - plane, published[1], agrees]
-        )
+            found = {(truncated(s), truncated(d)) for s, d in zip((by_formula, integral), differences, strict=True)}
+            agrees = "yes" if found == {published} else "no"
+        rows.append([theta, by_formula, integral, published[0], *differences, published[1], agrees])
     columns = {
         "theta": ".1f",
         "S by Eq. 6": ".4f",
@@ -113,18 +94,10 @@ def _draw(rows: list[list]) -> Figure:
     for axis, (name, plane, column) in zip(figure.subplots(1, 2), names, strict=True):
         axis.plot(thetas, curve - plane, color="C0", label="formula, Eq. 6")
         axis.plot([row[0] for row in rows], [row[column + 1] for row in rows], "o", color="C0", label="integrated")
-        printed = [row for row in rows if row[column + 2] is not None]
-        axis.plot(
-            [row[0] for row in printed],
-            [row[column + 2] for row in printed],
-            "x",
-            color="C3",
-            markersize=9,
-            markeredgewidth=2,
-            label="published, cut off after two digits",
-        )
+        printed = [(row[0], row[column + 2]) for row in rows if row[column + 2] is not None]
+        crosses = {"color": "C3", "markersize": 9, "markeredgewidth": 2}
+        axis.plot(*zip(*printed, strict=True), "x", label="published, cut off after two digits", **crosses)
         axis.set(xlabel="theta", ylabel=name)
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
+        make_plain(axis)
         axis.legend(frameon=False, fontsize=9, loc="lower center")
     return figure

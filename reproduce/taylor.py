@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from onespike.errors import OnespikeError
 from onespike.models import Network, expect_blocks
+from onespike.search.drawing import make_plain
 from onespike.training.run import Run
 from reproduce.potentials import Finding, Potentials, analyse, record
 from reproduce.report import Table, write_report
@@ -51,9 +52,8 @@ def taylor(
     expect_images(images)
     trained = open_or_train(run, "taylor-digits", SMALL, work)
     checkpoint = trained.checkpoint("best")
-    network = expect_blocks(checkpoint.card.build(), checkpoint.card.name)
+    network = expect_blocks(checkpoint.network(), checkpoint.card.name)
     config, neuron = network.config, network.config.neuron
-    network.load_state_dict(checkpoint.weights)
     _expect_travelling(network, trained)
     batches = [batch for batch, _ in some_test_images(trained, checkpoint, images)]
     seen = record(network, batches)
@@ -88,14 +88,8 @@ def taylor(
         table,
         _remark(findings, neuron.decay),
     ]
-    write_report(
-        out,
-        "taylor",
-        "Eq. 3-5: the potential over depth and windows",
-        table,
-        parts,
-        _draw(findings, seen, neuron.decay),
-    )
+    title, figure = "Eq. 3-5: the potential over depth and windows", _draw(findings, seen, neuron.decay)
+    write_report(out, "taylor", title, table, parts, figure)
 
 
 def _expect_travelling(network: Network, run: Run) -> None:
@@ -172,7 +166,6 @@ def _draw(findings: list[Finding], seen: list[Potentials], alpha: float) -> Figu
     cloud.set_title("neurons of all blocks", loc="left", fontsize=10)
     cloud.legend(frameon=False, fontsize=8.5)
     for axis in (sizes, errors, cloud):
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25)
+        make_plain(axis)
         axis.set_axisbelow(True)
     return figure

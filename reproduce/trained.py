@@ -9,7 +9,6 @@ from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader, Share
 from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import expect_same_images
-from onespike.models import expect_blocks
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.recipe import load_recipe
 from onespike.training.run import Run
@@ -20,17 +19,7 @@ BATCH = 64
 
 
 def open_or_train(folder: Path | None, name: str, overrides: dict[str, Any], work: Path) -> Run:
-    """Open the user's run, or train a small network on the digits, once.
-
-    Args:
-        folder: The user's run; None for the small one.
-        name: Folder of the small one in `work`.
-        overrides: What it changes in the recipe "digits".
-        work: Where it is trained, or was.
-
-    Returns:
-        The run.
-    """
+    """Open the user's run, or else WORK/NAME: a network trained there once, by the recipe "digits" with `overrides`."""
     if folder is not None:
         return Run.open(folder)
     run = Run(work / name)
@@ -39,9 +28,8 @@ def open_or_train(folder: Path | None, name: str, overrides: dict[str, Any], wor
 
 
 def describe(checkpoint: Checkpoint) -> str:
-    """Say which network a checkpoint holds, in words for a table's head."""
-    card, epochs = checkpoint.card, checkpoint.state["progress"]["epoch"]
-    config = expect_blocks(card.build(), card.name).config
+    """Say which network of spiking blocks a checkpoint holds, in words for a table's head."""
+    card, config, epochs = checkpoint.card, checkpoint.card.model, checkpoint.state["progress"]["epoch"]
     norm = "batch normalisation" if config.norm == "batch" else "no normalisation"
     return (
         f"{config.name} (unit {config.unit}, {sum(config.depths)} blocks, encoding {config.encoding}, {norm}) on "
@@ -50,30 +38,13 @@ def describe(checkpoint: Checkpoint) -> str:
 
 
 def expect_images(images: int) -> None:
-    """Make sure that there is something to look at, before anything is trained.
-
-    Raises:
-        OnespikeError: There is not.
-    """
+    """Raise an `OnespikeError` if there is nothing to look at, before anything is trained."""
     if images < 1:
         raise OnespikeError(f"images: expected at least 1, got {images}")
 
 
 def some_test_images(run: Run, checkpoint: Checkpoint, images: int, device: torch.device | str = "cpu") -> EvalLoader:
-    """Open some of the test images of a run, spread evenly over the test set.
-
-    Args:
-        run: The run.
-        checkpoint: Its checkpoint.
-        images: How many, at most.
-        device: Where they go.
-
-    Returns:
-        Batches.
-
-    Raises:
-        OnespikeError: The number is out of its range, or the data set cannot be read or is not the run's.
-    """
+    """Batches of some of the test images of a run, spread evenly over the test set; all of them if there are fewer."""
     expect_images(images)
     dataset = open_dataset(run.recipe.data)
     expect_same_images(dataset, checkpoint.card)

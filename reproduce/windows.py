@@ -3,7 +3,7 @@
 from typing import Any
 
 from reproduce.outcome_figure import draw_rows
-from reproduce.plan import FULL_SIZE, Setting, Sweep
+from reproduce.plan import FULL_SIZE, FastSweep, Setting
 
 #: The same network throughout: three convolutions a stage, one neuron a channel, maps whose sides can be cut.
 NETWORK: dict[str, Any] = FULL_SIZE | {
@@ -15,7 +15,7 @@ NETWORK: dict[str, Any] = FULL_SIZE | {
     "model.fusion": "sincos",
 }
 
-WINDOWS = Sweep(
+WINDOWS = FastSweep(
     name="windows",
     title="The paper's windows in a strictly spiking network",
     about="The recipe cifar10/fast as it was before images grew, with three convolutions a stage, of which two follow "
@@ -45,8 +45,5 @@ WINDOWS = Sweep(
     ],
     reference="baseline",
     draw=draw_rows,
-    recipe="cifar10/fast",
     epochs=1,
-    limit=0,
-    precision="bf16",
 )

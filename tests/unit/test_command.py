@@ -37,3 +37,14 @@ def test_options_need_no_documentation(capsys):  # which python -OO leaves out
     with pytest.raises(SystemExit):
         call(make, ["--help"], "make")
     assert "--size" in capsys.readouterr().out
+
+
+def test_a_list_takes_one_word_or_more():
+    def add(numbers: list[int], more: list[int] = []) -> int:  # noqa: B006 - only read
+        return sum(numbers) + sum(more)
+
+    assert call(add, ["1", "2", "--more", "3", "4"], "add NUMBER …") == 10
+    with pytest.raises(OnespikeError, match="expected NUMBERS: add NUMBER …"):
+        call(add, [], "add NUMBER …")
+    with pytest.raises(OnespikeError, match=r"^numbers: expected a whole number, got x$"):
+        call(add, ["1", "x"], "add NUMBER …")

@@ -36,25 +36,24 @@ BY_RUN = {
 def call(function: Callable[..., int], arguments: Sequence[str], usage: str, sections: Sequence[str] = ()) -> int:
     """Call a command's function with the arguments after the command's name; returns its exit code.
 
-    Parameters without a default, and positional-only ones, are positional; the others are options. A parameter
-    `overrides` receives a recipe's values in `sections`. A parameter that is annotated with a config has an option for
-    each field, and receives those that are given. The usage is such as "onespike evaluate RUN". An unknown option, a
-    missing value or one of the wrong type, and a missing argument are an `OnespikeError`.
+    Parameters without a default, and positional-only ones, are positional; the others are options. A list takes one
+    word or more. A parameter `overrides` receives a recipe's values in `sections`. A parameter that is annotated with a
+    config has an option for each field, and receives those that are given. The usage is such as "onespike evaluate
+    RUN". An unknown option, a missing value or one of the wrong type, and a missing argument are an `OnespikeError`.
     """
     parameters, hints = dict(inspect.signature(function).parameters), get_type_hints(function)
     takes_overrides = parameters.pop("overrides", None) is not None
     configs = {name: hints[name] for name in parameters if is_dataclass(hints[name])}
     parser = _Parser(usage=f"{usage} [options]", allow_abbrev=False)
-    parser.description, texts = _documented(function)
+    parser.description, texts = documented(function)
     if "run" in texts:
         texts["run"] += f" {SHARED}"
     for name, parameter in parameters.items():
         if name in configs:
             _add_options(parser, configs[name])
         elif parameter.default is parameter.empty or parameter.kind is parameter.POSITIONAL_ONLY:
-            count = None if parameter.default is parameter.empty else "?"
-            kind = partial(convert, hint=_given(hints[name]), where=name)
-            parser.add_argument(name, metavar=name.upper(), help=texts.get(name), type=kind, nargs=count)
+            kind = _kind(hints[name], name) | ({} if parameter.default is parameter.empty else {"nargs": "?"})
+            parser.add_argument(name, metavar=name.upper(), help=_help(texts.get(name, "")), **kind)
         else:
             _add_option(parser, name, hints[name], parameter.default, texts.get(name, ""))
             parser.set_defaults(**{name: parameter.default})
@@ -85,16 +84,16 @@ class _Parser(argparse.ArgumentParser):
         raise OnespikeError(f"expected {missing}: {self.usage}" if missing != message else message)
 
 
-def _documented(described: Any) -> tuple[str, dict[str, str]]:
-    """A docstring's description, and its text for each argument; per cent signs are doubled for argparse."""
-    docstring = parse_docstring((inspect.getdoc(described) or "").replace("%", "%%"))
+def documented(described: Any) -> tuple[str, dict[str, str]]:
+    """A docstring's description, and its text for each argument."""
+    docstring = parse_docstring(inspect.getdoc(described) or "")
     texts = {one.arg_name: " ".join((one.description or "").split()) for one in docstring.params}
     return " ".join(filter(None, [docstring.short_description, docstring.long_description])), texts
 
 
 def _add_options(parser: Any, config: Any, prefix: str = "", with_defaults: bool = True) -> None:
     """Add an option for each field of a config."""
-    hints, (_, texts) = get_type_hints(config), _documented(config)
+    hints, (_, texts) = get_type_hints(config), documented(config)
     for one in fields(config):  # no instance is made: some need torch to be checked
         default = one.default if one.default_factory is MISSING else one.default_factory()
         text, default = texts.get(one.name, ""), default if with_defaults else None
@@ -105,20 +104,26 @@ def _add_option(parser: Any, name: str, hint: Any, default: Any, text: str) -> N
     """Add one option, which is absent from the parsed values unless it is given."""
     option = f"--{name.strip('_') if '.' in name else name.strip('_').replace('_', '-')}"
     shown = f"{text} (default: {default})" if default is not False and default not in (None, [], "") else text
-    common: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": shown}
+    common: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": _help(shown)}
     if hint is bool and "." not in name:
         parser.add_argument(option, action=argparse.BooleanOptionalAction, **common)
         return
-    several = get_origin(hint) is list
-    kind = partial(convert, hint=get_args(hint)[0] if several else _given(hint), where=option)
     metavar = "true|false" if hint is bool else name.strip("_").rpartition(".")[2].upper()
-    parser.add_argument(option, nargs="+" if several else None, metavar=metavar, type=kind, **common)
+    parser.add_argument(option, metavar=metavar, **_kind(hint, option), **common)
 
 
-def _given(hint: Any) -> Any:
-    """The type of what is given: of X or None, which stands for what is not, X. So null is a name like any other."""
+def _help(text: str) -> str:
+    """A text of a help, in which argparse reads a per cent sign as the start of a name."""
+    return text.replace("%", "%%")
+
+
+def _kind(hint: Any, where: str) -> dict[str, Any]:
+    """What argparse makes of words for a type: of a list one or more; of X or None an X, so null is like any name."""
     kinds = [one for one in get_args(hint) if one is not NoneType]
-    return kinds[0] if get_origin(hint) in (Union, UnionType) and len(kinds) == 1 else hint
+    if get_origin(hint) is list:
+        return {"nargs": "+", "type": partial(convert, hint=kinds[0], where=where)}
+    optional = get_origin(hint) in (Union, UnionType) and len(kinds) == 1
+    return {"type": partial(convert, hint=kinds[0] if optional else hint, where=where)}
 
 
 def _split(words: Sequence[str], sections: Sequence[str], parser: _Parser) -> tuple[Overrides, list[str], list[str]]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from onespike.cli.command import Overrides
 from onespike.cli.tables import person, plain_table
+from onespike.cli.train import fit
 from onespike.conversion import Calibration, ConversionConfig
 from onespike.errors import OnespikeError
 
@@ -35,7 +36,7 @@ def convert(
     """
     from onespike.configs import make
     from onespike.evaluation.convert import convert_run
-    from onespike.training.loop import Stopped, set_up, train
+    from onespike.training.loop import set_up
     from onespike.training.recipe import load_recipe
     from onespike.training.run import Run
 
@@ -77,11 +78,4 @@ def convert(
     done = f"the run is in {out}, see conversion.csv{'' if finetune else then}"
     how = f"{made.network.time_steps} time steps, calibrated on {made.images} images"
     console.print(f"\n{len(made.layers)} layers of neurons{each}, {how}; {done}")
-    if not finetune:
-        return 0
-    try:
-        train(replace(Run.open(out).recipe, train=training), finetuned.folder, init_from=out)
-    except Stopped:
-        print(f"stopped and saved; go on with: onespike train --resume {finetuned.folder}", file=sys.stderr)
-        return 130
-    return 0
+    return fit(replace(Run.open(out).recipe, train=training), finetuned.folder, init_from=out) if finetune else 0

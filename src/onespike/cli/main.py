@@ -21,23 +21,20 @@ class Command(NamedTuple):
 
     about: str
     arguments: str  # its arguments, as in the usage
-    sections: tuple[str, ...] = ()  # sections of a recipe whose values it takes
+    sections: tuple[str, ...] = ("data",)  # sections of a recipe whose values it takes
 
 
+_TRAINING = ("data", "model", "train", "loss")
 COMMANDS = {
-    "train": Command("train a network; leaves a run folder", "", ("data", "model", "train", "loss", "conversion")),
-    "evaluate": Command("accuracy of a run, by class, with its confusion matrix", "RUN", ("data",)),
-    "inspect": Command("draw what a run's network makes of one image", "RUN --image FILE", ("data",)),
+    "train": Command("train a network; leaves a run folder", "", (*_TRAINING, "conversion")),
+    "evaluate": Command("accuracy of a run, by class, with its confusion matrix", "RUN"),
+    "inspect": Command("draw what a run's network makes of one image", "RUN --image FILE"),
     "audit": Command("what a network costs: operations, energy, memory, latency", "RUN|MODEL", ("data", "model")),
-    "optimise": Command("make an engine of a run for fast inference on CPUs", "RUN", ("data",)),
-    "export": Command(
-        "write a network as ONNX, pt2, NIR or C, each with a proof of parity", "RUN --out FOLDER", ("data",)
-    ),
-    "demo": Command("show a run's network in the browser, spikes and costs included", "[RUN]", ("data",)),
+    "optimise": Command("make an engine of a run for fast inference on CPUs", "RUN"),
+    "export": Command("write a network as ONNX, pt2, NIR or C, each with a proof of parity", "RUN --out FOLDER"),
+    "demo": Command("show a run's network in the browser, spikes and costs included", "[RUN]"),
     "push": Command(
-        "a run's weights with a model card: into a folder, or to the Hub",
-        "RUN --out FOLDER|--repo USER/NAME",
-        ("data",),
+        "a run's weights with a model card: into a folder, or to the Hub", "RUN --out FOLDER|--repo USER/NAME"
     ),
     "convert": Command(
         "turn a run's artificial network into a spiking one", "RUN --out RUN", ("data", "train", "calibration")
@@ -45,17 +42,17 @@ COMMANDS = {
     "prune-time": Command(
         "train at T time steps, then from those weights at T - 1, … down to one",
         "--recipe RECIPE --from T --out FOLDER",
-        ("data", "model", "train", "loss"),
+        _TRAINING,
     ),
     "search": Command(
         "search for a recipe's best values: accuracy on held-out images, and energy",
         "--recipe RECIPE --space FILE --out FOLDER",
-        ("data", "model", "train", "loss"),
+        _TRAINING,
     ),
-    "check-spikes": Command("prove that every weight layer behind the stem reads spikes alone", "RUN", ("data",)),
-    "cache": Command("verify the decoded images, byte for byte", "verify"),
-    "models": Command("list the registered models, or one model's presets and options", "[NAME]"),
-    "cite": Command("print the references of what is implemented here", ""),
+    "check-spikes": Command("prove that every weight layer behind the stem reads spikes alone", "RUN"),
+    "cache": Command("verify the decoded images, byte for byte", "verify", ()),
+    "models": Command("list the registered models, or one model's presets and options", "[NAME]", ()),
+    "cite": Command("print the references of what is implemented here", "", ()),
 }
 
 
@@ -87,19 +84,10 @@ def exit_with(command: Callable[[list[str]], int], arguments: Sequence[str] | No
         out.flush()
         if out.error is not None and not isinstance(out.error, BrokenPipeError):
             raise OnespikeError(f"the standard output: {out.error.strerror}; all files are written")
-    except OnespikeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 2
-    except (MemoryError, RuntimeError) as error:
-        if not lacks_memory(error):
+    except (OnespikeError, MemoryError, RuntimeError, OSError) as error:
+        if (text := _advice(error)) is None:
             raise
-        print("error: there is not enough memory for this: choose a smaller network, images or batch", file=sys.stderr)
-        code = 2
-    except OSError as error:
-        place = f"{printable(error.filename)}: " if error.filename is not None else ""
-        print(
-            f"error: {place}{error.strerror or error}: expected a place that can be read and written", file=sys.stderr
-        )
+        print(f"error: {text}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -114,6 +102,18 @@ def exit_with(command: Callable[[list[str]], int], arguments: Sequence[str] | No
         if backend is not None:
             os.environ["MPLBACKEND"] = backend
     sys.exit(code)
+
+
+def _advice(error: Exception) -> str | None:
+    """What the user is told of an error; None of a bug, of which the traceback tells more."""
+    if isinstance(error, OnespikeError):
+        return str(error)
+    if lacks_memory(error):
+        return "there is not enough memory for this: choose a smaller network, images or batch"
+    if isinstance(error, OSError):
+        place = f"{printable(error.filename)}: " if error.filename is not None else ""
+        return f"{place}{error.strerror or error}: expected a place that can be read and written"
+    return None
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from onespike.cli.command import documented
 from onespike.cli.tables import person, plain_table
 
 
@@ -11,8 +12,6 @@ def models(name: str | None = None, /) -> int:
     Args:
         name: A registered model.
     """
-    from docstring_parser import parse
-
     from onespike.configs import plain
     from onespike.models import family, model_config, model_names
     from onespike.models.pretrained import pretrained_names, pretrained_summary
@@ -32,8 +31,9 @@ def models(name: str | None = None, /) -> int:
         console.print("onespike models NAME lists a model's presets and options")
         return 0
     chosen, values = family(name), plain(model_config(name))
-    described = [one for kind in reversed(chosen.config.__mro__) for one in parse(kind.__doc__ or "").params]
-    texts = {one.arg_name: " ".join((one.description or "").split()) for one in described}
+    texts = dict[str, str]()
+    for kind in reversed(chosen.config.__mro__):
+        texts |= documented(kind)[1]
     console.print(f"{name}: {len(chosen.presets)} presets: {', '.join(chosen.presets)}\n")
     options = [(f"--model.{key}", str(value), texts.get(key, "")) for key, value in values.items()]
     console.print(plain_table("option", "value", "meaning", rows=options, wrap=True))
@@ -45,9 +45,4 @@ def _facts(summary: dict[str, Any]) -> list[str]:
     audit = summary["audit"]
     rate = "-" if audit["firing_rate"] is None else f"{audit['firing_rate']:.3f}"
     numbers = f"{summary['test_images']:,}", f"{audit['weights']:,}", f"{audit['synaptic_operations']:,.0f}"
-    return [
-        f"{summary['test_top1']:.2f}%",
-        *numbers,
-        rate,
-        f"{1e6 * audit['joules']['int8']:.3g}",
-    ]
+    return [f"{summary['test_top1']:.2f}%", *numbers, rate, f"{1e6 * audit['joules']['int8']:.3g}"]

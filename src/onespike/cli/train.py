@@ -4,9 +4,13 @@ import os
 import sys
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from onespike.cli.command import Overrides
 from onespike.errors import OnespikeError
+
+if TYPE_CHECKING:
+    from onespike.training.recipe import Recipe
 
 
 def train(
@@ -30,8 +34,6 @@ def train(
         init_from: Run folder, pretrained:NAME or hub:USER/NAME, whose best weights the network starts from.
         quiet: Print nothing.
     """
-    from onespike.training.loop import Stopped
-    from onespike.training.loop import train as train_network
     from onespike.training.recipe import load_recipe
     from onespike.training.run import Run
 
@@ -39,16 +41,25 @@ def train(
         for option, value in (("recipe", recipe), ("out", out), ("init-from", init_from)):
             if value is not None:
                 raise OnespikeError(f"--resume goes on with a run as it is: leave out --{option}")
-    if (
-        resume is out is None and os.environ.get("WORLD_SIZE", "1") != "1"
-    ):  # each would name its own folder, by its clock
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    if resume is out is None and not alone:  # each process would name its own folder, by its clock
         raise OnespikeError("--out: expected a run folder, which several processes share")
     own = resume or (init_from if recipe is None else None)  # a run whose recipe is the one to go by
     base = Run.open(own).config if own else "digits" if recipe is None else recipe
     start = Run.open(init_from).recipe if init_from else None
     folder = resume or out or _folder(own.resolve().name if own else str(base))
+    return fit(load_recipe(base, overrides, start), folder, resume is not None, init_from, quiet)
+
+
+def fit(
+    recipe: "Recipe", folder: Path, resume: bool = False, init_from: Path | None = None, quiet: bool = False
+) -> int:
+    """Train into a run folder, and say how to go on if it is stopped; returns the exit code."""
+    from onespike.training.loop import Stopped, train
+    from onespike.training.run import Run
+
     try:
-        train_network(load_recipe(base, overrides, start), folder, resume is not None, init_from, quiet=quiet)
+        train(recipe, folder, resume, init_from, quiet=quiet)
     except Stopped:
         print(f"stopped and saved; go on with: onespike train --resume {folder}", file=sys.stderr)
         return 130

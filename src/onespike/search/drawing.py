@@ -117,12 +117,18 @@ def draw_importances(shares: Mapping[str, Mapping[str, float]]) -> Figure:
 
 
 def plain_figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of width x height inches with one pair of axes, a faint grid, and no frame above and on the right."""
+    """A figure of width x height inches with one pair of plain axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axis = figure.subplots()
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
+    make_plain(axis)
     return figure, axis
+
+
+def make_plain(*axes: Axes) -> None:
+    """Give axes a faint grid, and no frame above and on the right."""
+    for axis in axes:
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
 
 
 def _trained(found: Sequence[Tried]) -> list[Tried]:

@@ -67,7 +67,11 @@ def write_report(out: Path, found: Sequence[Tried], command: Sequence[str], ener
     columns = ["trial", "outcome", "held out %", *(["µJ"] if energy else []), "best", *names, "epoch", "seconds", "run"]
     rows = [_row(one, names, energy) for one in found]
     save_text(csv_text(columns, rows), out / TABLE)
-    save_text(_page(out.resolve().name, found, columns, rows, command, energy, study), out / PAGE)
+    title = escape(printable(out.resolve().name))
+    head = '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    parts = [f"{head}<title>{title}</title><style>{_STYLE}</style>", f"<h1>{title}</h1>"]
+    parts += [*_findings(found, command, energy, study), "<h2>Trials</h2>", _table(columns, rows, found)]
+    save_text("\n".join(parts) + "\n", out / PAGE)
 
 
 def _row(one: Tried, names: Sequence[str], energy: str) -> list[Any]:
@@ -77,23 +81,15 @@ def _row(one: Tried, names: Sequence[str], energy: str) -> list[Any]:
     return [one.number, one.outcome, one.accuracy, *costs, "best" if one.best else "", *own, *facts]
 
 
-def _page(
-    title: str,
-    found: Sequence[Tried],
-    columns: Sequence[str],
-    rows: Sequence[Sequence[Any]],
-    command: Sequence[str],
-    energy: str,
-    study: "optuna.Study",
-) -> str:
+def _findings(found: Sequence[Tried], command: Sequence[str], energy: str, study: "optuna.Study") -> list[str]:
+    """What was searched for, what is best, and the pictures."""
     from onespike.search import drawing
 
     aims = "accuracy on the held-out images" + (f", and energy by the convention {energy}" if energy else "")
     counts = Counter(one.outcome.split(":")[0] for one in found)
     summary = ", ".join(f"{count} {word}" for word, count in counts.items()) or "none yet"
     about = "No test image has a say: train the best anew, or evaluate its run folder, to see how it does on those."
-    parts = [f"<h1>{escape(printable(title))}</h1>", f"<p>Searched for: {escape(aims)}. Trials: {escape(summary)}.</p>"]
-    parts.append(f"<p>{about}</p>")
+    parts = [f"<p>Searched for: {escape(aims)}. Trials: {escape(summary)}.</p>", f"<p>{about}</p>"]
     if best := best_of(found):
         parts.append(f"<h2>{'The front' if energy else 'The best'}</h2>")
         parts += [f"<p>{escape(describe(one))}</p><pre>{escape(command_of(one, command))}</pre>" for one in best]
@@ -103,19 +99,17 @@ def _page(
         parts += ["<h2>Values</h2>", _image(drawing.draw_slices(found, study, energy), "Accuracy by value")]
         if shares := importances(study, energy):
             parts += ["<h2>Which option matters</h2>", _image(drawing.draw_importances(shares), "Importances")]
-            parts.append(
-                "<p>Share of the variance that each option explains in a forest of regression trees (fANOVA).</p>"
-            )
+            what = "Share of the variance that each option explains in a forest of regression trees (fANOVA)."
+            parts.append(f"<p>{what}</p>")
+    return parts
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]], found: Sequence[Tried]) -> str:
     header = "".join(f"<th>{escape(printable(name))}</th>" for name in columns)
-    lines = [
-        f'<tr class="{"best" if one.best else ""}">'
-        + "".join(f"<td>{escape(_cell(value))}</td>" for value in row)
-        + "</tr>"
-        for one, row in zip(found, rows, strict=True)
-    ]
-    parts += ["<h2>Trials</h2>", f'<div class="wide"><table><tr>{header}</tr>{"".join(lines)}</table></div>']
-    head = '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-    return f"{head}<title>{escape(printable(title))}</title><style>{_STYLE}</style>\n" + "\n".join(parts) + "\n"
+    cells = ["".join(f"<td>{escape(_cell(value))}</td>" for value in row) for row in rows]
+    kinds = ["best" if one.best else "" for one in found]
+    lines = [f'<tr class="{kind}">{row}</tr>' for kind, row in zip(kinds, cells, strict=True)]
+    return f'<div class="wide"><table><tr>{header}</tr>{"".join(lines)}</table></div>'
 
 
 def describe(one: Tried) -> str:

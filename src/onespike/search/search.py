@@ -169,12 +169,9 @@ def _environment(number: int, count: int) -> dict[str, str]:
     """The environment of one process: they share the threads, and take accelerators in turns, unless set outside."""
     environment = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     if count > 1:
-        environment["OMP_NUM_THREADS"] = os.environ.get(
-            "OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // count))
-        )
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count())))).split(
-            ","
-        )
+        threads, cards = max(1, torch.get_num_threads() // count), map(str, range(torch.cuda.device_count()))
+        environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(threads))
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(cards)).split(",")
         environment["CUDA_VISIBLE_DEVICES"] = visible[number % len(visible)]
     return environment
 

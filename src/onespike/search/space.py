@@ -36,7 +36,7 @@ class _Range:
 
 @dataclass(frozen=True)
 class _Choices:
-    choices: list[Any]
+    choices: list[Any]  # as Optuna stores them
 
 
 def read_space(path: Path, recipe: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def _form(form: Any, where: str) -> _Range | _Choices:
         choices = form["choices"]
         if len(form) > 1 or not isinstance(choices, list) or len(choices) < 2:
             raise OnespikeError(f"{where}: expected {{choices: […]}} with at least two values, got {shown(dict(form))}")
-        return _Choices(choices)
+        return _Choices(list(map(_plain, choices)))
     if not {"low", "high"} <= {*form}:
         raise OnespikeError(f"{where}: {EXPECTED}, got {shown(dict(form))}")
     span: _Range = make(_Range, form, where)
@@ -84,8 +84,7 @@ def _form(form: Any, where: str) -> _Range | _Choices:
 
 
 def _ends(form: _Range | _Choices) -> list[Any]:
-    stored = map(_plain, form.choices) if isinstance(form, _Choices) else (form.low, form.high)
-    return list(map(as_chosen, stored))
+    return list(map(as_chosen, form.choices)) if isinstance(form, _Choices) else [form.low, form.high]
 
 
 def _plain(choice: Any) -> Any:
@@ -135,7 +134,7 @@ def _distribution(form: _Range | _Choices, whole: bool, where: str) -> Any:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if isinstance(form, _Choices):
-        return CategoricalDistribution(list(map(_plain, form.choices)))
+        return CategoricalDistribution(form.choices)
     low, high, step = form.low, form.high, form.step
     if whole and step is not None and not isinstance(step, int):
         raise OnespikeError(f"{where}.step: expected a whole number, got {step:g}")

@@ -36,6 +36,8 @@ BEAT, GRACE = 10.0, 90.0
 DEATHS = 5
 #: Draws in a row that are discarded because they repeat earlier values; then hardly any other values are left.
 REPEATS = 20
+#: What is said of the states of an attempt.
+WORDS = {"COMPLETE": "trained", "PRUNED": "pruned", "RUNNING": "running", "WAITING": "waiting"}
 #: Attributes of a study: which search it is, and of which images.
 IDENTITY, IMAGES = "search", "images"
 
@@ -232,16 +234,20 @@ def tried(study: "optuna.Study", energy: str) -> list[Tried]:
     best = {one.number for one in study.best_trials} if any(one.state.name == "COMPLETE" for one in trials) else set()
     found = []
     for number, attempts in sorted(slots_of(trials).items()):
-        one = result_of(attempts) or attempts[-1]
-        state = one.state.name
-        words = {"COMPLETE": "trained", "PRUNED": "pruned", "RUNNING": "running", "WAITING": "waiting"}
-        outcome = words.get(state) or one.user_attrs.get(OUTCOME)
-        outcome = outcome or ("waiting" if result_of(attempts) is None else f"its process died {DEATHS} times")
-        values = one.values if state == "COMPLETE" else None
-        last = one.intermediate_values.get(one.last_step) if one.last_step is not None and state == "PRUNED" else None
+        result = result_of(attempts)
+        one = result or attempts[-1]
+        died = f"its process died {DEATHS} times" if result else "waiting"
+        outcome = WORDS.get(one.state.name) or one.user_attrs.get(OUTCOME) or died
         facts = {key: value for key, value in one.user_attrs.items() if key not in (SLOT, WORKER, SEEN, OUTCOME)}
-        accuracy, joules = (values[0] if values else last), (values[1] if values and energy else None)
-        found.append(
-            Tried(number, outcome, one.params or attempts[0].params, accuracy, joules, facts, one.number in best)
-        )
+        values, measured = one.params or attempts[0].params, _measured(one, energy)
+        found.append(Tried(number, outcome, values, *measured, facts, one.number in best))
     return found
+
+
+def _measured(attempt: "FrozenTrial", energy: str) -> tuple[float | None, float | None]:
+    """Accuracy and energy of an attempt; of a pruned one the accuracy after its last epoch."""
+    if attempt.state.name == "COMPLETE":
+        return attempt.values[0], attempt.values[1] if energy else None
+    if attempt.state.name == "PRUNED" and attempt.last_step is not None:
+        return attempt.intermediate_values[attempt.last_step], None
+    return None, None

@@ -193,22 +193,7 @@ def _train(study: "optuna.Study", attempt: "Trial", job: Job, life: Life) -> lis
         raise _Refused(str(error)) from error
     while studies.is_held(run.folder):  # by a process that seemed dead, which stops once it finds out
         time.sleep(1)
-    begun = run.config.is_file()
-    if begun and (changed := differences(run.recipe, recipe)):
-        raise OnespikeError(f"{run.folder} is of another search: {changed[0]}; choose another --out")
-    if not run.is_complete:
-        if not begun:
-            run.expect_free()
-        watching: list[Callback] = [life] if job.energy else [life, Pruning(attempt)]
-        try:
-            train(recipe, run.folder, begun, callbacks=watching, quiet=True)
-        except Diverged:
-            raise
-        except OnespikeError as error:
-            # What the machine is to blame for, or comes after a checkpoint, may go well at another time.
-            if isinstance(error.__cause__, OSError) or run.has_checkpoint():
-                raise
-            raise _Refused(str(error)) from error
+    _complete(run, recipe, [life] if job.energy else [life, Pruning(attempt)])
     summary = run.summary or {}
     facts = {key: summary.get(key) for key in ("seconds", "parameters", "pflop")} | {"epoch": summary["best_epoch"]}
     for key, value in facts.items():
@@ -218,6 +203,26 @@ def _train(study: "optuna.Study", attempt: "Trial", job: Job, life: Life) -> lis
     energies = count_energy(run)
     attempt.set_user_attr("energies", energies)
     return [summary["valid_top1"], energies[job.energy]]
+
+
+def _complete(run: Run, recipe: Recipe, callbacks: list[Callback]) -> None:
+    """Train into a trial's run folder, or go on there; do nothing where all is done."""
+    begun = run.config.is_file()
+    if begun and (changed := differences(run.recipe, recipe)):
+        raise OnespikeError(f"{run.folder} is of another search: {changed[0]}; choose another --out")
+    if run.is_complete:
+        return
+    if not begun:
+        run.expect_free()
+    try:
+        train(recipe, run.folder, begun, callbacks=callbacks, quiet=True)
+    except Diverged:
+        raise
+    except OnespikeError as error:
+        # What the machine is to blame for, or comes after a checkpoint, may go well at another time.
+        if isinstance(error.__cause__, OSError) or run.has_checkpoint():
+            raise
+        raise _Refused(str(error)) from error
 
 
 def expect_held_out(recipe: Recipe) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.airbench import Clock, _run
+from benchmarks.airbench import Clock, main
 from onespike.errors import OnespikeError
 
 MODEL = ("--model.depths", "[1,1]", "--model.channels", "[8,8]")
@@ -15,7 +15,7 @@ TINY = ("--recipe", "digits", *MODEL, "--data.limit", "64", "--data.holdout", "0
 def test_it_trains_to_the_end_and_reads_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.airbench.GOALS", (0, 101))
     out = tmp_path / "found.json"
-    assert _run([*TINY, "--train.epochs", "2", "--json", str(out)]) == 0
+    assert main([*TINY, "--train.epochs", "2", "--json", str(out)]) == 0
     found = json.loads(out.read_text())
     first, last = found["epochs"]
     assert 0 < first["seconds"] < last["seconds"] == found["seconds"]
@@ -33,4 +33,4 @@ def test_the_clock_says_when_a_goal_was_reached_first() -> None:
 
 def test_a_device_that_is_not_there_is_one_line() -> None:
     with pytest.raises(OnespikeError, match="PyTorch finds no mps here; use --device cpu"):
-        _run([*TINY, "--device", "mps"])
+        main([*TINY, "--device", "mps"])

@@ -232,7 +232,7 @@ def test_the_input_path_is_timed_beside_the_step() -> None:
 @pytest.mark.parametrize("busy", [None, "others used 1.0 cores"])
 def test_what_was_timed_beside_something_else_is_marked(busy: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(cpu=1.0, others=1.0 if busy else 0.0)
-    for name in ("compare", "data", "memory", "profile_step"):
+    for name in ("compare", "memory", "profile_step"):
         monkeypatch.setattr(f"benchmarks.{name}.watch_machine", lambda *_: nullcontext(machine))
     case = Case("infer", "onespike", "fp32", 2, **TINY)
     monkeypatch.setattr("benchmarks.compare.alone", lambda *_: Alone(1.0, 0.0))

@@ -122,12 +122,12 @@ def test_scripts_need_something_to_count(script: str, arguments: str, message: s
 )
 def test_a_folder_of_nothing_and_an_answer_that_has_no_place_are_refused(arguments: list[str], message: str) -> None:
     with pytest.raises(OnespikeError, match=message):
-        benchmarks.folder._run(arguments)
+        benchmarks.folder.main(arguments)
 
 
 def test_no_images_are_none_to_norm_and_fire() -> None:
     with pytest.raises(OnespikeError, match="--images, --rounds: expected at least 1, got 0 and 15"):
-        benchmarks.norm_fire._run(["--images", "0"])
+        benchmarks.norm_fire.main(["--images", "0"])
 
 
 def test_all_runs_are_opened_before_the_first_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

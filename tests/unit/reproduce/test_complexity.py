@@ -1,4 +1,3 @@
-import csv
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from reproduce.complexity import layers_of, lsnn, ratio, scnn
-from reproduce.counting import count_cell, count_convolution, count_linear
+from reproduce.complexity import count_cell, count_convolution, count_linear, layers_of, lsnn, ratio, scnn
+from reproduce.report import read_rows
 
 #: Elementwise operations that a written-out cell uses: one for each element of the result.
 ELEMENTWISE = {
@@ -147,8 +146,7 @@ def test_what_is_written(command, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     monkeypatch.setattr(complexity, "VARIANTS", {"conv12": {}, "lstm12": {}})
     code, _, complaints = command("complexity", "--out", "results")
     assert (code, complaints) == (0, "")
-    with (tmp_path / "results" / "complexity.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(tmp_path / "results" / "complexity.csv")
     assert {row["model"] for row in rows} == {"conv12", "lstm12"}
     shares = {float(row["counted / Eq. 1"]) for row in rows if row["kind"] in ("convolution", "linear")}
     assert shares == {1.0}

@@ -1,4 +1,3 @@
-import csv
 import json
 import re
 import shutil
@@ -17,6 +16,7 @@ from onespike.evaluation.evaluate import evaluate
 from onespike.training import Run, load_recipe, train
 from reproduce.conversion import _milliseconds, conversion
 from reproduce.conversion_table import TRAINED_ON, Entry, Measurement, _draw, _winner, write
+from reproduce.report import read_rows
 from reproduce.statistics import paired
 
 ANN = {
@@ -50,7 +50,7 @@ def arguments(tmp_path: Path, **others: object) -> dict[str, Any]:
 
 
 def table(tmp_path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader((tmp_path / "results" / "conversion-resmlp12-digits.csv").read_text().splitlines()))
+    return read_rows(tmp_path / "results" / "conversion-resmlp12-digits.csv")
 
 
 @pytest.mark.slow

@@ -1,4 +1,3 @@
-import csv
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from onespike.training.run import Run
 from reproduce import baselines
 from reproduce import energy as module
 from reproduce.published import ENERGY
+from reproduce.report import read_rows
 from reproduce.sweep import complete
 
 
@@ -29,8 +29,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
-    with (folder / "energy.csv").open() as file:
-        return list(csv.DictReader(file))
+    return read_rows(folder / "energy.csv")
 
 
 @pytest.mark.slow

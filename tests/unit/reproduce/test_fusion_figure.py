@@ -1,4 +1,3 @@
-import csv
 import math
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from onespike.functional import FUSIONS
 from onespike.training import load_recipe, train
 from reproduce import fusion as module
 from reproduce.fusion import Firing, measure
+from reproduce.report import read_rows
 from reproduce.table1 import volume
 
 
@@ -47,8 +47,7 @@ def test_firing_rates_of_a_run(unit: str, command, tmp_path: Path):
     command("cite")  # forgets what training printed
     code, _, complaints = command("fusion", "--run", run, "--images", 360, "--out", "results")
     assert (code, complaints) == (0, "")
-    with (tmp_path / "results" / "fusion.csv").open() as file:
-        rows = {row["fusion"]: row for row in csv.DictReader(file)}
+    rows = {row["fusion"]: row for row in read_rows(tmp_path / "results" / "fusion.csv")}
     assert set(rows) == set(FUSIONS)
     # The fusion it was trained with is in its place: all test images give what the test at the end of training gave.
     assert float(rows["sincos"]["top-1 %"]) == pytest.approx(summary["test_top1"])

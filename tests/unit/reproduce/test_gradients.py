@@ -1,4 +1,3 @@
-import csv
 from pathlib import Path
 
 import pytest
@@ -8,12 +7,13 @@ from torch import nn
 from onespike.errors import OnespikeError
 from onespike.models import create_model
 from reproduce.gradients import _norms, gradients
+from reproduce.report import read_rows
 
 
 @pytest.fixture
 def table(tmp_path: Path) -> list[dict[str, str]]:
     gradients(("conv",), (12,), steps=20, batch_size=8, channels=(4, 4, 4, 4), recipe="digits", out=tmp_path)
-    return list(csv.DictReader((tmp_path / "gradients.csv").read_text().splitlines()))
+    return read_rows(tmp_path / "gradients.csv")
 
 
 def test_every_block_has_a_gradient_at_the_start_and_after_the_steps(table, tmp_path: Path):

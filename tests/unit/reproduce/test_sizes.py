@@ -1,17 +1,16 @@
-import csv
 from pathlib import Path
 
 import pytest
 
 from onespike.models import MODELS
 from reproduce import sizes
+from reproduce.report import read_rows
 
 ROOT = Path(__file__).parents[3]
 
 
 def rows(path: Path) -> dict[str, dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return {row["model"]: row for row in csv.DictReader(file)}
+    return {row["model"]: row for row in read_rows(path)}
 
 
 def test_the_committed_table_has_every_family_and_the_counts_that_are_known():

@@ -21,14 +21,15 @@ from reproduce import __main__ as command_line
 from reproduce import sweep as engine
 from reproduce.ablation import ABLATION
 from reproduce.accuracy import ACCURACY
-from reproduce.costs import read_costs
+from reproduce.costs import read_costs, write_costs
 from reproduce.figure1 import FIGURE1
 from reproduce.ledger import COLUMNS, Ledger
+from reproduce.operations import OPERATIONS
 from reproduce.outcome import Outcome, describe_budget, outcomes, write_outcomes
 from reproduce.outcome_figure import draw_depths, draw_rows
-from reproduce.over_time import EVENTS, write_over_time
+from reproduce.over_time import EVENTS
 from reproduce.plan import Setting, Sweep, digest, plan, resolve
-from reproduce.report import portable
+from reproduce.report import portable, read_rows
 from reproduce.sweep import run_sweep
 from reproduce.table2 import TABLE2
 from reproduce.windows import WINDOWS
@@ -62,7 +63,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 def row(training: Any, top1: float, **others: Any) -> dict[str, Any]:
     given = {"group": training.setting.group, "setting": training.setting.label, "seed": training.seed}
     numbers = {"outcome": "trained", "test_top1": top1, "seconds": 60.0, "digest": training.digest}
-    return {**dict.fromkeys(COLUMNS, ""), "valid_top1": None, **given, **numbers, **others}
+    return {**dict.fromkeys(COLUMNS, ""), "valid_top1": None, "pflop": None, **given, **numbers, **others}
 
 
 def test_trains_each_recipe_once_and_goes_on_from_the_rows(sweep: Sweep, trained, tmp_path: Path):
@@ -73,8 +74,7 @@ def test_trains_each_recipe_once_and_goes_on_from_the_rows(sweep: Sweep, trained
     assert [one["seed"] for one in rows] == [0, 0, 1, 1]  # seeds outermost
     assert all(one["torch"] and one["machine"] and one["images_per_second"] > 0 for one in rows)
     assert not any((folder / "last").exists() for folder in trained)
-    with (out / "demo.csv").open() as file:
-        table = list(csv.DictReader(file))
+    table = read_rows(out / "demo.csv")
     assert [one["against the baseline"] for one in table][::2] == ["baseline", "baseline"]
     assert table[0]["test top-1 %"] == table[2]["test top-1 %"]
     # Another session, to which only the results folder came: nothing is trained again, but another seed is.
@@ -163,12 +163,12 @@ def test_a_training_that_diverges_is_said_and_does_not_stop_the_others(sweep: Sw
     ],
 )
 def test_rows_of_another_budget_are_refused(changed, message, sweep: Sweep, tmp_path: Path):
-    [first, _] = plan(sweep, resolve(sweep, SMALL), 1)
+    [first, _] = plan(resolve(sweep, SMALL), 1)
     ledger = Ledger(tmp_path / "demo.runs.csv")
     spent = {"limit": 60, "epochs": 1, "batch_size": 16, "channels": "4-6", "precision": "fp32"}
     with ledger.locked():
         ledger.add(row(first, 10.0, **spent))
-    ledger.check(plan(sweep, resolve(sweep, {**SMALL, "data.workers": 1}), 3))  # that changes no result
+    ledger.check(plan(resolve(sweep, {**SMALL, "data.workers": 1}), 3))  # that changes no result
     with pytest.raises(OnespikeError, match="holds runs of another budget") as error:
         run_sweep(sweep, {**SMALL, **changed}, 1, tmp_path, tmp_path / "work")
     assert message in str(error.value)
@@ -201,8 +201,9 @@ def test_damaged_rows_are_refused(damage, tmp_path: Path):
 
 
 def test_digest():
-    base, theta, *_ = resolve(ABLATION, {})
-    assert digest(base) == digest(theta)  # alternating windows, the baseline's own
+    first, theta, *_ = resolve(ABLATION, {})
+    base = first.recipe
+    assert digest(base) == first.digest == theta.digest  # alternating windows, the baseline's own
     assert digest(replace(base, train=replace(base.train, seed=5, save_minutes=1))) == digest(base)
     assert digest(replace(base, train=replace(base.train, lr=0.1))) != digest(base)
     assert digest(replace(base, data=replace(base.data, root="/somewhere"))) == digest(base)
@@ -218,14 +219,14 @@ def test_equal_numbers_are_one_recipe(name: str, whole: Any, point: Any):
 
 
 def test_verdicts(sweep: Sweep, tmp_path: Path):
-    recipes = resolve(sweep, SMALL)
-    trainings = plan(sweep, recipes, 3)
+    planned = resolve(sweep, SMALL)
+    trainings = plan(planned, 3)
 
     def judge(baseline: list[float], theta: list[float]) -> list[str]:
         rows = [row(trainings[2 * seed], value) for seed, value in enumerate(baseline)]
         rows += [row(trainings[2 * seed + 1], value) for seed, value in enumerate(theta)]
-        write_outcomes(sweep, recipes, trainings, 3, rows, tmp_path)
-        return [outcome.verdict for outcome in outcomes(sweep, recipes, 3, rows)]
+        write_outcomes(sweep, planned, 3, rows, tmp_path)
+        return [outcome.verdict for outcome in outcomes(sweep, planned, 3, rows)]
 
     assert judge([], []) == ["pending"] * 3
     assert judge([50, 51, 52], []) == ["baseline", "pending", "baseline"]
@@ -249,11 +250,11 @@ def test_verdicts(sweep: Sweep, tmp_path: Path):
 
 
 def test_seeds_that_diverged_are_counted_apart_and_named(sweep: Sweep, tmp_path: Path):
-    recipes = resolve(sweep, SMALL)
-    trainings = plan(sweep, recipes, 3)
+    planned = resolve(sweep, SMALL)
+    trainings = plan(planned, 3)
     rows = [row(one, 50) for one in trainings[::2]]
     rows += [row(trainings[1], 90), {**row(trainings[3], 0), "outcome": "diverged", "test_top1": None}]
-    write_outcomes(sweep, recipes, trainings, 3, rows, tmp_path)
+    write_outcomes(sweep, planned, 3, rows, tmp_path)
     text = (tmp_path / "demo.md").read_text()
     assert "| 1 | 1 | 1 | 90.00 | - | - | - |" in text
     assert "| diverged in 1 of 2 | +40.00 | - |" in text
@@ -261,23 +262,24 @@ def test_seeds_that_diverged_are_counted_apart_and_named(sweep: Sweep, tmp_path:
 
 
 def test_a_budget_names_what_its_runs_do_not_share(sweep: Sweep):
-    trainings = plan(sweep, resolve(sweep, SMALL), 1)
-    text = describe_budget(trainings, 1, published=False)
-    assert "60 training images, of which 10% are held out to choose the epoch, 1 epochs, batches of 16," in text
+    trainings = plan(resolve(sweep, SMALL), 1)
+    text = describe_budget(trainings, 1)
+    assert "60 training images, of which 10% are held out to choose the epoch, 1 epoch, batches of 16," in text
     recipe = replace(trainings[0].recipe, train=replace(trainings[0].recipe.train, optimizer="muon", batch_size=7))
-    text = describe_budget([*trainings, replace(trainings[0], recipe=recipe)], 1, published=False)
+    text = describe_budget([*trainings, replace(trainings[0], recipe=recipe)], 1)
     assert "or 7, " in text
     assert " or muon at " in text
     assert "channels 4-6, fp32" in text
+    assert "with 0.1 epochs of warm-up; seed 0." in text
     strict = replace(trainings[0].recipe, model=model_config("spiking-vgg-m"))
-    text = describe_budget([replace(trainings[0], recipe=strict)], 1, published=False)
+    text = describe_budget([replace(trainings[0], recipe=strict)], 1)
     assert "batches of 16, fp32" in text
 
 
 def judged(sweep: Sweep, values: list[list[float | None]]) -> list[Outcome]:
     """The outcomes of a sweep whose settings have these accuracies, seed after seed; None is one that diverged."""
-    recipes = resolve(sweep, SMALL)
-    trainings = plan(sweep, recipes, 3)
+    planned = resolve(sweep, SMALL)
+    trainings = plan(planned, 3)
     each = len(trainings) // 3
     rows = [
         row(
@@ -286,7 +288,7 @@ def judged(sweep: Sweep, values: list[list[float | None]]) -> list[Outcome]:
         for number, seeds in enumerate(values)
         for seed, top1 in enumerate(seeds)
     ]
-    return outcomes(sweep, recipes, 3, rows)
+    return outcomes(sweep, planned, 3, rows)
 
 
 @pytest.mark.parametrize(
@@ -306,6 +308,12 @@ def test_the_legend_of_a_picture_has_what_is_drawn(values, legend: list[str], la
     assert label in (None, figure.axes[-1].get_xlabel())
 
 
+def test_pending_stands_beside_the_number_that_is_published(sweep: Sweep):
+    [word] = draw_rows(judged(sweep, [[50], []])).axes[1].texts
+    assert (word.get_text(), word.xy) == ("pending", (50.0, 0))
+    assert word.get_position()[0] > 0
+
+
 @pytest.mark.parametrize(("values", "bars"), [([[50, 51]], "; bars: 95% intervals"), ([[50]], "")])
 def test_a_picture_over_depths_says_what_its_bars_are(values, bars: str, sweep: Sweep):
     depths = replace(sweep, settings=[Setting("conv", "12", {})], reference="best")
@@ -313,14 +321,13 @@ def test_a_picture_over_depths_says_what_its_bars_are(values, bars: str, sweep: 
 
 
 def test_a_table_over_time_tells_pending_from_diverged(sweep: Sweep, tmp_path: Path):
-    recipes = resolve(sweep, SMALL)
-    trainings = plan(sweep, recipes, 1)
+    planned = resolve(sweep, SMALL)
+    trainings = plan(planned, 1)
     drawn = replace(sweep, draw=EVENTS.draw)
 
     def states(*rows: dict[str, Any]) -> list[str | None]:
-        write_over_time(drawn, recipes, trainings, 1, rows, tmp_path)
-        with (tmp_path / "demo.csv").open() as file:
-            return [one.get("state") for one in csv.DictReader(file)]
+        write_costs(drawn, planned, 1, rows, tmp_path)
+        return [one.get("state") for one in read_rows(tmp_path / "demo.csv")]
 
     done, lost = row(trainings[0], 50), row(trainings[1], 0, outcome="diverged", test_top1=None)
     assert states() == ["pending"] * 3
@@ -333,8 +340,9 @@ def test_a_table_over_time_tells_pending_from_diverged(sweep: Sweep, tmp_path: P
 def test_each_row_is_the_network_that_its_label_says_whatever_the_recipe_lists(sweep: Sweep, tmp_path: Path):
     file = tmp_path / "config.yaml"
     file.write_text(dump(load_recipe("cifar10/conv12")))
-    found = [(one.model.unit, one.model.depths) for one in resolve(replace(sweep, recipe=str(file)), {})]
-    assert found == [(one.model.unit, one.model.depths) for one in resolve(sweep, {})]
+    found = [one.recipe.model for one in resolve(replace(sweep, recipe=str(file)), {})]
+    models = [one.recipe.model for one in resolve(sweep, {})]
+    assert [(one.unit, one.depths) for one in found] == [(one.unit, one.depths) for one in models]
     with pytest.raises(OnespikeError, match=r"model\.unit"):
         resolve(sweep, {"model.unit": "conv"})
 
@@ -369,21 +377,21 @@ def test_the_command_of_a_module_can_be_run():
 
 def test_against_the_best_of_the_group(sweep: Sweep):
     best = replace(sweep, reference="best", settings=sweep.settings[1:])
-    recipes = resolve(best, SMALL)
-    first, second = plan(best, recipes, 1)
+    planned = resolve(best, SMALL)
+    first, second = plan(planned, 1)
     rows = [row(first, 60), row(second, 40)]
-    assert [outcome.verdict for outcome in outcomes(best, recipes, 1, rows)] == ["best", "no interval"]
+    assert [outcome.verdict for outcome in outcomes(best, planned, 1, rows)] == ["best", "no interval"]
 
 
 def test_the_papers_sweeps():
-    units = resolve(TABLE2, {"train.epochs": 5})
+    units = [one.recipe for one in resolve(TABLE2, {"train.epochs": 5})]
     assert [(recipe.data.name, recipe.model.unit) for recipe in units] == [
         (data, unit) for data in ("cifar10", "cifar100") for unit in ("mlp", "rnn", "birnn", "gru", "lstm", "conv")
     ]
     assert {recipe.train.warmup_epochs for recipe in units} == {0.5}
     assert {recipe.data.auto_augment for recipe in units} == {"original"}
-    assert [sum(recipe.model.depths) for recipe in resolve(FIGURE1, {})] == [12, 20, 24, 36] * 2
-    ablation = plan(ABLATION, resolve(ABLATION, {}), 2)
+    assert [sum(one.recipe.model.depths) for one in resolve(FIGURE1, {})] == [12, 20, 24, 36] * 2
+    ablation = plan(resolve(ABLATION, {}), 2)
     assert len(ablation) == 2 * (1 + 3 + 5 + 4 + 3 + 3 + 2 + 1 + 1)  # binary is the paper's with fusion none
     assert ablation[0].recipe.model.preset == "paper"
 
@@ -395,16 +403,19 @@ def test_the_papers_sweeps():
         (EVENTS, "data.frames", 4),
         (WINDOWS, "model.windows", "average"),
         (WINDOWS, "model.fusion", "sum"),
+        (ACCURACY, "model.preset", "ann"),
+        (ACCURACY, "train.batch_size", 125),
+        (OPERATIONS, "train.rate_penalty", 1),
     ],
 )
-def test_what_the_labels_of_all_rows_say_is_no_option(sweep: Sweep, key: str, value: Any):
+def test_what_the_labels_of_rows_say_is_no_option(sweep: Sweep, key: str, value: Any):
     with pytest.raises(OnespikeError, match=rf"--{key}: {sweep.name} sets it itself"):
         resolve(sweep, {key: value})
 
 
 def test_a_folder_of_data_sets(tmp_path: Path):
     (tmp_path / "cifar10").mkdir()
-    roots = [recipe.data.root for recipe in resolve(TABLE2, {"data.root": str(tmp_path)})]
+    roots = [one.recipe.data.root for one in resolve(TABLE2, {"data.root": str(tmp_path)})]
     assert roots == [str(tmp_path / "cifar10")] * 6 + [str(tmp_path)] * 6
 
 
@@ -421,10 +432,10 @@ def test_the_command_below_a_committed_table_goes_on_from_its_rows(file: Path, m
     monkeypatch.setattr(command_line, "run_sweep", lambda *given: asked.extend(given))
     command_line.run(shlex.split(typed))
     sweep, given, seeds, *_ = asked
-    recipes, ledger = resolve(sweep, given), Ledger(file)
-    ledger.check(plan(sweep, recipes, seeds))
-    digests = {(s.group, s.label): digest(one, s.start) for s, one in zip(sweep.settings, recipes, strict=True)}
+    planned, ledger = resolve(sweep, given), Ledger(file)
+    ledger.check(plan(planned, seeds))
+    digests = {(one.setting.group, one.setting.label): one.digest for one in planned}
     rows = ledger.rows()
     assert [row["digest"] for row in rows] == [digests[row["group"], row["setting"]] for row in rows]
     audits = read_costs(file.with_name(file.name.replace(".runs.", ".audit.")))
-    assert {(row["digest"], row["seed"]) for row in audits} <= {(row["digest"], row["seed"]) for row in rows}
+    assert set(audits) <= {(row["digest"], row["seed"]) for row in rows}

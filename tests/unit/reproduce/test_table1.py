@@ -1,9 +1,9 @@
-import csv
 from pathlib import Path
 
 import pytest
 
 from reproduce.published import TABLE1
+from reproduce.report import read_rows
 from reproduce.table1 import TH, integrated_volume, table1, truncated, volume
 
 #: S and grad D to four digits, th = 0.5.
@@ -39,8 +39,7 @@ def test_what_is_written(command, tmp_path: Path):
     code, printed, complaints = command("table1", "--out", tmp_path / "results")
     assert (code, complaints) == (0, "")
     assert "table1.md" in printed
-    with (tmp_path / "results" / "table1.csv").open() as file:
-        rows = {float(row["theta"]): row for row in csv.DictReader(file)}
+    rows = {float(row["theta"]): row for row in read_rows(tmp_path / "results" / "table1.csv")}
     assert len(rows) == 9
     for theta, (s, d) in TABLE1.items():
         assert (float(rows[theta]["S published"]), float(rows[theta]["grad D published"])) == (s, d)

@@ -1,4 +1,3 @@
-import csv
 from pathlib import Path
 
 import pytest
@@ -8,6 +7,7 @@ from tiny import SMALL
 from onespike.training import load_recipe, train
 from reproduce import taylor as module
 from reproduce.potentials import Potentials, analyse, size
+from reproduce.report import read_rows
 
 RECURRENT = {**SMALL, "model.unit": "gru", "model.depths": [2, 2]}
 
@@ -52,8 +52,7 @@ def test_a_run(command, tmp_path: Path):
     command("cite")  # forgets what training printed
     code, _, complaints = command("taylor", "--run", tmp_path / "run", "--out", "results", "--images", 20)
     assert (code, complaints) == (0, "")
-    with (tmp_path / "results" / "taylor.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(tmp_path / "results" / "taylor.csv")
     assert [row["block"] for row in rows] == ["2", "4"]  # 1 and 3 have no block before them in their stage
     for row in rows:
         # What was recorded obeys the network's own recursion.

@@ -1,4 +1,3 @@
-import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,19 +8,20 @@ from onespike.training.run import Run
 from reproduce.over_time import EVENTS, TIME
 from reproduce.plan import Sweep, resolve
 from reproduce.registry import PAPER
+from reproduce.report import read_rows
 from reproduce.sweep import run_sweep
 from tests.unit.data.recordings import events
 
 
 def test_what_is_compared():
-    found = {(s.group, s.label): r for s, r in zip(EVENTS.settings, resolve(EVENTS, {"train.epochs": 20}), strict=True)}
+    found = {(one.setting.group, one.setting.label): one.recipe for one in resolve(EVENTS, {"train.epochs": 20})}
     for steps in (1, 2, 4, 8):
         recipe = found["frames, same epochs", f"T = {steps}"]
         assert (recipe.data.frames, recipe.model.time_steps, recipe.train.epochs) == (steps, steps, 20)
         if steps > 1:
             longer = found["one frame, cost of T", f"of T = {steps}"]
             assert (longer.model.time_steps, longer.train.epochs) == (1, 20 * steps)
-    shown = resolve(TIME, {})
+    shown = [one.recipe for one in resolve(TIME, {})]
     assert {one.model.time_steps * one.train.epochs for one in shown[:5]} == {8}
     assert all(one.model.name == "spiking-resnet-s" for one in shown)
     assert all(one.train.warmup_epochs == one.train.epochs / 10 for one in shown)
@@ -55,8 +55,7 @@ def test_a_row_says_accuracy_latency_and_energy(tmp_path: Path, monkeypatch: pyt
     }
     sweep = replace(EVENTS, settings=[EVENTS.settings[0], EVENTS.settings[1]])
     run_sweep(sweep, overrides, 1, tmp_path / "out", tmp_path / "work")
-    with (tmp_path / "out" / "events.csv").open() as file:
-        one, two = csv.DictReader(file)
+    one, two = read_rows(tmp_path / "out" / "events.csv")
     assert (one["T"], two["T"]) == ("1", "2")
     assert float(two["MACs"]) == pytest.approx(2 * float(one["MACs"]))
     assert float(two["PFLOP"]) == pytest.approx(2 * float(one["PFLOP"]))
