@@ -1,9 +1,10 @@
 """The training loop, to be read from top to bottom."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -80,75 +81,71 @@ def train(
     """
     if resume and init_from:
         raise OnespikeError("init_from: a resumed run goes on from its own weights: leave it out")
-    start = Run.open(init_from).recipe if init_from and isinstance(recipe, str) else None
-    recipe = as_recipe(recipe, start)
+    recipe = as_recipe(recipe, Run.open(init_from).recipe if init_from and isinstance(recipe, str) else None)
     run = Run.open(out) if resume else Run(out)
-    if resume:
-        run.expect_resumable()
-    else:
+    if not resume:
         run.expect_free()
-    if resume and loss is None and recipe.loss is None and (was := run.recipe.loss):
-        raise OnespikeError(f"{run.folder} was trained with the loss {was.class_path}: pass it again (loss=…)")
-    with seeded(recipe.train.seed):  # whoever calls this goes on with random numbers of their own
-        return _train(recipe, run, resume, init_from, model, data, loss, callbacks, quiet)
-
-
-def _train(
-    recipe: Recipe,
-    run: Run,
-    resume: bool,
-    init_from: str | Path | None,
-    model: nn.Module | None,
-    data: Any,
-    loss: Loss | None,
-    callbacks: Sequence[Callback],
-    quiet: bool,
-) -> dict[str, Any]:
+    else:
+        run.expect_resumable()
+        if loss is None and recipe.loss is None and (was := run.recipe.loss):
+            raise OnespikeError(f"{run.folder} was trained with the loss {was.class_path}: pass it again (loss=…)")
     ran_again = getattr(model, "recompute", False)
-    trainer = set_up(recipe, model, data, loss, callbacks)
-    accelerator, main = trainer.accelerator, trainer.accelerator.is_main_process
-    trainer.callbacks += [Display(quiet=quiet or not main), Trackers(trainer.config.track)]
-    trainer.callbacks += [Saving(run)] if main else []
-    try:
-        with held(run.folder) if main else nullcontext():
-            if main and not resume:
-                run.expect_free()
-                run.clear()  # or a resumption of this run would start from it
-            if resume and run.has_checkpoint():
-                restore(trainer, run)
-            elif init_from or model is not None:
-                if init_from:
-                    trainer.start_from(Run.open(init_from))
-                if main:  # before the run begins: if it is killed early, it goes on from these weights
-                    trainer.checkpoint().save(run.last)
-            accelerator.wait_for_everyone()
-            if main:
-                run.begin(trainer.recipe)
-            twin, place = Run(run.folder / FOLDER), (trainer.progress.epoch, trainer.progress.step)
-            lacks_twin = recipe.train.teacher == TWIN and not twin.is_complete
-            try:
-                if lacks_twin:
-                    begun = twin.config.is_file()
-                    train(twin_of(trainer.recipe), twin.folder, begun, data=data, loss=loss, quiet=quiet)
-                return fit(trainer, run)
-            except BaseException as error:  # Ctrl-C at a tracker's prompt, too
-                moved = place != (trainer.progress.epoch, trainer.progress.step)
-                if main and resume and not (lacks_twin or moved or run.is_complete):  # refused, as by a callback
-                    run.withdraw()
-                elif main and isinstance(error, ClosedError) and not twin.config.is_file():
-                    remove(twin.folder)
-                    run.withdraw()
+    with seeded(recipe.train.seed):  # whoever calls this goes on with random numbers of their own
+        trainer = set_up(recipe, model, data, loss, callbacks)
+        main = trainer.accelerator.is_main_process
+        trainer.callbacks += [Display(quiet=quiet or not main), Trackers(trainer.config.track)]
+        trainer.callbacks += [Saving(run)] if main else []
+        try:
+            with held(run.folder) if main else nullcontext():
+                _begin(trainer, run, resume, init_from, passed=model is not None)
+                return _train(trainer, run, resume, partial(train, data=data, loss=loss, quiet=quiet))
+        except OSError as error:
+            if not is_full(error):
                 raise
-    except OSError as error:
-        if not is_full(error):
-            raise
-        advice = "its checkpoints are whole: make room, then go on with --resume"
-        raise OnespikeError(f"the disk of {run.folder} is full: {error}; {advice}") from error
-    finally:
-        network = accelerator.unwrap_model(trainer.model)
-        _take_back_forward(network)
-        if recipe.train.recompute:
-            setattr(network, "recompute", ran_again)  # noqa: B010 - a module's attributes are not declared
+            advice = "its checkpoints are whole: make room, then go on with --resume"
+            raise OnespikeError(f"the disk of {run.folder} is full: {error}; {advice}") from error
+        finally:
+            network = trainer.accelerator.unwrap_model(trainer.model)
+            _take_back_forward(network)
+            if recipe.train.recompute:
+                setattr(network, "recompute", ran_again)  # noqa: B010 - a module's attributes are not declared
+
+
+def _begin(trainer: Trainer, run: Run, resume: bool, init_from: str | Path | None, passed: bool) -> None:
+    """Write what a run has before its first step, with the weights that it starts from; or restore a resumed run."""
+    main = trainer.accelerator.is_main_process
+    if main and not resume:
+        run.expect_free()
+        run.clear()  # or a resumption of this run would start from it
+    if resume and run.has_checkpoint():
+        restore(trainer, run)
+    elif init_from or passed:
+        if init_from:
+            trainer.start_from(Run.open(init_from))
+        if main:  # before the run begins: if it is killed early, it goes on from these weights
+            trainer.checkpoint().save(run.last)
+    trainer.accelerator.wait_for_everyone()
+    if main:
+        run.begin(trainer.recipe)
+
+
+def _train(trainer: Trainer, run: Run, resume: bool, train_twin: Callable[..., object]) -> dict[str, Any]:
+    """Train the teacher, if it is a twin that is not trained yet, then the student; a refusal takes `_begin` back."""
+    twin, place = Run(run.folder / FOLDER), (trainer.progress.epoch, trainer.progress.step)
+    lacks_twin = trainer.config.teacher == TWIN and not twin.is_complete
+    try:
+        if lacks_twin:
+            train_twin(twin_of(trainer.recipe), twin.folder, twin.config.is_file())
+        return fit(trainer, run)
+    except BaseException as error:  # Ctrl-C at a tracker's prompt, too
+        if trainer.accelerator.is_main_process:
+            moved = place != (trainer.progress.epoch, trainer.progress.step)
+            if resume and not (lacks_twin or moved or run.is_complete):  # refused, as by a callback
+                run.withdraw()
+            elif isinstance(error, ClosedError) and not twin.config.is_file():
+                remove(twin.folder)
+                run.withdraw()
+        raise
 
 
 def _take_back_forward(network: nn.Module) -> None:
