@@ -29,6 +29,7 @@ from onespike.training.checkpoint import ModelCard
 from onespike.training.losses import over_time
 from onespike.training.recipe import Recipe
 from onespike.training.run import Run, channels_last
+from onespike.training.requirements import expect_sizes
 
 if TYPE_CHECKING:
     from onespike.training.trainer import Trainer
@@ -71,12 +72,14 @@ class Teacher(Callback):
         self.found = found = find_teacher(recipe, data)
         self.network = channels_last(found.network.to(share.device, share.dtype)).eval().requires_grad_(False)
         self._reset = resetter(self.network)
-        self._expect_channels(data)
+        if data.in_channels not in (1, channels := len(found.mean)):  # grey is the same in all channels
+            raise self._refusal(f"its images have {channels} channels, those of {data.name} {data.in_channels}")
         self.seeing = _Seeing(self.network, found, data, share)  # the same, for the student's images
         self.layers: set[str] = set()  # paths of the layers of neurons whose features are compared
         self._seen: tuple[Tensor, Tensor, dict[str, Tensor]] | None = None
         self._expect_to_suit(data, share)
 
+        expect_sizes(self.seeing, data, share, self.config)
     def start(self, trainer: "Trainer") -> None:
         """Take the weights of a twin, which is trained by now."""
         if self.config.teacher == TWIN and trainer.run is not None:
@@ -113,11 +116,6 @@ class Teacher(Callback):
     def _answers(self, images: Tensor) -> Tensor:
         self._reset()
         return self.seeing(images)
-
-    def _expect_channels(self, data: Dataset) -> None:
-        channels = len(self.found.mean)
-        if data.in_channels not in (1, channels):  # grey is the same in all channels
-            raise self._refusal(f"its images have {channels} channels, those of {data.name} {data.in_channels}")
 
     @torch.no_grad()
     def _expect_to_suit(self, data: Dataset, share: Share) -> None:
