@@ -399,7 +399,7 @@ def test_monitor_counts_what_hooks_see():
     for layer in (layer for block in layers for layer in block):
         layer.register_forward_hook(lambda m, inputs, out: seen.setdefault(m, []).append((inputs[0], out)))
     monitor = SpikeMonitor(network)
-    assert monitor.summary() == []
+    assert monitor.summary() == {}
     with torch.no_grad():
         for _ in range(3):
             with monitor.watch():
@@ -407,7 +407,7 @@ def test_monitor_counts_what_hooks_see():
         summary = monitor.summary()
         network(torch.randn(5, 1, 32, 32))  # not watched
     assert monitor.summary() == summary
-    for block, activity in zip(layers, summary, strict=True):
+    for block, activity in zip(layers, summary.values(), strict=True):
         rates = torch.cat([torch.cat([s for _, s in seen[m][:3]], 1).mean(1).flatten() for m in block])
         distances = torch.cat([(v - 0.5).abs().flatten() for m in block for v, _ in seen[m][:3]])
         assert activity.firing_rate == pytest.approx(rates.mean().item(), abs=1e-6)
@@ -423,7 +423,8 @@ def test_the_support_is_as_wide_as_the_surrogate(width):
     monitor = SpikeMonitor(neuron)
     with monitor.watch():
         neuron(v)
-    assert monitor.summary()[0].in_support == pytest.approx(((v - 0.5).abs() < 0.99 * width).float().mean().item())
+    (activity,) = monitor.summary().values()
+    assert activity.in_support == pytest.approx(((v - 0.5).abs() < 0.99 * width).float().mean().item())
 
 
 @pytest.mark.slow
