@@ -10,6 +10,7 @@ from onespike.configs import convert
 from onespike.errors import OnespikeError, shown
 from onespike.neurons.base import Neuron, along_channels
 from onespike.neurons.watch import Fired, watch_neurons
+from onespike.tensors import wide
 from onespike.training.callbacks import Callback, Step
 from onespike.training.cost import ASCENT, CostMeter
 from onespike.training.progress import share_of
@@ -121,7 +122,7 @@ class Hoyer(Callback):
         neuron, potential = call.neuron, call.potential
         assert isinstance(neuron, Neuron)
         assert potential is not None
-        z = potential.to(torch.promote_types(potential.dtype, torch.float32))
+        z = wide(potential)
         threshold = along_channels(neuron.threshold, z)
         # Filled, since copying a number to an accelerator would wait for it.
         threshold = threshold.to(z.dtype) if isinstance(threshold, Tensor) else z.new_full((), threshold)

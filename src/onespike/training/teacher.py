@@ -24,12 +24,13 @@ from onespike.data.loader import Share
 from onespike.errors import OnespikeError, reason, unknown
 from onespike.models.registry import family
 from onespike.neurons.watch import Fired, aside, resetter, watch_neurons
+from onespike.tensors import wide
 from onespike.training.callbacks import Callback
 from onespike.training.checkpoint import ModelCard
 from onespike.training.losses import over_time
 from onespike.training.recipe import Recipe
-from onespike.training.run import Run, channels_last
 from onespike.training.requirements import expect_sizes
+from onespike.training.run import Run, channels_last
 
 if TYPE_CHECKING:
     from onespike.training.trainer import Trainer
@@ -78,8 +79,8 @@ class Teacher(Callback):
         self.layers: set[str] = set()  # paths of the layers of neurons whose features are compared
         self._seen: tuple[Tensor, Tensor, dict[str, Tensor]] | None = None
         self._expect_to_suit(data, share)
-
         expect_sizes(self.seeing, data, share, self.config)
+
     def start(self, trainer: "Trainer") -> None:
         """Take the weights of a twin, which is trained by now."""
         if self.config.teacher == TWIN and trainer.run is not None:
@@ -105,7 +106,7 @@ class Teacher(Callback):
         with torch.no_grad(), trainer.accelerator.autocast(), _features(self.network, self.layers) as its:
             answers = self._answers(seen)
         temperature = self.config.teacher_temperature
-        student, teacher = (F.log_softmax(_wide(over_time(one)) / temperature, 1) for one in (logits, answers))
+        student, teacher = (F.log_softmax(wide(over_time(one)) / temperature, 1) for one in (logits, answers))
         divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
         loss = self.config.teacher_weight * temperature**2 * divergence
         if not self.layers:
@@ -259,8 +260,4 @@ def _features(network: nn.Module, layers: set[str] | None = None) -> Iterator[di
 
 def _unit(features: Tensor) -> Tensor:
     """Divide each row by its norm, or by 1 if its norm is below that of a single spike; zeros stay zeros."""
-    return F.normalize(_wide(features), dim=1, eps=1.0)
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return F.normalize(wide(features), dim=1, eps=1.0)
