@@ -30,7 +30,7 @@ from onespike.training.interrupt import Interrupt
 from onespike.training.interrupt import Stopped as Stopped
 from onespike.training.losses import Loss, make_loss
 from onespike.training.optim import make_accelerator
-from onespike.training.progress import best_row, quality
+from onespike.training.progress import best_row
 from onespike.training.recipe import Recipe, as_recipe
 from onespike.training.restoring import restore
 from onespike.training.run import Run
@@ -280,7 +280,7 @@ def finish_epoch(trainer: Trainer) -> dict[str, Any]:
     for callback in trainer.callbacks:
         callback.measure(trainer, row)
         expect_numbers(row, type(callback).__name__)
-    progress.finish_epoch(row, quality(row))
+    progress.finish_epoch(row)
     return row
 
 

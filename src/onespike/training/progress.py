@@ -39,9 +39,10 @@ class Progress:
         self.seconds += passed
         return passed
 
-    def finish_epoch(self, row: dict[str, Any], quality: float) -> None:
+    def finish_epoch(self, row: dict[str, Any]) -> None:
         """Add an epoch's row to the history and begin the next; of equals, common on small sets, the later is best."""
-        self.is_best, self.best = quality >= self.best, max(self.best, quality)
+        self.is_best = quality(row) >= self.best
+        self.best = max(self.best, quality(row))
         self.history.append(row)
         self.epoch += 1
         self.step = self.images = 0
@@ -50,14 +51,16 @@ class Progress:
 
     def compare_with(self, budget: float) -> None:
         """Compare all epochs with an energy budget in µJ, 0 for none; it may be another than they were trained by."""
-        if self.history:
-            best = best_row(self.history)  # by the budget that they had: its weights are those that are saved
-            for row in self.history:
-                if budget:
-                    row["energy_of_budget"] = share_of(budget, row.get("energy_uj"))
-                else:
-                    row.pop("energy_of_budget", None)
-            self.best = quality(best)
+        if not self.history:
+            return
+        # The weights that are saved as the best are of the row with this quality, by the budget that it had.
+        saved = max(self.history, key=lambda row: (quality(row) == self.best, quality(row), row["epoch"]))
+        for row in self.history:
+            if budget:
+                row["energy_of_budget"] = share_of(budget, row.get("energy_uj"))
+            else:
+                row.pop("energy_of_budget", None)
+        self.best = quality(saved)
 
 
 def share_of(budget: float, energy: float | None) -> float | None:
