@@ -255,8 +255,7 @@ class Run:
     def begin(self, recipe: Recipe) -> None:
         """Write what is known before the first step; a resumed run, perhaps with other values, writes it again."""
         self.__dict__.pop("recipe", None)
-        # Those of `KEPT` too, since `Saving` may write them before the first step. The results come first.
-        places = [self.folder / name for name in ("summary.json", self.config.name, *KEPT)]
+        places = [self.folder / name for name in ("summary.json", self.config.name, "environment.json")]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._before = {path: read_whole(path) if path.is_file() else None for path in places}

@@ -482,6 +482,17 @@ def test_a_checkpoint_is_due_after_so_many_minutes(tmp_path: Path, monkeypatch):
     assert saved == [121.0, 242.0]
 
 
+@pytest.mark.parametrize(("epoch", "enough", "drawn"), [(0, False, 0), (1, False, 0), (2, False, 1), (1, True, 1)])
+def test_before_the_first_step_only_a_run_at_its_end_is_drawn(epoch, enough, drawn, tmp_path: Path, monkeypatch):
+    """A session that could not draw its last epoch owes that to the run; any other epoch is drawn by the next one."""
+    pictures = []
+    monkeypatch.setattr("onespike.training.saving.draw_curves", lambda history, _: pictures.append(len(history)))
+    progress = SimpleNamespace(epoch=epoch, enough=enough, history=[{"epoch": n + 1} for n in range(epoch)])
+    Saving(Run(tmp_path)).start(SimpleNamespace(progress=progress, config=TrainConfig(epochs=2)))
+    assert pictures == [epoch] * drawn
+    assert (tmp_path / "metrics.csv").exists() == bool(drawn)
+
+
 def test_a_callback_may_set_the_rate_of_a_step_or_end_the_training(small, tmp_path: Path, monkeypatch):
     class Mine(Callback):
         def before_step(self, trainer, number):
