@@ -26,6 +26,7 @@ class Display(Callback):
 
     def __init__(self, quiet: bool = False) -> None:
         self.console = Terminal(quiet=quiet, soft_wrap=not sys.stdout.isatty())
+        self._say = self.console.print
         columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(bar_width=24), TextColumn(_RUNNING))
         self.bar = Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
         self.task = self.bar.add_task("training", epoch="", loss=float("nan"), top1=0.0, rate=0.0)
@@ -96,8 +97,6 @@ class Display(Callback):
         """Remove the bar."""
         self.live.stop()
 
-    def _say(self, text: str, style: str | None = None) -> None:
-        self.console.print(text, style=style)
 
 def _table(groups: dict[str, Activity]) -> Table:
     """The activity of the neurons, a line for each group."""

@@ -219,7 +219,7 @@ class Trainer:
         for network in {self.network, self.evaluated}:
             if name := not_finite(network.state_dict(), network):
                 raise self.diverged(f"the weights {name} are no longer finite numbers")
-        states = {name: one.state() for name, one in self.named_callbacks()}
+        states = {name: one.state() for name, one in self.named_callbacks().items()}
         state = {
             "train": {name: getattr(self.config, name) for name in FIXED},
             "images": len(self.data.train),
@@ -234,9 +234,9 @@ class Trainer:
         with self.weights():
             return Checkpoint(self.card, self.evaluated.state_dict(), training, state)
 
-    def named_callbacks(self) -> list[tuple[str, Callback]]:
+    def named_callbacks(self) -> dict[str, Callback]:
         """The callbacks, each by the name that a checkpoint knows its state by."""
-        return [(f"{number}.{type(one).__name__}", one) for number, one in enumerate(self.callbacks)]
+        return {f"{number}.{type(one).__name__}": one for number, one in enumerate(self.callbacks)}
 
     def diverged(self, what: str) -> "Diverged":
         """The error for a training that has failed: what is wrong, and what may help."""
@@ -246,8 +246,9 @@ class Trainer:
             advice.append("--model.norm batch")
         if config.precision != "fp32":
             advice.append("--train.precision fp32")
-        saved = self.run is not None and self.run.has_checkpoint()
-        kept = f"the last checkpoint is {self.run.last}" if self.run and saved else "there is no checkpoint yet"
+        run, kept = self.run, "there is no checkpoint yet"
+        if run and run.has_checkpoint():
+            kept = f"the last checkpoint is {run.last}"
         where = f"in epoch {progress.epoch + 1}, step {progress.step + 1}"
         return Diverged(f"{what}, {where}: try {', '.join(advice)}; {kept}")
 
