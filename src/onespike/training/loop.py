@@ -200,8 +200,8 @@ def set_up(
 def learn_from(network: nn.Module, data: Dataset, passed: bool = False) -> None:
     """Set layers that have a method `learn_from`, such as whitening, by normalised training images, before training.
 
-    A layer stays as it is if its `is_set` says that it is set. In a network that was `passed`, one without `is_set`
-    does, too, and all do if a norm has seen images: it was trained, as by a loop of the user's own.
+    Layers whose `is_set` is True stay as they are. So do, in a network that was `passed`, layers without `is_set`, and
+    all layers if a norm has seen images: somebody has trained that network.
     """
     layers = [module for module in network.modules() if hasattr(module, "learn_from")]
     learners: list[Any] = [layer for layer in layers if not getattr(layer, "is_set", passed)]

@@ -36,8 +36,8 @@ class EnergyBudget(Callback):
             state = f"the layers that read real values take {least:.4g} µJ an image, however little the network fires"
             remedy = "(--model.preset strict has only a stem of them)"
             raise OnespikeError(f"train.energy_budget: {state}; expected more, got {budget:g} {remedy}")
-        # Synaptic operations and joules: of this process's images of this step, and of the epoch's images, with their
-        # number: those before a stop are not among them if the penalty was added afterwards.
+        # Sums of synaptic operations and joules: of this process's images in this step, and of all images in this
+        # epoch, with their number. A penalty that was added at a resumption has not seen the epoch's first images.
         self._step, self._epoch = [0.0, 0.0], [0.0, 0.0, 0.0]
 
     def before_step(self, trainer: "Trainer", number: int) -> None:  # noqa: ARG002

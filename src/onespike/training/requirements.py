@@ -74,9 +74,8 @@ def expect_steps(network: nn.Module, logits: Tensor) -> None:
 def expect_loss(loss: Loss, logits: Tensor, soft: bool, splits: int = 1) -> None:
     """Raise an `OnespikeError` unless a user's loss maps these logits and labels, or `soft` ones, to one number.
 
-    Of AugMix's `splits` of each image there are logits, one split after the other, and a single label.
-
-    The optimiser moves the network's weights alone, so a loss may have none that need a gradient.
+    An image has a single label, and logits of each of AugMix's `splits`. The optimiser moves the network's weights
+    alone, so a loss may have none that need a gradient.
     """
     weights = loss.named_parameters() if isinstance(loss, nn.Module) else ()
     if learned := [name for name, one in weights if one.requires_grad]:
