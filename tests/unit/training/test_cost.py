@@ -21,7 +21,6 @@ from onespike.training.penalties import EnergyBudget
 from onespike.training.progress import Progress, best_row, quality
 from onespike.training.restoring import restore
 from onespike.training.run import Run, load
-from onespike.training.trainer import Trainer
 
 NARROW = {"channels": (4, 6, 8), "depths": (1, 2, 1)}
 
@@ -305,16 +304,10 @@ def test_without_a_budget_earlier_epochs_count_by_their_accuracy(small, tmp_path
     assert progress.best == -1, "its energy was not measured"
 
 
-def test_a_penalty_that_came_within_an_epoch_is_measured_on_the_rest_of_it(small, tmp_path, monkeypatch):
+def test_a_penalty_that_came_within_an_epoch_is_measured_on_the_rest_of_it(small, tmp_path, stop_after):
     penalised = small(train__epochs=1, train__rate_penalty=1e-6)
     train(penalised, tmp_path / "straight")
-    step = Trainer.step
-
-    def stopped(self, number, images, labels):
-        self.stop = number == 4
-        return step(self, number, images, labels)
-
-    monkeypatch.setattr(Trainer, "step", stopped)
+    stop_after(5)
     with pytest.raises(Stopped):
         train(small(train__epochs=1), tmp_path / "stopped")
     train(penalised, tmp_path / "stopped", resume=True)
