@@ -30,7 +30,6 @@ from onespike.training.interrupt import Interrupt
 from onespike.training.interrupt import Stopped as Stopped
 from onespike.training.losses import Loss, make_loss
 from onespike.training.optim import make_accelerator
-from onespike.training.progress import best_row
 from onespike.training.recipe import Recipe, as_recipe
 from onespike.training.restoring import restore
 from onespike.training.run import Run
@@ -308,7 +307,7 @@ def test(trainer: Trainer, run: Run) -> dict[str, Any]:
     progress.tick()
     # The weights that were tested: those of the last checkpoint if the best one is missing or damaged.
     epochs, epoch = {row["epoch"]: row for row in progress.history}, saved.state.get("progress", {}).get("epoch")
-    chosen = epochs.get(epoch) or best_row(progress.history)
+    chosen = epochs.get(epoch) or progress.best_row()
     summary = {
         **{f"test_{name}": getattr(scores, name) for name in ("top1", "top5", "loss", "images")},
         "valid_top1": chosen["valid_top1"],

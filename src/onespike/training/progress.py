@@ -1,7 +1,6 @@
 """How far a run has come."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,14 +52,18 @@ class Progress:
         """Compare all epochs with an energy budget in µJ, 0 for none; it may be another than they were trained by."""
         if not self.history:
             return
-        # The weights that are saved as the best are of the row with this quality, by the budget that it had.
-        saved = max(self.history, key=lambda row: (quality(row) == self.best, quality(row), row["epoch"]))
+        saved = self.best_row()
         for row in self.history:
             if budget:
                 row["energy_of_budget"] = share_of(budget, row.get("energy_uj"))
             else:
                 row.pop("energy_of_budget", None)
         self.best = quality(saved)
+
+    def best_row(self) -> dict[str, Any]:
+        """The row of the epoch whose weights are the best checkpoint."""
+        # After another budget than it was chosen by, others may have a higher quality.
+        return max(self.history, key=lambda row: (quality(row) == self.best, quality(row), row["epoch"]))
 
 
 def share_of(budget: float, energy: float | None) -> float | None:
@@ -76,8 +79,3 @@ def quality(row: dict[str, Any]) -> float:
     if energy > WITHIN:  # below all that keep the energy budget: the nearer the better, from -1 to 0
         return 1 / energy - 1
     return row["epoch"] if row["valid_top1"] is None else row["valid_top1"]
-
-
-def best_row(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The row of the epoch whose weights are the best checkpoint."""
-    return max(history, key=lambda row: (quality(row), row["epoch"]))

@@ -10,7 +10,7 @@ import numpy as np
 
 from onespike.durable import write_whole
 from onespike.training.callbacks import Callback, Step
-from onespike.training.progress import best_row
+from onespike.training.progress import Progress
 from onespike.training.run import Run
 
 if TYPE_CHECKING:
@@ -48,10 +48,9 @@ class Saving(Callback):
         self._report(trainer)
 
     def _report(self, trainer: "Trainer") -> None:
-        history = trainer.progress.history
-        self.run.write_metrics(history)
+        self.run.write_metrics(trainer.progress.history)
         if time.monotonic() - self._drawn > REDRAW or _is_at_the_end(trainer):
-            draw_curves(history, self.run.folder / "curves.png")
+            draw_curves(trainer.progress, self.run.folder / "curves.png")
             self._drawn = time.monotonic()
 
 
@@ -60,7 +59,7 @@ def _is_at_the_end(trainer: "Trainer") -> bool:
     return trainer.progress.enough or trainer.progress.epoch == trainer.config.epochs
 
 
-def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
+def draw_curves(progress: Progress, path: Path) -> None:
     """Draw the history of a run, as in `metrics.csv`: loss, accuracy, learning rate, firing rates of all neurons.
 
     Accuracy is drawn over the FLOPs spent, if they are counted, so that runs on different machines can be compared. The
@@ -74,7 +73,8 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
         if points := [(row[across], row[key]) for row in history if row.get(key) is not None]:
             axis.plot(*zip(*points, strict=True), marker="o" if len(history) < 3 else None, **style)
 
-    figure, best = Figure(figsize=(11, 7), layout="constrained"), best_row(history)
+    history, best = progress.history, progress.best_row()
+    figure = Figure(figsize=(11, 7), layout="constrained")
     loss, accuracy, rate, firing = figure.subplots(2, 2).flat
     rates = [key for key in history[0] if key.endswith("_firing_rate")]
     firing.set_prop_cycle(color=colormaps["viridis"](np.linspace(0, 1, max(2, len(rates)))))

@@ -486,7 +486,7 @@ def test_a_checkpoint_is_due_after_so_many_minutes(tmp_path: Path, monkeypatch):
 def test_before_the_first_step_only_a_run_at_its_end_is_drawn(epoch, enough, drawn, tmp_path: Path, monkeypatch):
     """A session that could not draw its last epoch owes that to the run; any other epoch is drawn by the next one."""
     pictures = []
-    monkeypatch.setattr("onespike.training.saving.draw_curves", lambda history, _: pictures.append(len(history)))
+    monkeypatch.setattr("onespike.training.saving.draw_curves", lambda drawn, _: pictures.append(len(drawn.history)))
     progress = SimpleNamespace(epoch=epoch, enough=enough, history=[{"epoch": n + 1} for n in range(epoch)])
     Saving(Run(tmp_path)).start(SimpleNamespace(progress=progress, config=TrainConfig(epochs=2)))
     assert pictures == [epoch] * drawn
@@ -506,7 +506,7 @@ def test_a_callback_may_set_the_rate_of_a_step_or_end_the_training(small, tmp_pa
             trainer.enough = row["epoch"] == 2
 
     recipe, drawn = small(train__epochs=5), []
-    monkeypatch.setattr("onespike.training.saving.draw_curves", lambda history, _: drawn.append(len(history)))
+    monkeypatch.setattr("onespike.training.saving.draw_curves", lambda progress, _: drawn.append(len(progress.history)))
     summary = train(recipe, tmp_path / "run", callbacks=[Mine()], quiet=True)
     assert summary["epochs"] == drawn[-1] == 2, "the picture is that of the end"
     assert Run.open(tmp_path / "run").is_complete
