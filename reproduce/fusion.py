@@ -126,7 +126,7 @@ def fire(run: Run, checkpoint: Checkpoint, images: int) -> dict[str, Firing]:
         monitor = SpikeMonitor(network)
         with monitor.watch():
             scores = score(network, batches, len(card.classes), accelerator)
-        rates = [block.layers[-1] for block in monitor.summary()]
+        rates = [block.layers[-1] for block in monitor.summary().values()]
         windows = [block.draw_shape(1) for block in network.blocks()]  # (V, 1, C, M, M); dilated ones overlap
         neurons = [
             count * side**2 * block.unit.out_channels

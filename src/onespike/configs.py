@@ -4,7 +4,7 @@ import json
 import math
 import re
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ _WORDS |= {tuple: "a list such as [1, 2]", list: "a list such as [1, 2]", dict: 
 _NOT_YAML = (yaml.YAMLError, RecursionError, ValueError, LookupError)
 #: Largest file of YAML, in bytes; the integers that 64 bits hold.
 _MOST_YAML, _WHOLE = 1 << 20, range(-(2**63), 2**63)
-#: Most levels of lists and mappings in a file: who walks through them calls itself for each.
+#: Most levels of lists and mappings in a file: functions that walk through them call themselves for each level.
 _DEEPEST = 200
 
 
@@ -50,7 +50,7 @@ def make(kind: type, values: Mapping[str, Any], where: str) -> Any:
 
 
 def _hints(kind: type) -> dict[str, Any]:
-    """The types of a dataclass's fields; its annotations also hold what is none, such as a ClassVar."""
+    """The types of a dataclass's fields, without its other annotations, such as a ClassVar."""
     hints = get_type_hints(kind)
     return {one.name: hints[one.name] for one in fields(kind)}
 
@@ -77,8 +77,7 @@ def convert(value: Any, hint: Any, where: str, or_null: str = "") -> Any:
     The type is as annotated; of unions, only those with None are known. Lists become tuples, and mappings dataclasses,
     where these are asked for. Messages call the value `where`, and say that `or_null` was expected too.
     """
-    kind: Any = get_origin(hint) or hint
-    arguments = get_args(hint)
+    kind, arguments = get_origin(hint) or hint, get_args(hint)
     if kind in (Union, types.UnionType):
         inner, *others = (one for one in arguments if one is not type(None))
         if others:
@@ -89,8 +88,7 @@ def convert(value: Any, hint: Any, where: str, or_null: str = "") -> Any:
         return _untyped(value)
     if kind in (str, Path) and isinstance(value, str | Path) and "\0" not in str(value):
         return str(value) if kind is str else path_of(value)
-    config: type | None = kind if isinstance(kind, type) and is_dataclass(kind) else None
-    if config and isinstance(value, config):
+    if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, kind):
         return value
     parsed = value.item() if isinstance(value, np.generic) else _parsed(value)
     if kind is Literal:
@@ -98,34 +96,43 @@ def convert(value: Any, hint: Any, where: str, or_null: str = "") -> Any:
             if (one == value and isinstance(one, str)) or (one == parsed and type(one) is type(parsed)):
                 return one
         raise unknown(where, shown(value), map(str, arguments))
-    if config:
-        named = {"name": parsed} if isinstance(parsed, str) and "name" in _hints(config) else parsed
-        if not isinstance(named, Mapping):
-            raise OnespikeError(f"{where}: expected keys and values{or_null}, got {shown(value)}")
-        return make(config, named, where)
-    if kind in (tuple, list) and isinstance(value, Text) and isinstance(parsed, str):  # as in a shell: a,b
-        parsed = parsed.split(",")
-    number = isinstance(parsed, int | float) and not isinstance(parsed, bool)
-    if kind is float and isinstance(parsed, str):
-        parsed = _number_of(parsed)
-        number = not isinstance(parsed, str)
-    if number and kind in (float, type(parsed)):
-        if isinstance(parsed, int) and parsed not in _WHOLE:
-            raise OnespikeError(f"{where}: expected {_WORDS[kind]} of less than 2^63, got {shown(value)}")
-        if not math.isfinite(parsed):
-            raise OnespikeError(f"{where}: expected a finite number, got {shown(value)}")
-        return parsed
     if kind is bool and isinstance(parsed, bool):
         return parsed
+    if isinstance(value, Text) and isinstance(parsed, str) and kind in (tuple, list):  # as in a shell: a,b
+        parsed = parsed.split(",")
+    found = _number(parsed, kind, value, where) if kind in (int, float) else _nested(parsed, kind, arguments, where)
+    if found is None:
+        expected = "keys and values" if is_dataclass(kind) else _WORDS.get(kind, kind)
+        raise OnespikeError(f"{where}: expected {expected}{or_null}, got {shown(value)}")
+    return found
+
+
+def _number(parsed: Any, kind: type, value: Any, where: str) -> Any:
+    """A finite number of this type, of at most 64 bits, that was given as `value`; None for what is no number."""
+    number: Any = _number_of(parsed) if kind is float and isinstance(parsed, str) else parsed
+    if type(number) not in (int, kind):
+        return None
+    if isinstance(number, int) and number not in _WHOLE:
+        raise OnespikeError(f"{where}: expected {_WORDS[kind]} of less than 2^63, got {shown(value)}")
+    if not math.isfinite(number):
+        raise OnespikeError(f"{where}: expected a finite number, got {shown(value)}")
+    return number
+
+
+def _nested(parsed: Any, kind: Any, arguments: tuple[Any, ...], where: str) -> Any:
+    """A list, mapping or dataclass, with its values converted; None for a value that is no such thing."""
+    if isinstance(kind, type) and is_dataclass(kind):
+        named = {"name": parsed} if isinstance(parsed, str) and "name" in _hints(kind) else parsed
+        return make(kind, named, where) if isinstance(named, Mapping) else None
     if kind in (tuple, list) and isinstance(parsed, list | tuple):
         inner = [arguments[0]] * len(parsed) if kind is list or arguments[1:] == (...,) else list(arguments)
         if len(inner) == len(parsed):
             return kind(convert(one, each, where) for one, each in zip(parsed, inner, strict=True))
-    if kind is dict and isinstance(parsed, Mapping) and not arguments:
-        return dict(parsed)
     if kind is dict and isinstance(parsed, Mapping):
+        if not arguments:
+            return dict(parsed)
         return {convert(key, str, where): convert(one, arguments[1], f"{where}.{key}") for key, one in parsed.items()}
-    raise OnespikeError(f"{where}: expected {_WORDS.get(kind, kind)}{or_null}, got {shown(value)}")
+    return None
 
 
 def _untyped(value: Any) -> Any:
@@ -249,24 +256,17 @@ class _Plain(yaml.SafeLoader):
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and re.search(r"[:_]|^[-+]?0\d", value) is not None
-
-
-def _number(
-    read: Callable[[yaml.SafeLoader, yaml.ScalarNode], Any],
-) -> Callable[[yaml.SafeLoader, yaml.ScalarNode], Any]:
-    """YAML 1.1 reads 1:2:3 as 3,723 seconds, 1_0 as 10, and 010 as 8; here they stay text."""
-    return lambda loader, node: node.value if _is_text(node.value) else read(loader, node)
+    def construct_number(self, node: yaml.ScalarNode) -> Any:
+        """YAML 1.1 reads 1:2:3 as 3,723 seconds, 1_0 as 10, and 010 as 8; here they stay text."""
+        if isinstance(node.value, str) and re.search(r"[:_]|^[-+]?0\d", node.value):
+            return node.value
+        return yaml.SafeLoader.yaml_constructors[node.tag](self, node)
 
 
 _TAG = "tag:yaml.org,2002:"
 _KINDS = {None} | {f"{_TAG}{kind}" for kind in ("null", "bool", "int", "float", "seq", "map", "str")}
 _Plain.yaml_constructors = {tag: one for tag, one in yaml.SafeLoader.yaml_constructors.items() if tag in _KINDS}
-_Plain.yaml_constructors |= {
-    f"{_TAG}{kind}": _number(_Plain.yaml_constructors[f"{_TAG}{kind}"]) for kind in ("int", "float")
-}
+_Plain.yaml_constructors |= dict.fromkeys((f"{_TAG}int", f"{_TAG}float"), _Plain.construct_number)
 _Plain.yaml_implicit_resolvers = {  # dates stay text
     first: [(tag, pattern) for tag, pattern in resolvers if tag in _KINDS]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()

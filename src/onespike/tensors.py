@@ -59,6 +59,11 @@ def expect_alike(saved: Mapping[str, Tensor], own: Mapping[str, Tensor], complai
         raise OnespikeError(f"{complaint}: {listed(odd).replace('torch.', '')}")
 
 
+def wide(x: Tensor) -> Tensor:
+    """A tensor of floats in float32 at least: sums of fewer bits are too far from what they should be."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def expect_weights(network: nn.Module) -> None:
     """Raise an `OnespikeError` unless a user's network is a module whose weights have values and are dense."""
     if not isinstance(network, nn.Module):

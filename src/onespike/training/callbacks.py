@@ -144,8 +144,8 @@ class Monitor(Callback):
 
     def __init__(self, network: nn.Module, every: int) -> None:
         self._monitor, self._every, self._epoch = SpikeMonitor(network), every, -1
-        # Labels of the groups of neurons; whether this step is watched; each group's activity in this epoch so far.
-        self.labels, self.due, self.groups = self._monitor.labels, False, self._monitor.summary()
+        # Whether this step is watched; each group's activity in this epoch so far, by its label.
+        self.due, self.groups = False, self._monitor.summary()
 
     def before_step(self, trainer: "Trainer", number: int) -> None:
         """Watch this step if it is due; the first one of an epoch always is."""
@@ -165,11 +165,10 @@ class Monitor(Callback):
 
     def measure(self, trainer: "Trainer", row: dict[str, Any]) -> None:
         """Add the columns; they are empty if no step of the epoch was watched."""
-        self.groups = self._monitor.summary() if trainer.progress.epoch == self._epoch else []
+        self.groups = self._monitor.summary() if trainer.progress.epoch == self._epoch else {}
         self._monitor.clear()  # the epoch is over: its counts do not belong in a checkpoint
-        for number, label in enumerate(self.labels):
-            group = self.groups[number] if self.groups else None
-            row |= {f"{label}_{key}": getattr(group, key, None) for key in self.COLUMNS}
+        for label in self._monitor.labels:
+            row |= {f"{label}_{key}": getattr(self.groups.get(label), key, None) for key in self.COLUMNS}
 
     def state(self) -> dict[str, Any]:
         """The counts of this epoch, so that a resumed run writes the same row."""

@@ -30,11 +30,12 @@ from onespike.data.sources import expect_class_names
 from onespike.durable import digest_of, is_as_written, read_whole
 from onespike.errors import OnespikeError, reason, shown
 from onespike.folders import read_folder, write_folder
+from onespike.models.pretrained import CARD, WEIGHTS
 from onespike.tensors import expect_alike, expect_weights, not_finite, read_tensors, to_save
 from onespike.training.progress import Progress
 from onespike.training.recipe import Recipe, model_from
 
-FILES = ("model.safetensors", "model.json", "training.safetensors")
+TRAINING, STATE = "training.safetensors", "state.json"
 #: Largest file of a checkpoint, in bytes.
 _MOST = 1 << 36
 #: Columns that each row of a run's history has: finite numbers, like all other columns.
@@ -148,14 +149,14 @@ class Checkpoint:
     def save(self, folder: Path) -> None:
         """Write the checkpoint; a reader finds the old one or this one, never a part, even if the disk is full."""
         files = {
-            "model.safetensors": save(to_save(self.weights)),
-            "model.json": json.dumps(plain(self.card), indent=2).encode(),
-            "training.safetensors": save(to_save(self.training)),
+            WEIGHTS: save(to_save(self.weights)),
+            CARD: json.dumps(plain(self.card), indent=2).encode(),
+            TRAINING: save(to_save(self.training)),
         }
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
         state = {**self.state, "sha256": digests | {"state": digest_of(self.state)}}
         try:
-            write_folder(folder, {**files, "state.json": json.dumps(state, indent=2).encode()})
+            write_folder(folder, {**files, STATE: json.dumps(state, indent=2).encode()})
         except OSError as error:
             advice = "the checkpoint before it is untouched: make room, then go on with --resume"
             raise OnespikeError(f"could not save the checkpoint {folder}: {error}; {advice}") from error
@@ -164,18 +165,19 @@ class Checkpoint:
     def load(cls, folder: Path) -> "Checkpoint":
         """Read a checkpoint, its tensors on the CPU; an `OnespikeError` if it is missing or damaged."""
         try:
-            files = read_folder(folder, _read)
-            text = files.pop("state.json")
-            state = read_state(read_json(text, "state.json"))
+            names = (WEIGHTS, CARD, TRAINING, STATE)
+            files = read_folder(folder, lambda place: {name: read_whole(place / name, _MOST) for name in names})
+            text = files.pop(STATE)
+            state = read_state(read_json(text, STATE))
             if not is_as_written(text, state):
-                raise OnespikeError("state.json is not what was written")
+                raise OnespikeError(f"{STATE} is not what was written")
             digests = state.pop("sha256")
             found = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
             for name, digest in (found | {"state": digest_of(state)}).items():
                 if digest != digests.get(name):
                     raise OnespikeError(f"{name} is not what was written")
-            card = ModelCard.from_json(read_json(files["model.json"], "model.json"))
-            weights, training = (read_tensors(files[name], name) for name in (FILES[0], FILES[2]))
+            card = ModelCard.from_json(read_json(files[CARD], CARD))
+            weights, training = (read_tensors(files[name], name) for name in (WEIGHTS, TRAINING))
         except FileNotFoundError as error:
             what = f"is damaged: no {Path(error.filename).name}" if folder.is_dir() else "is not there"
             raise OnespikeError(f"the checkpoint {folder} {what}") from error
@@ -244,10 +246,6 @@ class _State:
     callbacks: Any = None
     scaler: dict[str, Any] | None = None
     converted: str = ""  # the run that it was converted from
-
-
-def _read(folder: Path) -> dict[str, bytes]:
-    return {name: read_whole(folder / name, _MOST) for name in (*FILES, "state.json")}
 
 
 def read_state(content: Any) -> dict[str, Any]:

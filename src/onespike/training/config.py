@@ -116,12 +116,10 @@ class TrainConfig:
         counts = dict.fromkeys(("epochs", "batch_size", "accumulate", "monitor_every"), (1, 10**6))
         kinds = {key: type(value) for key, value in vars(type(self)).items() if isinstance(value, int | float)}
         others = {key: (0, math.inf if kind is float else 10**6) for key, kind in kinds.items()}
-        check(self, "train", **{**others, **counts, "seed": (0, 2**63 - 1)})
+        check(self, "train", **{**others, **counts, "seed": (0, 2**63 - 1), "teacher_weight": (0, 1)})
         for name in ("momentum", "label_smoothing", "ema"):
-            if not 0 <= getattr(self, name) < 1:
+            if getattr(self, name) >= 1:
                 raise OnespikeError(f"train.{name}: expected 0 <= {name} < 1, got {getattr(self, name)}")
-        if self.teacher_weight > 1:
-            raise OnespikeError(f"train.teacher_weight: expected 0 <= teacher_weight <= 1, got {self.teacher_weight}")
         for name in ("lr", "norm_lr_factor", "noise_limit", "teacher_temperature"):
             if not getattr(self, name):
                 raise OnespikeError(f"train.{name}: expected more than 0, got 0")
@@ -134,12 +132,12 @@ class TrainConfig:
         if self.int8_weights and self.ema:
             reason = "an average of rounded weights is not rounded; set only one of them"
             raise OnespikeError(f"train.int8_weights and train.ema: {reason}")
-        if self.start_size and (self.rate_penalty or self.energy_budget):
-            reason = "operations are counted of images at their full size; add --train.start_size 0"
-            raise OnespikeError(f"train.start_size and train.rate_penalty or train.energy_budget: {reason}")
-        if self.recompute and (self.rate_penalty or self.energy_budget):
-            reason = "a block that runs again would be counted again; set only one of them"
-            raise OnespikeError(f"train.recompute and train.rate_penalty or train.energy_budget: {reason}")
+        for name, reason in (
+            ("start_size", "operations are counted of images at their full size; add --train.start_size 0"),
+            ("recompute", "a block that runs again would be counted again; set only one of them"),
+        ):
+            if getattr(self, name) and (self.rate_penalty or self.energy_budget):
+                raise OnespikeError(f"train.{name} and train.rate_penalty or train.energy_budget: {reason}")
         if self.batch_size % self.accumulate:
             reason = f"{self.batch_size} images cannot be split into {self.accumulate} parts"
             raise OnespikeError(f"train.accumulate: {reason}")

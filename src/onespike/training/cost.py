@@ -19,6 +19,7 @@ from onespike.counting.counter import ProductCounter
 from onespike.counting.energy import EnergyTable
 from onespike.counting.products import Product, Tally
 from onespike.neurons.watch import aside
+from onespike.tensors import wide
 from onespike.units.channel import ChannelLinear
 
 _PRICES = EnergyTable.load().operations["fp32"]
@@ -104,7 +105,7 @@ class CostMeter:
                 others = [axis for axis in range(x.ndim) if axis != reader.axis + x.ndim]
                 peak = x.detach().abs().amax(others, keepdim=True).float()
                 size = torch.where(peak > 0, peak, size)
-            spikes = x.to(torch.promote_types(x.dtype, torch.float32)) / size
+            spikes = wide(x) / size
             spikes = spikes.abs() if reader.signed else spikes
             if isinstance(layer, _ConvNd) and layer.padding_mode != "zeros":  # padding repeats spikes
                 spikes = F.pad(spikes, layer._reversed_padding_repeated_twice, layer.padding_mode)

@@ -13,6 +13,7 @@ from onespike.clock import watch_machine
 from onespike.environment import emulates_bf16
 from onespike.terminal import Terminal
 from onespike.training.callbacks import Callback, Step
+from onespike.training.monitor import Activity
 
 if TYPE_CHECKING:
     from onespike.training.trainer import Trainer
@@ -25,6 +26,7 @@ class Display(Callback):
 
     def __init__(self, quiet: bool = False) -> None:
         self.console = Terminal(quiet=quiet, soft_wrap=not sys.stdout.isatty())
+        self._say = self.console.print
         columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(bar_width=24), TextColumn(_RUNNING))
         self.bar = Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
         self.task = self.bar.add_task("training", epoch="", loss=float("nan"), top1=0.0, rate=0.0)
@@ -61,18 +63,18 @@ class Display(Callback):
         epoch, rate = f"{progress.epoch + 1}/{trainer.config.epochs}", progress.images / progress.epoch_seconds
         self.bar.update(self.task, advance=1, epoch=epoch, loss=loss, top1=top1, rate=rate)
         if trainer.monitor.due:
-            self.table = _table(trainer)
+            self.table = _table(trainer.monitor.groups)
 
     def after_epoch(self, trainer: "Trainer", row: dict[str, Any]) -> None:
         """Print the line of a finished epoch, and warn of neurons that fell silent in it."""
-        monitor = trainer.monitor
+        groups = trainer.monitor.groups
         valid = "" if row["valid_top1"] is None else f"  held out {row['valid_top1']:6.2f}%"
-        rates = [group.firing_rate for group in monitor.groups]
+        rates = [group.firing_rate for group in groups.values()]
         firing = f"  firing {min(rates):.3f}-{max(rates):.3f}" if rates else ""
         scores = f"loss {row['train_loss']:.4f}  train {row['train_top1']:6.2f}%{valid}{firing}"
         speed = f"{row['images_per_second']:,.0f} images/s  lr {row['lr']:.5f}"
         self._say(f"epoch {row['epoch']:>3}/{trainer.config.epochs}  {scores}  {speed}")
-        silent = [label for label, group in zip(monitor.labels, monitor.groups, strict=False) if group.silent]
+        silent = [label for label, group in groups.items() if group.silent]
         if silent:
             reason = "a layer fires less than once in a thousand; hardly any gradient passes through it"
             advice = "Try a lower threshold, batch normalisation before it or a lower --train.lr"
@@ -95,16 +97,13 @@ class Display(Callback):
         """Remove the bar."""
         self.live.stop()
 
-    def _say(self, text: str, style: str | None = None) -> None:
-        self.console.print(text, style=style)
 
-
-def _table(trainer: "Trainer") -> Table:
+def _table(groups: dict[str, Activity]) -> Table:
     """The activity of the neurons, a line for each group."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("neurons", "firing rate", "", "dead", "always", "in support"):
         table.add_column(column, justify="left" if column in ("neurons", "") else "right")
-    for label, group in zip(trainer.monitor.labels, trainer.monitor.groups, strict=False):
+    for label, group in groups.items():
         support = "" if group.in_support is None else f"{group.in_support:.0%}"
         shares = (f"{group.dead:.0%}", f"{group.always_firing:.0%}", support)
         rate = (f"{group.firing_rate:.3f}", "█" * round(20 * group.firing_rate))

@@ -1,9 +1,10 @@
 """The training loop, to be read from top to bottom."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,7 +30,6 @@ from onespike.training.interrupt import Interrupt
 from onespike.training.interrupt import Stopped as Stopped
 from onespike.training.losses import Loss, make_loss
 from onespike.training.optim import make_accelerator
-from onespike.training.progress import best_row, quality
 from onespike.training.recipe import Recipe, as_recipe
 from onespike.training.restoring import restore
 from onespike.training.run import Run
@@ -80,75 +80,71 @@ def train(
     """
     if resume and init_from:
         raise OnespikeError("init_from: a resumed run goes on from its own weights: leave it out")
-    start = Run.open(init_from).recipe if init_from and isinstance(recipe, str) else None
-    recipe = as_recipe(recipe, start)
+    recipe = as_recipe(recipe, Run.open(init_from).recipe if init_from and isinstance(recipe, str) else None)
     run = Run.open(out) if resume else Run(out)
-    if resume:
-        run.expect_resumable()
-    else:
+    if not resume:
         run.expect_free()
-    if resume and loss is None and recipe.loss is None and (was := run.recipe.loss):
-        raise OnespikeError(f"{run.folder} was trained with the loss {was.class_path}: pass it again (loss=…)")
-    with seeded(recipe.train.seed):  # whoever calls this goes on with random numbers of their own
-        return _train(recipe, run, resume, init_from, model, data, loss, callbacks, quiet)
-
-
-def _train(
-    recipe: Recipe,
-    run: Run,
-    resume: bool,
-    init_from: str | Path | None,
-    model: nn.Module | None,
-    data: Any,
-    loss: Loss | None,
-    callbacks: Sequence[Callback],
-    quiet: bool,
-) -> dict[str, Any]:
+    else:
+        run.expect_resumable()
+        if loss is None and recipe.loss is None and (was := run.recipe.loss):
+            raise OnespikeError(f"{run.folder} was trained with the loss {was.class_path}: pass it again (loss=…)")
     ran_again = getattr(model, "recompute", False)
-    trainer = set_up(recipe, model, data, loss, callbacks)
-    accelerator, main = trainer.accelerator, trainer.accelerator.is_main_process
-    trainer.callbacks += [Display(quiet=quiet or not main), Trackers(trainer.config.track)]
-    trainer.callbacks += [Saving(run)] if main else []
-    try:
-        with held(run.folder) if main else nullcontext():
-            if main and not resume:
-                run.expect_free()
-                run.clear()  # or a resumption of this run would start from it
-            if resume and run.has_checkpoint():
-                restore(trainer, run)
-            elif init_from or model is not None:
-                if init_from:
-                    trainer.start_from(Run.open(init_from))
-                if main:  # before the run begins: if it is killed early, it goes on from these weights
-                    trainer.checkpoint().save(run.last)
-            accelerator.wait_for_everyone()
-            if main:
-                run.begin(trainer.recipe)
-            twin, place = Run(run.folder / FOLDER), (trainer.progress.epoch, trainer.progress.step)
-            lacks_twin = recipe.train.teacher == TWIN and not twin.is_complete
-            try:
-                if lacks_twin:
-                    begun = twin.config.is_file()
-                    train(twin_of(trainer.recipe), twin.folder, begun, data=data, loss=loss, quiet=quiet)
-                return fit(trainer, run)
-            except BaseException as error:  # Ctrl-C at a tracker's prompt, too
-                moved = place != (trainer.progress.epoch, trainer.progress.step)
-                if main and resume and not (lacks_twin or moved or run.is_complete):  # refused, as by a callback
-                    run.withdraw()
-                elif main and isinstance(error, ClosedError) and not twin.config.is_file():
-                    remove(twin.folder)
-                    run.withdraw()
+    with seeded(recipe.train.seed):  # whoever calls this goes on with random numbers of their own
+        trainer = set_up(recipe, model, data, loss, callbacks)
+        main = trainer.accelerator.is_main_process
+        trainer.callbacks += [Display(quiet=quiet or not main), Trackers(trainer.config.track)]
+        trainer.callbacks += [Saving(run)] if main else []
+        try:
+            with held(run.folder) if main else nullcontext():
+                _begin(trainer, run, resume, init_from, passed=model is not None)
+                return _train(trainer, run, resume, partial(train, data=data, loss=loss, quiet=quiet))
+        except OSError as error:
+            if not is_full(error):
                 raise
-    except OSError as error:
-        if not is_full(error):
-            raise
-        advice = "its checkpoints are whole: make room, then go on with --resume"
-        raise OnespikeError(f"the disk of {run.folder} is full: {error}; {advice}") from error
-    finally:
-        network = accelerator.unwrap_model(trainer.model)
-        _take_back_forward(network)
-        if recipe.train.recompute:
-            setattr(network, "recompute", ran_again)  # noqa: B010 - a module's attributes are not declared
+            advice = "its checkpoints are whole: make room, then go on with --resume"
+            raise OnespikeError(f"the disk of {run.folder} is full: {error}; {advice}") from error
+        finally:
+            network = trainer.accelerator.unwrap_model(trainer.model)
+            _take_back_forward(network)
+            if recipe.train.recompute:
+                setattr(network, "recompute", ran_again)  # noqa: B010 - a module's attributes are not declared
+
+
+def _begin(trainer: Trainer, run: Run, resume: bool, init_from: str | Path | None, passed: bool) -> None:
+    """Write what a run has before its first step, with the weights that it starts from; or restore a resumed run."""
+    main = trainer.accelerator.is_main_process
+    if main and not resume:
+        run.expect_free()
+        run.clear()  # or a resumption of this run would start from it
+    if resume and run.has_checkpoint():
+        restore(trainer, run)
+    elif init_from or passed:
+        if init_from:
+            trainer.start_from(Run.open(init_from))
+        if main:  # before the run begins: if it is killed early, it goes on from these weights
+            trainer.checkpoint().save(run.last)
+    trainer.accelerator.wait_for_everyone()
+    if main:
+        run.begin(trainer.recipe)
+
+
+def _train(trainer: Trainer, run: Run, resume: bool, train_twin: Callable[..., object]) -> dict[str, Any]:
+    """Train the teacher, if it is a twin that is not trained yet, then the student; a refusal takes `_begin` back."""
+    twin, place = Run(run.folder / FOLDER), (trainer.progress.epoch, trainer.progress.step)
+    lacks_twin = trainer.config.teacher == TWIN and not twin.is_complete
+    try:
+        if lacks_twin:
+            train_twin(twin_of(trainer.recipe), twin.folder, twin.config.is_file())
+        return fit(trainer, run)
+    except BaseException as error:  # Ctrl-C at a tracker's prompt, too
+        if trainer.accelerator.is_main_process:
+            moved = place != (trainer.progress.epoch, trainer.progress.step)
+            if resume and not (lacks_twin or moved or run.is_complete):  # refused, as by a callback
+                run.withdraw()
+            elif isinstance(error, ClosedError) and not twin.config.is_file():
+                remove(twin.folder)
+                run.withdraw()
+        raise
 
 
 def _take_back_forward(network: nn.Module) -> None:
@@ -203,8 +199,8 @@ def set_up(
 def learn_from(network: nn.Module, data: Dataset, passed: bool = False) -> None:
     """Set layers that have a method `learn_from`, such as whitening, by normalised training images, before training.
 
-    A layer stays as it is if its `is_set` says that it is set. In a network that was `passed`, one without `is_set`
-    does, too, and all do if a norm has seen images: it was trained, as by a loop of the user's own.
+    Layers whose `is_set` is True stay as they are. So do, in a network that was `passed`, layers without `is_set`, and
+    all layers if a norm has seen images: somebody has trained that network.
     """
     layers = [module for module in network.modules() if hasattr(module, "learn_from")]
     learners: list[Any] = [layer for layer in layers if not getattr(layer, "is_set", passed)]
@@ -283,7 +279,7 @@ def finish_epoch(trainer: Trainer) -> dict[str, Any]:
     for callback in trainer.callbacks:
         callback.measure(trainer, row)
         expect_numbers(row, type(callback).__name__)
-    progress.finish_epoch(row, quality(row))
+    progress.finish_epoch(row)
     return row
 
 
@@ -311,7 +307,7 @@ def test(trainer: Trainer, run: Run) -> dict[str, Any]:
     progress.tick()
     # The weights that were tested: those of the last checkpoint if the best one is missing or damaged.
     epochs, epoch = {row["epoch"]: row for row in progress.history}, saved.state.get("progress", {}).get("epoch")
-    chosen = epochs.get(epoch) or best_row(progress.history)
+    chosen = epochs.get(epoch) or progress.best_row()
     summary = {
         **{f"test_{name}": getattr(scores, name) for name in ("top1", "top5", "loss", "images")},
         "valid_top1": chosen["valid_top1"],

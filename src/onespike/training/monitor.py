@@ -55,13 +55,9 @@ class SpikeMonitor:
         self._network = network
         each: dict[str, Sequence[nn.Module]] = {path: [neuron] for path, neuron in neuron_layers(network).items()}
         self._groups = getattr(network, "neuron_groups", lambda: each)()
-        self._watched = {layer for layers in self._groups.values() for layer in layers}
+        self.labels = tuple(self._groups)
+        self._layers = [layer for layers in self._groups.values() for layer in layers]
         self.clear()
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Names of the groups that are watched."""
-        return tuple(self._groups)
 
     def clear(self) -> None:
         """Forget all counts."""
@@ -71,7 +67,6 @@ class SpikeMonitor:
         """The counts of each layer, for a checkpoint; nothing if nothing was watched yet."""
         if not self._counts:
             return []
-        layers = (self._counts.get(layer, _Counts()) for layers in self._groups.values() for layer in layers)
         return [
             {
                 "fired": [*counts.fired.values()],
@@ -79,15 +74,14 @@ class SpikeMonitor:
                 "supported": int(counts.supported),
                 "potentials": counts.potentials,
             }
-            for counts in layers
+            for counts in (self._counts.get(layer, _Counts()) for layer in self._layers)
         ]
 
     def load_state(self, state: list[dict[str, Any]]) -> None:
         """Restore what `state` returned; impossible counts are a ValueError."""
         self.clear()
-        layers = [layer for layers in self._groups.values() for layer in layers]
-        for layer, kept in zip(layers, state if state else [None] * len(layers), strict=True):
-            if kept and kept["fired"]:
+        for layer, kept in zip(self._layers if state else (), state, strict=True):
+            if kept["fired"]:
                 device = next((one.device for one in self._network.parameters()), torch.device("cpu"))
                 fired = {one.shape: one.to(device) for one in kept["fired"]}
                 seen = {shape: int(count) for shape, count in zip(fired, kept["seen"], strict=True)}
@@ -105,7 +99,7 @@ class SpikeMonitor:
 
     @torch.no_grad()
     def _count(self, call: Fired) -> None:
-        if call.neuron not in self._watched:
+        if call.neuron not in self._layers:
             return
         counts, spikes = self._counts.setdefault(call.neuron, _Counts()), (call.spikes != 0).float()
         spikes = spikes.movedim(call.batch_axis, 0)  # (B, …), or (B, T, …) of several time steps
@@ -117,14 +111,17 @@ class SpikeMonitor:
             counts.supported = counts.supported + (gradients > SUPPORT).sum()
             counts.potentials += call.potential.numel()
 
-    def summary(self) -> list[Activity]:
-        """Summarise each group, in the order of `labels`; nothing if nothing was watched yet."""
+    def summary(self) -> dict[str, Activity]:
+        """Summarise each group, by its label; nothing if nothing was watched yet."""
         if not self._counts:
-            return []
+            return {}
         # A layer that no batch reached did not fire.
         device = next(fired.device for counts in self._counts.values() for fired in counts.fired.values())
         silent = _Counts({torch.Size([1]): torch.zeros(1, device=device)}, {torch.Size([1]): 1})
-        return [self._group([self._counts.get(one, silent) for one in layers]) for layers in self._groups.values()]
+        return {
+            label: self._group([self._counts.get(one, silent) for one in layers])
+            for label, layers in self._groups.items()
+        }
 
     def _group(self, layers: list[_Counts]) -> Activity:
         rates = [layer.rates for layer in layers]

@@ -10,6 +10,7 @@ from onespike.configs import convert
 from onespike.errors import OnespikeError, shown
 from onespike.neurons.base import Neuron, along_channels
 from onespike.neurons.watch import Fired, watch_neurons
+from onespike.tensors import wide
 from onespike.training.callbacks import Callback, Step
 from onespike.training.cost import ASCENT, CostMeter
 from onespike.training.progress import share_of
@@ -35,8 +36,8 @@ class EnergyBudget(Callback):
             state = f"the layers that read real values take {least:.4g} µJ an image, however little the network fires"
             remedy = "(--model.preset strict has only a stem of them)"
             raise OnespikeError(f"train.energy_budget: {state}; expected more, got {budget:g} {remedy}")
-        # Synaptic operations and joules: of this process's images of this step, and of the epoch's images, with their
-        # number: those before a stop are not among them if the penalty was added afterwards.
+        # Sums of synaptic operations and joules: of this process's images in this step, and of all images in this
+        # epoch, with their number. A penalty that was added at a resumption has not seen the epoch's first images.
         self._step, self._epoch = [0.0, 0.0], [0.0, 0.0, 0.0]
 
     def before_step(self, trainer: "Trainer", number: int) -> None:  # noqa: ARG002
@@ -121,7 +122,7 @@ class Hoyer(Callback):
         neuron, potential = call.neuron, call.potential
         assert isinstance(neuron, Neuron)
         assert potential is not None
-        z = potential.to(torch.promote_types(potential.dtype, torch.float32))
+        z = wide(potential)
         threshold = along_channels(neuron.threshold, z)
         # Filled, since copying a number to an accelerator would wait for it.
         threshold = threshold.to(z.dtype) if isinstance(threshold, Tensor) else z.new_full((), threshold)

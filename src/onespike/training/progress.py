@@ -1,7 +1,6 @@
 """How far a run has come."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,9 +38,10 @@ class Progress:
         self.seconds += passed
         return passed
 
-    def finish_epoch(self, row: dict[str, Any], quality: float) -> None:
+    def finish_epoch(self, row: dict[str, Any]) -> None:
         """Add an epoch's row to the history and begin the next; of equals, common on small sets, the later is best."""
-        self.is_best, self.best = quality >= self.best, max(self.best, quality)
+        self.is_best = quality(row) >= self.best
+        self.best = max(self.best, quality(row))
         self.history.append(row)
         self.epoch += 1
         self.step = self.images = 0
@@ -50,14 +50,20 @@ class Progress:
 
     def compare_with(self, budget: float) -> None:
         """Compare all epochs with an energy budget in µJ, 0 for none; it may be another than they were trained by."""
-        if self.history:
-            best = best_row(self.history)  # by the budget that they had: its weights are those that are saved
-            for row in self.history:
-                if budget:
-                    row["energy_of_budget"] = share_of(budget, row.get("energy_uj"))
-                else:
-                    row.pop("energy_of_budget", None)
-            self.best = quality(best)
+        if not self.history:
+            return
+        saved = self.best_row()
+        for row in self.history:
+            if budget:
+                row["energy_of_budget"] = share_of(budget, row.get("energy_uj"))
+            else:
+                row.pop("energy_of_budget", None)
+        self.best = quality(saved)
+
+    def best_row(self) -> dict[str, Any]:
+        """The row of the epoch whose weights are the best checkpoint."""
+        # After another budget than it was chosen by, others may have a higher quality.
+        return max(self.history, key=lambda row: (quality(row) == self.best, quality(row), row["epoch"]))
 
 
 def share_of(budget: float, energy: float | None) -> float | None:
@@ -73,8 +79,3 @@ def quality(row: dict[str, Any]) -> float:
     if energy > WITHIN:  # below all that keep the energy budget: the nearer the better, from -1 to 0
         return 1 / energy - 1
     return row["epoch"] if row["valid_top1"] is None else row["valid_top1"]
-
-
-def best_row(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The row of the epoch whose weights are the best checkpoint."""
-    return max(history, key=lambda row: (quality(row), row["epoch"]))

@@ -25,6 +25,8 @@ from onespike.training.config import TrainConfig
 FOLDER = Path(__file__).parents[1] / "recipes"
 #: The parts of a recipe. The last two are optional.
 SECTIONS = ("data", "model", "train", "loss", "conversion")
+#: What they are made into, except for the model, which is of a family's own class, or a `ClassPath`, too.
+_KINDS = {"data": DataConfig, "train": TrainConfig, "loss": ClassPath, "conversion": ConversionConfig}
 #: The key by which a recipe says that every value is in it, and which version wrote it: a run's `config.yaml`.
 RESOLVED = "resolved_by"
 #: Values that do not change the result: they say where and how a run is trained, shown and saved, or name others.
@@ -129,9 +131,8 @@ def model_from(values: Any) -> Any:
 
 def option_names(model: str = "conv12") -> dict[str, Any]:
     """All names of a recipe's values, those of a registered model's family among them, and their types."""
-    kinds = (("data", DataConfig), ("model", family(model).config), ("train", TrainConfig), ("loss", ClassPath))
-    more = (("conversion", ConversionConfig), ("model", ClassPath))
-    return {name: hint for section, kind in (*kinds, *more) for name, hint in names_of(kind, section).items()}
+    kinds = [*_KINDS.items(), ("model", family(model).config), ("model", ClassPath)]
+    return {name: hint for section, kind in kinds for name, hint in names_of(kind, section).items()}
 
 
 def _resolve(file: dict[str, Any], given: dict[str, Any], path: Path, start: Recipe | None) -> Recipe:
@@ -160,9 +161,8 @@ def _resolve(file: dict[str, Any], given: dict[str, Any], path: Path, start: Rec
             before = {}  # of another family, which has other values
     _check(given, known, "option", "--")
     _check({**file, "model": before}, known, f"key in {path}")
-    kinds = {"data": DataConfig, "train": TrainConfig, "loss": ClassPath, "conversion": ConversionConfig}
-    sections = {section: merge(file.get(section, {}), given.get(section, {})) for section in kinds}
-    made = {section: make(kinds[section], values, section) for section, values in sections.items() if values}
+    sections = {section: merge(file.get(section, {}), given.get(section, {})) for section in _KINDS}
+    made = {section: make(_KINDS[section], values, section) for section, values in sections.items() if values}
     if not by_class:
         data = made.get("data", DataConfig())
         if of_events(data) and "model.time_steps" in known:  # at once: options may be refused for one or for several

@@ -8,7 +8,23 @@ from onespike.data.dataset import Dataset
 from onespike.data.loader import Share
 from onespike.errors import OnespikeError, reason
 from onespike.neurons.watch import aside, logits_of
+from onespike.training.config import TrainConfig
+from onespike.training.growth import sizes
 from onespike.training.losses import Loss
+from onespike.training.recipe import Recipe
+
+
+def expect_suitable(network: nn.Module, loss: Loss, recipe: Recipe, data: Dataset, share: Share) -> None:
+    """Raise an `OnespikeError` unless a network and a loss can be trained by a recipe, on the images of a data set."""
+    config, logits = recipe.train, expect_logits(network, data, share)
+    expect_sizes(network, data, share, config)
+    if recipe.loss is not None:
+        expect_loss(loss, logits, soft=bool(config.mixup), splits=max(1, recipe.data.augmix_splits))
+    elif config.loss == "tet":
+        expect_steps(network, logits)
+    if config.recompute and not hasattr(network, "recompute"):
+        expected = "expected a network of the library, such as conv12 or spiking-resnet-m"
+        raise OnespikeError(f"train.recompute: {expected}, got {recipe.model.name}")
 
 
 def expect_logits(network: nn.Module, data: Dataset, share: Share, side: int | None = None) -> Tensor:
@@ -28,13 +44,14 @@ def expect_logits(network: nn.Module, data: Dataset, share: Share, side: int | N
         raise OnespikeError(f"model: with the images of {data.name}, {why}") from error
 
 
-def expect_size(network: nn.Module, data: Dataset, share: Share, side: int) -> None:
-    """Raise an `OnespikeError` unless a network takes a data set's images resized to `side` pixels a side."""
-    try:
-        expect_logits(network, data, share, side)
-    except OnespikeError as error:
-        remedy = "choose another size, another model, or --train.start_size 0"
-        raise OnespikeError(f"train.start_size: {error}; {remedy}") from error
+def expect_sizes(network: nn.Module, data: Dataset, share: Share, config: TrainConfig) -> None:
+    """Raise an `OnespikeError` unless a network takes a data set's images in every size that training shows them in."""
+    for side in sizes(config, data.image_size)[:-1]:
+        try:
+            expect_logits(network, data, share, side)
+        except OnespikeError as error:
+            remedy = "choose another size, another model, or --train.start_size 0"
+            raise OnespikeError(f"train.start_size: {error}; {remedy}") from error
 
 
 def time_steps(network: nn.Module) -> int | None:
@@ -57,9 +74,8 @@ def expect_steps(network: nn.Module, logits: Tensor) -> None:
 def expect_loss(loss: Loss, logits: Tensor, soft: bool, splits: int = 1) -> None:
     """Raise an `OnespikeError` unless a user's loss maps these logits and labels, or `soft` ones, to one number.
 
-    Of AugMix's `splits` of each image there are logits, one split after the other, and a single label.
-
-    The optimiser moves the network's weights alone, so a loss may have none that need a gradient.
+    An image has a single label, and logits of each of AugMix's `splits`. The optimiser moves the network's weights
+    alone, so a loss may have none that need a gradient.
     """
     weights = loss.named_parameters() if isinstance(loss, nn.Module) else ()
     if learned := [name for name, one in weights if one.requires_grad]:

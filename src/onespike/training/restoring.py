@@ -1,6 +1,5 @@
 """Resuming a run: what its folder holds is checked against the current training, then restored."""
 
-from collections import Counter
 from collections.abc import Mapping
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
@@ -82,7 +81,7 @@ def _take_over(trainer: "Trainer", saved: Checkpoint) -> list[str]:
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     kept = _numbered(callbacks)
-    for name, callback in _numbered(dict(trainer.named_callbacks())).items():
+    for name, callback in _numbered(trainer.named_callbacks()).items():
         if state := kept.pop(name, None):
             expect_same(state, callback.state(), name[0])
             callback.load_state(state)
@@ -94,12 +93,10 @@ def _take_over(trainer: "Trainer", saved: Checkpoint) -> list[str]:
 
 def _numbered(by_place: Mapping[str, Any]) -> dict[tuple[str, int], Any]:
     """Name callbacks, or their states, by type and by which of that type it is; options of the recipe move places."""
-    counts = Counter[str]()
-    found = {}
-    for place in sorted(by_place, key=lambda name: int(name.partition(".")[0])):
+    found = dict[tuple[str, int], Any]()
+    for place, one in by_place.items():  # in the order of their places
         kind = place.partition(".")[2]
-        found[kind, counts[kind]] = by_place[place]
-        counts[kind] += 1
+        found[kind, sum(kind == other for other, _ in found)] = one
     return found
 
 
@@ -108,7 +105,7 @@ def _differences(trainer: "Trainer", saved: Checkpoint) -> list[str]:
 
     def described(card: ModelCard, trained: dict[str, object], images: int) -> dict[str, object]:
         values = values_of(Recipe(model=card.model, conversion=card.conversion))
-        values = {name: value for name, value in values.items() if name.split(".")[0] in ("model", "conversion")}
+        values = {name: value for name, value in values.items() if name.startswith(("model.", "conversion."))}
         values |= {name: getattr(card, name) for name in ("classes", "in_channels", "image_size")}
         values |= {f"the images' {name}": getattr(card, name) for name in ("mean", "std")}
         return values | {f"train.{name}": trained.get(name) for name in FIXED} | {"training images": images}

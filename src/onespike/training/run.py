@@ -33,6 +33,7 @@ from onespike.durable import (
     path_of,
     read_whole,
     remove,
+    whole_folder,
     write_whole,
 )
 from onespike.environment import environment
@@ -45,14 +46,8 @@ from onespike.training.recipe import RESOLVED, Recipe, dump, load_recipe
 #: Precedes the digest of the lines above it, at the end of `config.yaml`.
 _DIGEST = "# sha256: "
 #: Keys of `summary.json`, among others.
-_SUMMARY: dict[str, Any] = {
-    "test_top1": float,
-    "test_top5": float,
-    "test_loss": float,
-    "test_images": int,
-    "epochs": int,
-}
-_SUMMARY |= {"valid_top1": float | None, "best_epoch": int, "seconds": float, "parameters": int}
+_SUMMARY: dict[str, Any] = dict.fromkeys(("test_top1", "test_top5", "test_loss", "seconds"), float)
+_SUMMARY |= dict.fromkeys(("test_images", "epochs", "best_epoch", "parameters"), int) | {"valid_top1": float | None}
 #: Files of a run that no command reads; the summary has their digests.
 KEPT = ("metrics.csv", "environment.json", "curves.png")
 #: Files that a run killed before its beginning may have left; without `config.yaml`, `last` belongs to no run.
@@ -184,7 +179,7 @@ class Run:
 
     def has_checkpoint(self) -> bool:
         """Whether anything was saved yet."""
-        return any((self.folder / name).is_dir() for name in ("last", "best", ".last.old", ".best.old"))
+        return any(whole_folder(folder).is_dir() for folder in (self.last, self.best))
 
     def checkpoint(self, which: str = "last") -> Checkpoint:
         """Read the "best" or "last" checkpoint, or the other one if it is missing or damaged."""
@@ -235,13 +230,6 @@ class Run:
     def clear(self) -> None:
         """Remove the checkpoint that another run may have left, killed before its beginning; after `expect_free`."""
         remove(self.last)
-        self._remove_leftovers()
-
-    def _remove_leftovers(self) -> None:
-        """Remove what writers of checkpoints left that were killed: who writes those holds the folder, as we do."""
-        for left in list(self.folder.iterdir()) if self.folder.exists() else ():
-            if is_temporary(left, self.last.name, self.best.name):
-                remove(left)
 
     def expect_resumable(self) -> None:
         """Raise an `OnespikeError` if there is no checkpoint to resume from, and training would overwrite results."""
@@ -256,8 +244,7 @@ class Run:
     def begin(self, recipe: Recipe) -> None:
         """Write what is known before the first step; a resumed run, perhaps with other values, writes it again."""
         self.__dict__.pop("recipe", None)
-        # Those of `KEPT` too, since `Saving` may write them before the first step. The results come first.
-        places = [self.folder / name for name in ("summary.json", self.config.name, *KEPT)]
+        places = [self.folder / name for name in ("summary.json", self.config.name, "environment.json")]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._before = {path: read_whole(path) if path.is_file() else None for path in places}
@@ -265,7 +252,10 @@ class Run:
             write_whole(self.config, f"{text}{_DIGEST}{sha256(text.encode()).hexdigest()}\n")
             write_whole(self.folder / "environment.json", json.dumps(environment(), indent=2))
             (self.folder / "summary.json").unlink(missing_ok=True)
-            self._remove_leftovers()
+            # What killed writers of checkpoints left there: whoever writes those holds the folder, as we do.
+            for left in list(self.folder.iterdir()):
+                if is_temporary(left, self.last.name, self.best.name):
+                    remove(left)
         except OSError as error:
             raise OnespikeError(f"cannot write the run folder {self.folder}: {error}") from error
 

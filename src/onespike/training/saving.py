@@ -6,9 +6,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from onespike.durable import write_whole
 from onespike.training.callbacks import Callback, Step
-from onespike.training.progress import best_row
+from onespike.training.progress import Progress
 from onespike.training.run import Run
 
 if TYPE_CHECKING:
@@ -25,9 +27,9 @@ class Saving(Callback):
         self.run, self._saved, self._drawn = run, time.monotonic(), -math.inf
 
     def start(self, trainer: "Trainer") -> None:
-        """Start counting the minutes; write the table and the curves that an ended session may have owed to its end."""
+        """Start counting the minutes; write the table and the curves that a session may have owed to its last epoch."""
         self._saved = time.monotonic()
-        if trainer.progress.history:
+        if _is_at_the_end(trainer):
             self._report(trainer)
 
     def after_step(self, trainer: "Trainer", step: Step) -> None:  # noqa: ARG002
@@ -46,14 +48,18 @@ class Saving(Callback):
         self._report(trainer)
 
     def _report(self, trainer: "Trainer") -> None:
-        run, progress = self.run, trainer.progress
-        run.write_metrics(progress.history)
-        if time.monotonic() - self._drawn > REDRAW or progress.enough or progress.epoch == trainer.config.epochs:
-            draw_curves(progress.history, run.folder / "curves.png")
+        self.run.write_metrics(trainer.progress.history)
+        if time.monotonic() - self._drawn > REDRAW or _is_at_the_end(trainer):
+            draw_curves(trainer.progress, self.run.folder / "curves.png")
             self._drawn = time.monotonic()
 
 
-def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
+def _is_at_the_end(trainer: "Trainer") -> bool:
+    """Whether no epoch follows that would write the table and the curves."""
+    return trainer.progress.enough or trainer.progress.epoch == trainer.config.epochs
+
+
+def draw_curves(progress: Progress, path: Path) -> None:
     """Draw the history of a run, as in `metrics.csv`: loss, accuracy, learning rate, firing rates of all neurons.
 
     Accuracy is drawn over the FLOPs spent, if they are counted, so that runs on different machines can be compared. The
@@ -63,42 +69,37 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
+    def draw(axis: Any, across: str, key: str, **style: Any) -> None:
+        if points := [(row[across], row[key]) for row in history if row.get(key) is not None]:
+            axis.plot(*zip(*points, strict=True), marker="o" if len(history) < 3 else None, **style)
+
+    history, best = progress.history, progress.best_row()
     figure = Figure(figsize=(11, 7), layout="constrained")
-    axes = figure.subplots(2, 2)
-    epochs, best = [row["epoch"] for row in history], best_row(history)
-    marker = "o" if len(epochs) < 3 else None
-    counted = all(row.get("pflop") is not None for row in history)
-    spent = ("pflop", "PFLOP of training") if counted else ("epoch", "epoch")
-    lines = (
-        (axes[0, 0], "loss", ("epoch", "epoch"), {"train_loss": "training, as it is trained (left)"}),
-        (axes[0, 1], "top-1 accuracy, %", spent, {"train_top1": "training (augmented)", "valid_top1": "held out"}),
-        (axes[1, 0], "learning rate", ("epoch", "epoch"), {"lr": "learning rate"}),
-    )
-    for axis, title, (across, label_across), keys in lines:
-        for key, label in keys.items():
-            points = [(row[across], row[key]) for row in history if row[key] is not None]
-            if points:
-                axis.plot(*zip(*points, strict=True), label=label, marker=marker)
-        axis.set(title=title, xlabel=label_across)
-        axis.xaxis.set_major_locator(MaxNLocator(6, integer=across == "epoch"))
-        axis.axvline(best[across], color="black", linestyle=":", label=f"best epoch, {best['epoch']}")
-        if axis is axes[0, 0] and any(row["valid_loss"] is not None for row in history):
-            points = [(row["epoch"], row["valid_loss"]) for row in history if row["valid_loss"] is not None]
-            other = axis.twinx()
-            axis.plot([], [], "C1", label="held out, plain cross-entropy (right)")
-            other.plot(*zip(*points, strict=True), "C1", marker=marker)
-            other.tick_params(axis="y", colors="C1")
-            axis.tick_params(axis="y", colors="C0")
-        axis.legend()
+    loss, accuracy, rate, firing = figure.subplots(2, 2).flat
     rates = [key for key in history[0] if key.endswith("_firing_rate")]
-    colours = colormaps["viridis"].resampled(max(2, len(rates)))
-    for number, key in enumerate(rates):
-        axes[1, 1].plot(epochs, [row[key] for row in history], color=colours(number), marker=marker)
-    axes[1, 1].axvline(best["epoch"], color="black", linestyle=":")
-    axes[1, 1].set(title="firing rates of the layers (dark: first, light: last)", xlabel="epoch", ylim=(0, None))
-    axes[1, 1].xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    for axis in axes.flat:
+    firing.set_prop_cycle(color=colormaps["viridis"](np.linspace(0, 1, max(2, len(rates)))))
+    spent = "pflop" if all(row.get("pflop") is not None for row in history) else "epoch"
+    for axis, title, across, labels in (
+        (loss, "loss", "epoch", {"train_loss": "training, as it is trained (left)"}),
+        (accuracy, "top-1 accuracy, %", spent, {"train_top1": "training (augmented)", "valid_top1": "held out"}),
+        (rate, "learning rate", "epoch", {"lr": "learning rate"}),
+        (firing, "firing rates of the layers (dark: first, light: last)", "epoch", dict.fromkeys(rates)),
+    ):
+        for key, label in labels.items():
+            draw(axis, across, key, label=label)
+        axis.axvline(best[across], color="black", linestyle=":", label=f"best epoch, {best['epoch']}")
+        axis.set(title=title, xlabel="PFLOP of training" if across == "pflop" else across)
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=across == "epoch"))
         axis.grid(alpha=0.3)
+    firing.set_ylim(0)
+    if any(row["valid_loss"] is not None for row in history):
+        loss.plot([], [], "C1", label="held out, plain cross-entropy (right)")
+        right = loss.twinx()
+        draw(right, "epoch", "valid_loss", color="C1")
+        for axis, colour in ((loss, "C0"), (right, "C1")):
+            axis.tick_params(axis="y", colors=colour)
+    for axis in (loss, accuracy, rate):
+        axis.legend()
     content = io.BytesIO()
     figure.savefig(content, dpi=110, format="png")
     write_whole(path, content.getvalue())

@@ -12,6 +12,7 @@ from onespike.data.augment import seeded
 from onespike.data.loader import derive_seed
 from onespike.data.sets import Batch
 from onespike.neurons.watch import resetter
+from onespike.tensors import wide
 from onespike.training.losses import over_time
 
 
@@ -51,7 +52,7 @@ def score(model: nn.Module, batches: Iterable[Batch], classes: int, accelerator:
             reset()
             with accelerator.autocast():
                 logits = over_time(model(images))
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            logits = wide(logits)
             loss += F.cross_entropy(logits, labels, reduction="sum").item()
             best = logits.topk(min(5, classes)).indices
             hits += (best == labels[:, None]).sum().item()

@@ -24,10 +24,12 @@ from onespike.data.loader import Share
 from onespike.errors import OnespikeError, reason, unknown
 from onespike.models.registry import family
 from onespike.neurons.watch import Fired, aside, resetter, watch_neurons
+from onespike.tensors import wide
 from onespike.training.callbacks import Callback
 from onespike.training.checkpoint import ModelCard
 from onespike.training.losses import over_time
 from onespike.training.recipe import Recipe
+from onespike.training.requirements import expect_sizes
 from onespike.training.run import Run, channels_last
 
 if TYPE_CHECKING:
@@ -71,11 +73,13 @@ class Teacher(Callback):
         self.found = found = find_teacher(recipe, data)
         self.network = channels_last(found.network.to(share.device, share.dtype)).eval().requires_grad_(False)
         self._reset = resetter(self.network)
-        self._expect_channels(data)
+        if data.in_channels not in (1, channels := len(found.mean)):  # grey is the same in all channels
+            raise self._refusal(f"its images have {channels} channels, those of {data.name} {data.in_channels}")
         self.seeing = _Seeing(self.network, found, data, share)  # the same, for the student's images
         self.layers: set[str] = set()  # paths of the layers of neurons whose features are compared
         self._seen: tuple[Tensor, Tensor, dict[str, Tensor]] | None = None
         self._expect_to_suit(data, share)
+        expect_sizes(self.seeing, data, share, self.config)
 
     def start(self, trainer: "Trainer") -> None:
         """Take the weights of a twin, which is trained by now."""
@@ -102,7 +106,7 @@ class Teacher(Callback):
         with torch.no_grad(), trainer.accelerator.autocast(), _features(self.network, self.layers) as its:
             answers = self._answers(seen)
         temperature = self.config.teacher_temperature
-        student, teacher = (F.log_softmax(_wide(over_time(one)) / temperature, 1) for one in (logits, answers))
+        student, teacher = (F.log_softmax(wide(over_time(one)) / temperature, 1) for one in (logits, answers))
         divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
         loss = self.config.teacher_weight * temperature**2 * divergence
         if not self.layers:
@@ -113,11 +117,6 @@ class Teacher(Callback):
     def _answers(self, images: Tensor) -> Tensor:
         self._reset()
         return self.seeing(images)
-
-    def _expect_channels(self, data: Dataset) -> None:
-        channels = len(self.found.mean)
-        if data.in_channels not in (1, channels):  # grey is the same in all channels
-            raise self._refusal(f"its images have {channels} channels, those of {data.name} {data.in_channels}")
 
     @torch.no_grad()
     def _expect_to_suit(self, data: Dataset, share: Share) -> None:
@@ -261,8 +260,4 @@ def _features(network: nn.Module, layers: set[str] | None = None) -> Iterator[di
 
 def _unit(features: Tensor) -> Tensor:
     """Divide each row by its norm, or by 1 if its norm is below that of a single spike; zeros stay zeros."""
-    return F.normalize(_wide(features), dim=1, eps=1.0)
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return F.normalize(wide(features), dim=1, eps=1.0)

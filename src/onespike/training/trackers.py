@@ -60,7 +60,7 @@ class Trackers(Callback):
         monitor = trainer.monitor
         if monitor.due:
             values: dict[str, Any] = {"train/loss": step.loss, "train/lr": step.lr}
-            for label, group in zip(monitor.labels, monitor.groups, strict=False):
+            for label, group in monitor.groups.items():
                 values |= {f"{key}/{label}": getattr(group, key) for key in monitor.COLUMNS}
             self._log(values, step.number)
 

@@ -23,13 +23,13 @@ from onespike.tensors import not_finite
 from onespike.training.callbacks import Callback, Int8Weights, Monitor, MovingAverage, Step
 from onespike.training.checkpoint import Checkpoint, ModelCard, split_tensors
 from onespike.training.flops import Flops
-from onespike.training.growth import resize, size_at, sizes
+from onespike.training.growth import resize, size_at
 from onespike.training.losses import Loss, over_time
 from onespike.training.optim import make_mixup, make_optimizer, make_scheduler
 from onespike.training.penalties import EnergyBudget, Hoyer, SurrogateWidth
 from onespike.training.progress import Progress
 from onespike.training.recipe import Recipe
-from onespike.training.requirements import expect_logits, expect_loss, expect_size, expect_steps, frames_of
+from onespike.training.requirements import expect_suitable, frames_of
 from onespike.training.restoring import FIXED
 from onespike.training.run import Run, channels_last
 from onespike.training.scores import Scores, score
@@ -87,22 +87,10 @@ class Trainer:
             takes = f"each of {accelerator.num_processes} processes takes {part} of {size} images"
             expected = f"expected a multiple of train.accumulate ({config.accumulate}), and an even number for Mixup"
             raise OnespikeError(f"train.batch_size: {takes}; {expected}")
-        logits = expect_logits(self.network, data, share)
-        for side in sizes(config, data.image_size)[:-1]:
-            expect_size(self.network, data, share, side)
-        if recipe.loss is not None:
-            expect_loss(self.loss, logits, soft=bool(config.mixup), splits=max(1, recipe.data.augmix_splits))
-        elif config.loss == "tet":
-            expect_steps(self.network, logits)
-        if config.recompute and not hasattr(self.network, "recompute"):
-            expected = "expected a network of the library, such as conv12 or spiking-resnet-m"
-            raise OnespikeError(f"train.recompute: {expected}, got {self.card.name}")
+        expect_suitable(self.network, self.loss, recipe, data, share)
         self.evaluated, self.reset = self.network, resetter(self.network)
         self.monitor = Monitor(self.network, config.monitor_every)
         self.teacher = Teacher(self.network, recipe, data, share) if config.teacher else None
-        if self.teacher:
-            for side in sizes(config, data.image_size)[:-1]:
-                expect_size(self.teacher.seeing, data, share, side)
         self.flops = Flops(self.network, self.teacher.seeing if self.teacher else None)
         taught = [self.teacher] if self.teacher else []
         self.callbacks = [*self._asked_for(), self.monitor, self.flops, *taught, *callbacks]
@@ -231,7 +219,7 @@ class Trainer:
         for network in {self.network, self.evaluated}:
             if name := not_finite(network.state_dict(), network):
                 raise self.diverged(f"the weights {name} are no longer finite numbers")
-        states = {name: one.state() for name, one in self.named_callbacks()}
+        states = {name: one.state() for name, one in self.named_callbacks().items()}
         state = {
             "train": {name: getattr(self.config, name) for name in FIXED},
             "images": len(self.data.train),
@@ -246,9 +234,9 @@ class Trainer:
         with self.weights():
             return Checkpoint(self.card, self.evaluated.state_dict(), training, state)
 
-    def named_callbacks(self) -> list[tuple[str, Callback]]:
+    def named_callbacks(self) -> dict[str, Callback]:
         """The callbacks, each by the name that a checkpoint knows its state by."""
-        return [(f"{number}.{type(one).__name__}", one) for number, one in enumerate(self.callbacks)]
+        return {f"{number}.{type(one).__name__}": one for number, one in enumerate(self.callbacks)}
 
     def diverged(self, what: str) -> "Diverged":
         """The error for a training that has failed: what is wrong, and what may help."""
@@ -258,8 +246,9 @@ class Trainer:
             advice.append("--model.norm batch")
         if config.precision != "fp32":
             advice.append("--train.precision fp32")
-        saved = self.run is not None and self.run.has_checkpoint()
-        kept = f"the last checkpoint is {self.run.last}" if self.run and saved else "there is no checkpoint yet"
+        run, kept = self.run, "there is no checkpoint yet"
+        if run and run.has_checkpoint():
+            kept = f"the last checkpoint is {run.last}"
         where = f"in epoch {progress.epoch + 1}, step {progress.step + 1}"
         return Diverged(f"{what}, {where}: try {', '.join(advice)}; {kept}")
 

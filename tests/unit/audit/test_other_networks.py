@@ -169,7 +169,7 @@ def test_monitored(make):
         reset_state(net)
         with monitor.watch(), torch.no_grad():
             net(images())
-    for label, activity in zip(monitor.labels, monitor.summary(), strict=True):
+    for label, activity in monitor.summary().items():
         spikes = in_one(seen[label], "spikes")  # (T, B, …)
         rates = spikes.mean((0, 1))
         assert activity.firing_rate == pytest.approx(rates.mean().item())
@@ -181,7 +181,7 @@ def test_monitored(make):
             assert activity.in_support == pytest.approx((distances.abs() < 0.5).float().mean().item(), abs=1e-6)
         else:
             assert activity.in_support is None
-    assert SpikeMonitor(plain()).summary() == []
+    assert SpikeMonitor(plain()).summary() == {}
 
 
 def test_a_network_may_name_its_groups():
@@ -190,7 +190,7 @@ def test_a_network_may_name_its_groups():
     monitor = SpikeMonitor(net)
     with monitor.watch():
         net(images())
-    (activity,) = monitor.summary()
+    (activity,) = monitor.summary().values()
     assert (monitor.labels, len(activity.layers)) == (("both",), 2)
 
 

@@ -84,15 +84,12 @@ def test_blocks_that_run_again_are_counted_again(small):
 
 
 @pytest.mark.slow
-def test_a_resumed_run_goes_on_counting_and_one_that_starts_from_weights_knows_theirs(small, tmp_path, monkeypatch):
-    recipe, step = small(), Trainer.step
+def test_a_resumed_run_goes_on_counting_and_one_that_starts_from_weights_knows_theirs(
+    small, tmp_path, monkeypatch, stop_after
+):
+    recipe = small()
     straight = train(recipe, tmp_path / "straight")
-
-    def stopping(self, number, images, labels):
-        self.stop = number == 10
-        return step(self, number, images, labels)
-
-    monkeypatch.setattr(Trainer, "step", stopping)
+    stop_after(11)
     with pytest.raises(Stopped):
         train(recipe, tmp_path / "stopped")
     monkeypatch.undo()

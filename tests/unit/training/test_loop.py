@@ -399,7 +399,7 @@ def test_monitor_counts_what_hooks_see():
     for layer in (layer for block in layers for layer in block):
         layer.register_forward_hook(lambda m, inputs, out: seen.setdefault(m, []).append((inputs[0], out)))
     monitor = SpikeMonitor(network)
-    assert monitor.summary() == []
+    assert monitor.summary() == {}
     with torch.no_grad():
         for _ in range(3):
             with monitor.watch():
@@ -407,7 +407,7 @@ def test_monitor_counts_what_hooks_see():
         summary = monitor.summary()
         network(torch.randn(5, 1, 32, 32))  # not watched
     assert monitor.summary() == summary
-    for block, activity in zip(layers, summary, strict=True):
+    for block, activity in zip(layers, summary.values(), strict=True):
         rates = torch.cat([torch.cat([s for _, s in seen[m][:3]], 1).mean(1).flatten() for m in block])
         distances = torch.cat([(v - 0.5).abs().flatten() for m in block for v, _ in seen[m][:3]])
         assert activity.firing_rate == pytest.approx(rates.mean().item(), abs=1e-6)
@@ -423,7 +423,8 @@ def test_the_support_is_as_wide_as_the_surrogate(width):
     monitor = SpikeMonitor(neuron)
     with monitor.watch():
         neuron(v)
-    assert monitor.summary()[0].in_support == pytest.approx(((v - 0.5).abs() < 0.99 * width).float().mean().item())
+    (activity,) = monitor.summary().values()
+    assert activity.in_support == pytest.approx(((v - 0.5).abs() < 0.99 * width).float().mean().item())
 
 
 @pytest.mark.slow
@@ -481,6 +482,17 @@ def test_a_checkpoint_is_due_after_so_many_minutes(tmp_path: Path, monkeypatch):
     assert saved == [121.0, 242.0]
 
 
+@pytest.mark.parametrize(("epoch", "enough", "drawn"), [(0, False, 0), (1, False, 0), (2, False, 1), (1, True, 1)])
+def test_before_the_first_step_only_a_run_at_its_end_is_drawn(epoch, enough, drawn, tmp_path: Path, monkeypatch):
+    """A session that could not draw its last epoch owes that to the run; any other epoch is drawn by the next one."""
+    pictures = []
+    monkeypatch.setattr("onespike.training.saving.draw_curves", lambda drawn, _: pictures.append(len(drawn.history)))
+    progress = SimpleNamespace(epoch=epoch, enough=enough, history=[{"epoch": n + 1} for n in range(epoch)])
+    Saving(Run(tmp_path)).start(SimpleNamespace(progress=progress, config=TrainConfig(epochs=2)))
+    assert pictures == [epoch] * drawn
+    assert (tmp_path / "metrics.csv").exists() == bool(drawn)
+
+
 def test_a_callback_may_set_the_rate_of_a_step_or_end_the_training(small, tmp_path: Path, monkeypatch):
     class Mine(Callback):
         def before_step(self, trainer, number):
@@ -494,7 +506,7 @@ def test_a_callback_may_set_the_rate_of_a_step_or_end_the_training(small, tmp_pa
             trainer.enough = row["epoch"] == 2
 
     recipe, drawn = small(train__epochs=5), []
-    monkeypatch.setattr("onespike.training.saving.draw_curves", lambda history, _: drawn.append(len(history)))
+    monkeypatch.setattr("onespike.training.saving.draw_curves", lambda progress, _: drawn.append(len(progress.history)))
     summary = train(recipe, tmp_path / "run", callbacks=[Mine()], quiet=True)
     assert summary["epochs"] == drawn[-1] == 2, "the picture is that of the end"
     assert Run.open(tmp_path / "run").is_complete

@@ -3,7 +3,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from onespike.cli.main import main
 from onespike.errors import OnespikeError
 from onespike.training import Run, Stopped, load_recipe, loop
 from onespike.training.checkpoint import Checkpoint
@@ -95,24 +94,19 @@ def test_it_goes_on_after_a_change_that_does_not_matter(small, tmp_path: Path, b
         (["--from", "2", "--out", "x", "--data.frames", "2"], "--data.frames: the time steps go from --from 2"),
     ],
 )
-def test_bad_options_are_one_line_and_exit_code_2(arguments, message, tmp_path, monkeypatch, capsys):
+def test_bad_options_are_one_line_and_exit_code_2(arguments, message, command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as stop:
-        main(["prune-time", *arguments])
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
+    code, _, error = command("prune-time", *arguments)
+    assert (code, error.count("\n")) == (2, 1)
     assert message in error
-    assert error.count("\n") == 1
     assert not any(tmp_path.iterdir())
 
 
-def test_the_command_prints_a_row_for_each_stage(tmp_path: Path, cache: Path, capsys):
-    options = ["--data.limit", "150", "--data.cache", str(cache)]
-    options += ["--model.channels", "[8,12]", "--model.depths", "[1,1]"]
-    budget = ["--train.epochs", "1", "--train.warmup_epochs", "0"]
-    with pytest.raises(SystemExit) as stop:
-        main(["prune-time", "--from", "2", "--out", str(tmp_path / "pruned"), *options, *budget])
-    assert stop.value.code == 0
-    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line[:1] in "12"]
+def test_the_command_prints_a_row_for_each_stage(command, tmp_path: Path, cache: Path):
+    options = ["--data.limit", 150, "--data.cache", cache, "--model.channels", "[8,12]", "--model.depths", "[1,1]"]
+    budget = ["--train.epochs", 1, "--train.warmup_epochs", 0]
+    code, printed, _ = command("prune-time", "--from", 2, "--out", tmp_path / "pruned", *options, *budget)
+    assert code == 0
+    rows = [line.split() for line in printed.splitlines() if line[:1] in "12"]
     assert [row[0] for row in rows] == ["2", "1"]
     assert all(row[1].endswith("%") for row in rows)

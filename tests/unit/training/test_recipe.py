@@ -3,7 +3,6 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from onespike.cli.main import main
 from onespike.errors import OnespikeError
 from onespike.models import model_config
 from onespike.training import Recipe, load_recipe, recipe_names
@@ -135,18 +134,11 @@ def test_a_dumped_recipe_is_the_same_recipe(tmp_path: Path):
     ],
 )
 def test_bad_options_are_one_line_and_exit_code_2(
-    arguments: list[str],
-    parts: list[str],
-    tmp_path: Path,
-    cache: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str], parts: list[str], command, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("ONESPIKE_CACHE", str(cache))
-    with pytest.raises(SystemExit) as stop:
-        main(["train", "--out", str(tmp_path / "run"), *arguments])
-    error = capsys.readouterr().err
-    assert stop.value.code == 2
+    code, _, error = command("train", "--out", tmp_path / "run", *arguments)
+    assert code == 2
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     for part in parts:
@@ -178,18 +170,14 @@ def test_a_bad_recipe_file_is_an_error_that_names_it(text: str, parts: list[str]
         assert part in str(error.value)
 
 
-def test_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as stop:
-        main(["trian"])
-    assert stop.value.code == 2
-    assert "'train'" in capsys.readouterr().err
+def test_unknown_command_names_the_nearest(command):
+    code, _, error = command("trian")
+    assert (code, "'train'" in error) == (2, True)
 
 
-def test_citation_is_bibtex_of_the_paper(capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as stop:
-        main(["cite"])
-    assert stop.value.code == 0
-    assert "Training a General Spiking Neural Network" in capsys.readouterr().out
+def test_citation_is_bibtex_of_the_paper(command):
+    code, printed, _ = command("cite")
+    assert (code, "Training a General Spiking Neural Network" in printed) == (0, True)
 
 
 def test_names_make_parts():
