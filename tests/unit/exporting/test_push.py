@@ -15,13 +15,12 @@ from torch import Tensor, nn
 import onespike
 from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError
-from onespike.exporting.hub import interval
+from onespike.exporting.model_card import interval
 from onespike.functional import to_integers
 from onespike.models import model_config
-from onespike.training.checkpoint import Checkpoint, ModelCard
-from onespike.training.config import TrainConfig
-from onespike.training.recipe import Recipe
+from onespike.training.checkpoint import ModelCard
 from onespike.training.run import Run
+from tests.unit.written_run import write_run
 
 CLASSES = tuple("0123456789")
 SUMMARY = {"test_top1": 90.0, "test_top5": 99.0, "test_loss": 0.4, "test_images": 360, "epochs": 1, "valid_top1": None}
@@ -31,16 +30,8 @@ SUMMARY |= {"best_epoch": 1, "seconds": 1.0, "parameters": 1000}
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """A complete run of a strict network with random weights."""
-    config = model_config("spiking-vgg-xs", width=4)
-    run = Run(tmp_path / "run")
     data = DataConfig(name="digits", cache=str(tmp_path / "cache"), image_size=32)
-    run.begin(Recipe(data, config, TrainConfig(device="cpu")))
-    card = ModelCard(config, CLASSES, 1, 32, (0.3,), (0.35,), "digits")
-    torch.manual_seed(0)
-    network = card.build().train()
-    network(torch.randn(8, 1, 32, 32))
-    state = {"progress": {"epoch": 1, "history": []}}
-    Checkpoint(card, network.state_dict(), {}, state).save(run.best)
+    run = write_run(tmp_path / "run", model_config("spiking-vgg-xs", width=4), data, CLASSES)
     run.finish(SUMMARY)
     return run
 
