@@ -202,10 +202,8 @@ class _Writer:
         if isinstance(of, Conv):
             return self._conv(of, of.weight, zeros)
         if isinstance(of, Sum | Collect):  # one node, which several read
-            eye, parts = (
-                torch.eye(of.channels)[:, :, None, None],
-                self._added(of, torch.arange(of.channels), ones, zeros),
-            )
+            eye = torch.eye(of.channels)[:, :, None, None]
+            parts = self._added(of, torch.arange(of.channels), ones, zeros)
             return self._conv2d(f"{of.layer}.add", parts, eye, zeros, Geometry((1, 1)), self._sides[parts[0]])
         raise self._cannot(f"{of.name if isinstance(of, Function) else 'a ' + type(of).__name__.lower()} in {of.layer}")
 

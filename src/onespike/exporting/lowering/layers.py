@@ -10,21 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onespike.exporting.lowering.maps import Fire, Geometry, Map, Product, Sum
+from onespike.exporting.lowering.maps import Fire, Geometry, Map, Product, Read, Sum
 from onespike.exporting.lowering.sums import Sums
-from onespike.exporting.lowering.values import (
-    CannotSayError,
-    Value,
-    mapped,
-    pair,
-    sides_of,
-)
+from onespike.exporting.lowering.values import CannotSayError, Value, axes_of, mapped, pair, sides_of
 
 
 class Layers(Sums):
     """Walks over a graph; a subclass defines the kind of numbers."""
-
-    others = "onnx and pt2 can"  # for errors: which formats can express more
 
     # Constants, batch norm, products.
 
@@ -33,8 +25,8 @@ class Layers(Sums):
             value, other = (a, b) if isinstance(a, Value) else (b, a)
             first, second = (1.0, factor) if isinstance(a, Value) else (factor, 1.0)
             return mapped(value, lambda gain, shift, k: (first * gain, first * shift + second * k), other)
-        a = mapped(a, lambda gain, shift, _: (gain, shift), torch.zeros(b.shape))
-        b = mapped(b, lambda gain, shift, _: (factor * gain, factor * shift), torch.zeros(a.shape))
+        shape = torch.broadcast_shapes(a.shape, b.shape)
+        a, b = a.expand(shape), Value(b.index, factor * b.gain, factor * b.shift).expand(shape)
         constant = (a.index < 0) | (b.index < 0)
         if bool((constant | (a.index == b.index)).all()):
             gain = sum(torch.where(one.index < 0, 0.0, one.gain) for one in (a, b))
@@ -63,21 +55,20 @@ class Layers(Sums):
 
     def _product(self, a: Value, b: Value) -> Value:
         """The product of two values, each of which reads one map."""
-        zeros = torch.zeros(torch.broadcast_shapes(a.shape, b.shape))
-        a, b = (mapped(one, lambda gain, shift, _: (gain, shift), zeros) for one in (a, b))
+        shape = torch.broadcast_shapes(a.shape, b.shape)
+        a, b = (one.expand(shape) for one in (a, b))
         a, b = (self._summed([one]) if one.shift.any() else one for one in (a, b))
-        for axis in dict.fromkeys(one % len(a.shape) for one in (1, -1, 0, -min(3, len(a.shape)))):
+        for axis in axes_of(shape):
             decoded = [self._decoded(one, axis) for one in (a, b)]
-            if all(one is not None and len(one) == 1 and bool((one[0][0].channels >= 0).all()) for one in decoded):
+            if all(one is not None and len(one) == 1 and bool((one[0].read.channels >= 0).all()) for one in decoded):
                 break
         else:
             raise CannotSayError(f"a product of two tensors of several maps in {self._layer}")
-        (first, gain), (second, other) = (one[0] for one in decoded if one)
-        kind, bound, size = self._product_of(first.map, second.map)
-        rest = [side for place, side in enumerate(a.shape) if place != axis]
-        new = Product(shape=sides_of(rest, a.shape[axis]), kind=kind, bound=bound, factors=(first, second))
-        self._add(new)
-        return self._laid(new, rest, axis, gain * other * size)
+        first, second = (one[0] for one in decoded if one)
+        kind, bound, size = self._product_of(first.read.map, second.read.map)
+        factors = first.read, second.read
+        self._add(new := Product(shape=sides_of(shape, axis), kind=kind, bound=bound, factors=factors))
+        return self._laid(new, shape, axis, first.factors * second.factors * size)
 
     def _op_div(self, a: Any, b: Any) -> Any:
         if isinstance(b, Value):
@@ -133,6 +124,15 @@ class Layers(Sums):
         geometry = Geometry(tuple(weight.shape[2:]), pair(stride), pair(padding), pair(dilation))  # type: ignore[arg-type]
         return self._weighed(self._contiguous(x, 1), weight, bias, geometry)
 
+    def _laid_out(self, x: Value, read: Read, weight: Tensor, geometry: Geometry) -> dict[str, Any]:
+        """Where a convolution of (N, C, H, W) lies, and its weights for all channels of the map that is read."""
+        sides = (x.shape[0], *x.shape[2:])
+        shape = (x.shape[0], geometry.side(0, sides[1]), geometry.side(1, sides[2]), len(weight))
+        spread = weight.new_zeros(len(weight), read.map.channels, *weight.shape[2:])
+        spread[:, read.channels] = weight
+        laid = spread.permute(2, 3, 1, 0).contiguous()  # (kh, kw, C_in, C_out)
+        return {"shape": shape, "sides": sides, "geometry": geometry, "weight": laid, "image": read.map.image}
+
     def _op_linear(self, x: Value, weight: Tensor, bias: Tensor | None = None) -> Value:
         if not isinstance(weight, Tensor):
             raise CannotSayError(f"weights that depend on the image in {self._layer}")
@@ -150,10 +150,10 @@ class Layers(Sums):
                     if all(bool((one == one[..., :1, :1]).all()) for one in flat[1:]):  # the same for all pixels
                         whole = Value(self._value(of).index, flat[1], flat[2])
                         out = self._weighed(whole, flat[0], bias, Geometry(of.shape[1:3]))
-                        return self._move(torch.reshape, (out, self._shape), {})
-        column = self._move(torch.transpose, (self._move(torch.reshape, (x, (1, -1, x.shape[-1], 1)), {}), 1, 2), {})
+                        return out.each(lambda part: part.reshape(self._shape))
+        column = x.each(lambda part: part.reshape(1, -1, x.shape[-1], 1).transpose(1, 2))
         out = self._weighed(self._contiguous(column, 1), weight[:, :, None, None], bias, Geometry((1, 1)))
-        return self._move(torch.reshape, (self._move(torch.movedim, (out, 1, -1), {}), self._shape), {})
+        return out.each(lambda part: part.movedim(1, -1).reshape(self._shape))
 
     # Activations, thresholds.
 
