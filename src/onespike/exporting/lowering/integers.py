@@ -100,7 +100,7 @@ class Integers(Layers):
         return "i64", bound, 1.0
 
     def _wave(self, x: Value, cosine: bool) -> Value:
-        turns = self._summed([Value(x.index, x.gain / (2 * math.pi), x.shift / (2 * math.pi))])
+        turns = self._summed([x / (2 * math.pi)])
         index = torch.empty_like(turns.index)
         for of in self.maps_of(turns.index):
             here = of.holds(turns.index)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from onespike.exporting.lowering.maps import Fire, Geometry, Map, Product, Read, Sum
 from onespike.exporting.lowering.sums import Sums
-from onespike.exporting.lowering.values import CannotSayError, Value, axes_of, mapped, pair, sides_of
+from onespike.exporting.lowering.values import CannotSayError, Value, axes_of, pair, sides_of
 
 
 class Layers(Sums):
@@ -24,9 +24,9 @@ class Layers(Sums):
         if not isinstance(a, Value) or not isinstance(b, Value):
             value, other = (a, b) if isinstance(a, Value) else (b, a)
             first, second = (1.0, factor) if isinstance(a, Value) else (factor, 1.0)
-            return mapped(value, lambda gain, shift, k: (first * gain, first * shift + second * k), other)
+            return value * first + torch.as_tensor(other, dtype=torch.float64) * second
         shape = torch.broadcast_shapes(a.shape, b.shape)
-        a, b = a.expand(shape), Value(b.index, factor * b.gain, factor * b.shift).expand(shape)
+        a, b = a.expand(shape), (b * factor).expand(shape)
         constant = (a.index < 0) | (b.index < 0)
         if bool((constant | (a.index == b.index)).all()):
             gain = sum(torch.where(one.index < 0, 0.0, one.gain) for one in (a, b))
@@ -45,13 +45,13 @@ class Layers(Sums):
         return self._add_tensors(b, a, -alpha)
 
     def _op_neg(self, a: Value) -> Value:
-        return Value(a.index, -a.gain, -a.shift)
+        return a * -1.0
 
     def _op_mul(self, a: Any, b: Any) -> Any:
         if isinstance(a, Value) and isinstance(b, Value):
             return self._product(a, b)
         value, other = (a, b) if isinstance(a, Value) else (b, a)
-        return mapped(value, lambda gain, shift, k: (gain * k, shift * k), other)
+        return value * other
 
     def _product(self, a: Value, b: Value) -> Value:
         """The product of two values, each of which reads one map."""
@@ -73,7 +73,7 @@ class Layers(Sums):
     def _op_div(self, a: Any, b: Any) -> Any:
         if isinstance(b, Value):
             raise CannotSayError(f"a division by a tensor in {self._layer}")
-        return mapped(a, lambda gain, shift, k: (gain / k, shift / k), b)
+        return a / b
 
     def _op_batch_norm(
         self, x: Value, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, *rest: Any
@@ -83,8 +83,7 @@ class Layers(Sums):
         gain = (weight if weight is not None else 1.0) / (var + rest[2]).sqrt()
         shift = (bias if bias is not None else 0.0) - mean * gain
         shape = (-1, *[1] * (len(x.shape) - 2))
-        gain, shift = gain.view(shape), shift.view(shape)
-        return Value(x.index, x.gain * gain, x.shift * gain + shift)
+        return x * gain.view(shape) + shift.view(shape)
 
     def _op__native_batch_norm_legit_no_training(self, x: Value, *rest: Any) -> list[Value]:
         """Batch norm as `run_decompositions` leaves it."""
@@ -200,7 +199,7 @@ class Layers(Sums):
             raise CannotSayError(f"a threshold that depends on the image in {self._layer}")
         if any(of.kind == "u8" for of in self.maps_of(x.index)):
             x = self._summed([x])
-        x = mapped(x, lambda gain, shift, k: (gain, shift - k), threshold)  # gain * q + shift > 0
+        x = self._add_tensors(x, threshold, -1.0)  # gain * q + shift > 0
         index, gain, shift = x.index.flatten(), x.gain.flatten(), x.shift.flatten()
         gain = torch.where(index < 0, 0.0, gain)
         edge = -shift / gain

@@ -154,9 +154,9 @@ class Reals(Layers):
 
     def _op_clamp(self, x: Value, least: float | None = None, most: float | None = None) -> Value:
         if least is not None:
-            x = self._add_tensors(self._op_relu(self._add_tensors(x, float(least), -1.0)), float(least), 1.0)
+            x = self._op_relu(x + -least) + least
         if most is not None:
-            x = self._add_tensors(float(most), self._op_relu(self._add_tensors(float(most), x, -1.0)), -1.0)
+            x = self._op_relu(x * -1.0 + most) * -1.0 + most
         return x
 
     def _op_hardtanh(self, x: Value, least: float = -1.0, most: float = 1.0) -> Value:

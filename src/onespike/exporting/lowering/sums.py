@@ -80,9 +80,7 @@ class Sums(Walk, ABC):
         if ceil_mode or (any(pair(padding)) and not count_include_pad):
             raise CannotSayError(f"average pooling whose windows differ in size in {self._layer}")
         geometry = Geometry(pair(kernel), pair(stride or kernel), pair(padding))
-        out = self._pooled(x, geometry, largest=False)
-        divisor = divisor_override or math.prod(geometry.kernel)
-        return Value(out.index, out.gain / divisor, out.shift / divisor)
+        return self._pooled(x, geometry, largest=False) / (divisor_override or math.prod(geometry.kernel))
 
     def _adaptive(self, x: Value, size: Any) -> Geometry:
         height, width = x.shape[-2:]
@@ -106,8 +104,7 @@ class Sums(Walk, ABC):
 
     def _op_mean(self, x: Value, dim: Any = (), *_: Any, **__: Any) -> Value:
         out = self._reduced(x, dim, largest=False)
-        count = x.index.numel() // out.index.numel()
-        return Value(out.index, out.gain / count, out.shift / count)
+        return out / (x.index.numel() // out.index.numel())
 
     def _reduced(self, x: Value, dim: Any, largest: bool) -> Value:
         """Reduce axes: all pixels of a map, seen as one column; the node's own shape says whether they stay, as 1."""

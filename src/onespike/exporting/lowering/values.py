@@ -34,6 +34,21 @@ class Value:
         """See it as (pixels, channels), with its channels along an axis."""
         return self.each(lambda part: part.movedim(axis, -1).reshape(-1, self.shape[axis]))
 
+    def __mul__(self, factor: Tensor | float) -> "Value":
+        return self._changed(factor, lambda gain, shift, k: (gain * k, shift * k))
+
+    def __truediv__(self, divisor: Tensor | float) -> "Value":
+        return self._changed(divisor, lambda gain, shift, k: (gain / k, shift / k))
+
+    def __add__(self, constant: Tensor | float) -> "Value":
+        return self._changed(constant, lambda gain, shift, k: (gain, shift + k))
+
+    def _changed(self, other: Tensor | float, change: Callable[..., tuple[Tensor, Tensor]]) -> "Value":
+        """Change gain and shift by a constant that broadcasts."""
+        constant = torch.as_tensor(other, dtype=torch.float64)
+        index, gain, shift, constant = torch.broadcast_tensors(self.index, self.gain, self.shift, constant)
+        return Value(index, *change(gain, shift, constant))
+
 
 class Unsaid:
     """A tensor that cannot be expressed."""
@@ -46,13 +61,6 @@ class CannotSayError(Exception):
 def as_value(constant: Tensor) -> Value:
     """A constant as a value."""
     return Value(torch.full(constant.shape, -1), torch.zeros(constant.shape, dtype=torch.float64), constant.double())
-
-
-def mapped(value: Value, change: Callable[..., tuple[Tensor, Tensor]], other: Any) -> Value:
-    """Change gain and shift by a constant that broadcasts."""
-    constant = torch.as_tensor(other, dtype=torch.float64)
-    index, gain, shift, constant = torch.broadcast_tensors(value.index, value.gain, value.shift, constant)
-    return Value(index, *change(gain, shift, constant))
 
 
 def pair(value: Any) -> tuple[int, int]:
