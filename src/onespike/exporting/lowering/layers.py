@@ -5,9 +5,11 @@ Where a value meets a threshold, gain, shift and threshold become one threshold 
     gain * q + shift > threshold    is    q > (threshold - shift) / gain        (gain > 0)
 """
 
+from functools import partialmethod
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from onespike.exporting.lowering.maps import Fire, Geometry, Map, Product, Read, Sum
@@ -93,9 +95,7 @@ class Layers(Sums):
     def _op_pad(self, x: Value, pad: list[int], mode: str = "constant", value: float | None = None) -> Value:
         if mode != "constant":
             raise CannotSayError(f"padding by {mode} in {self._layer}")
-        fills = (-1, 0.0, value or 0.0)
-        parts = (x.index, x.gain, x.shift)
-        return Value(*(torch.nn.functional.pad(part, pad, value=fill) for part, fill in zip(parts, fills, strict=True)))
+        return Value(F.pad(x.index, pad, value=-1), F.pad(x.gain, pad), F.pad(x.shift, pad, value=value or 0.0))
 
     def _op_constant_pad_nd(self, x: Value, pad: list[int], value: float = 0.0) -> Value:
         return self._op_pad(x, pad, value=value)
@@ -187,12 +187,6 @@ class Layers(Sums):
         """PReLU as `run_decompositions` leaves it."""
         return self._op_prelu(x, weight.flatten())
 
-    def _op_gt(self, x: Any, threshold: Any) -> Any:
-        return self._fired(x, threshold, strictly=True)
-
-    def _op_ge(self, x: Any, threshold: Any) -> Any:
-        return self._fired(x, threshold, strictly=False)
-
     def _fired(self, x: Any, threshold: Any, strictly: bool) -> Value:
         """Fire: each map that fires has one channel for every pair of a channel and a threshold."""
         if not isinstance(x, Value) or isinstance(threshold, Value):
@@ -231,3 +225,6 @@ class Layers(Sums):
             self._add(new)
             out[here] = new.offset + place // of.channels * new.channels + which
         return Value(out.view(x.shape), torch.ones(x.shape, dtype=torch.float64), fixed.view(x.shape))
+
+    _op_gt = partialmethod(_fired, strictly=True)
+    _op_ge = partialmethod(_fired, strictly=False)
