@@ -18,10 +18,10 @@ from onespike.demo.runtime import runtime
 from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import expect_one_frame, expect_same_images
 from onespike.exporting import Contract, Parity
-from onespike.exporting.export import CONTRACT, batches, expect_free, some_test_images
+from onespike.exporting.export import CONTRACT, expect_free, some_test_images
 from onespike.exporting.network import Exported
 from onespike.exporting.onnx import FILE, expect_packages, graph, session
-from onespike.exporting.parity import compare
+from onespike.exporting.parity import BATCH, compare
 from onespike.folders import save_folder
 from onespike.neurons.watch import Fired, answer_and_calls
 from onespike.training.run import Run
@@ -83,7 +83,7 @@ def build(
     if raw.dtype != torch.uint8:
         raise OnespikeError(f"{dataset.name}: expected raw images, which a page can show: these are floats")
     network = checkpoint.network()
-    seen = [contract.normalise(part) for part, _ in batches(raw, labels)]
+    seen = [contract.normalise(part) for part in raw.split(BATCH)]
     operations = count_operations(network, seen)
     counted = Counted(network, operations, seen[0])
     layers = _neurons(network, seen[0], operations.steps)
@@ -152,4 +152,4 @@ def _proved(
         logits, *found = proving(["logits", *spikes], exported.reads(images).numpy())
         return torch.from_numpy(logits), [torch.from_numpy(one) for one in found]
 
-    return model, outputs, compare("onnx", network, run, contract, batches(images, labels))
+    return model, outputs, compare("onnx", network, run, contract, images, labels)

@@ -1,14 +1,18 @@
 """The input contract: what a network reads and what its answers mean. It is written with every format."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from onespike._version import __version__
+from onespike.configs import convert
 from onespike.data.augment import BatchAugment
-from onespike.errors import OnespikeError
+from onespike.data.sources import expect_class_names
+from onespike.errors import OnespikeError, shown
+from onespike.neurons.watch import copied, logits_of, reset_state
 from onespike.training.checkpoint import ModelCard
 
 
@@ -26,7 +30,7 @@ class Contract:
         std: Channel-wise standard deviation, likewise.
         weights: "fp32", or "int8": rounded to 8 bits.
         pixels: Whether it reads pixels, 0 to 255, and normalises them itself.
-        stated: Whether mean and std say how its images were normalised; False if they came as floats, and nobody said.
+        stated: Whether mean and std are known; False if images came as floats, without both of them.
     """
 
     model: str
@@ -69,6 +73,54 @@ class Contract:
         if not values.pop("stated"):
             values |= {"mean": None, "std": None}
         return {"onespike": __version__, "input": reads or self.reads, **values}
+
+
+def contract_of(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    classes: Sequence[str],
+    pixels: bool,
+) -> Contract:
+    """The contract of a network that is no run, from its test images; the arguments are those of `export`."""
+    channels, side, _ = shape_of(images, labels)
+    means: tuple[float, ...] = convert([0.0] * channels if mean is None else mean, tuple[float, ...], "mean")
+    stds: tuple[float, ...] = convert([1.0] * channels if std is None else std, tuple[float, ...], "std")
+    if not len(means) == len(stds) == channels or min(stds) <= 0:
+        raise OnespikeError(f"mean and std: expected {channels} finite numbers each, std above 0, got {means}, {stds}")
+    stated = images.dtype == torch.uint8 or not (mean is None or std is None)
+    contract = Contract(type(network).__name__, "", (), channels, side, means, stds, "fp32", pixels, stated)
+    probe = copied(network)  # a copy, since it may keep a state
+    reset_state(probe)
+    count = logits_of(probe, contract.normalise(images[:2])).shape[-1]
+    if not isinstance(classes, Iterable):
+        raise OnespikeError(f"classes: expected their names, got {shown(classes)}")
+    names = convert(tuple(classes), tuple[str, ...], "classes") or tuple(map(str, range(count)))
+    if len(names) != count:
+        raise OnespikeError(f"classes: expected {count} names, got {len(names)}")
+    expect_class_names(names, "classes")
+    return replace(contract, classes=names)
+
+
+def shape_of(images: Any, labels: Any) -> tuple[int, int, int]:
+    """The shape (C, H, W) of test images; an `OnespikeError` if they are no images, or labels do not fit them."""
+    found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+    if not isinstance(images, Tensor) or images.ndim != 4 or not len(images):
+        raise OnespikeError(f"images: expected (N, C, H, W), or uint8 (N, H, W, C), got {found}")
+    raw = images.dtype == torch.uint8
+    if images.is_meta or images.layout != torch.strided:
+        raise OnespikeError("images: expected a dense tensor")
+    whole = isinstance(labels, Tensor) and not (labels.is_meta or labels.dtype.is_floating_point or labels.is_complex())
+    if labels is not None and not (whole and labels.shape == images.shape[:1]):
+        raise OnespikeError(f"labels: expected whole numbers ({len(images)},), a class for each image")
+    if not raw and not (images.is_floating_point() and images.isfinite().all()):
+        raise OnespikeError("images: expected uint8, or floats that are finite numbers")
+    channels, height, width = images.shape[-1:] + images.shape[1:3] if raw else images.shape[1:]
+    if height != width:
+        raise OnespikeError(f"images: expected square ones, got {height}x{width}")
+    return channels, height, width
 
 
 def expect_pixels(images: Tensor, name: str) -> None:

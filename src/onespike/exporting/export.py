@@ -1,11 +1,11 @@
 """Write a network as the files of one or several targets, in one folder, with the proof beside them."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,16 +14,15 @@ from torch import Tensor, nn
 from onespike._version import __version__
 from onespike.configs import convert, read_json
 from onespike.data.dataset import Dataset
-from onespike.data.sources import expect_class_names
 from onespike.durable import path_of, read_whole
-from onespike.errors import OnespikeError, shown, unknown, warn
+from onespike.errors import OnespikeError, unknown, warn
 from onespike.evaluation.evaluate import expect_one_frame, expect_same_images
 from onespike.exporting import c, nir, onnx, pt2
-from onespike.exporting.contract import Contract
+from onespike.exporting.contract import Contract, contract_of, shape_of
 from onespike.exporting.network import Exported, rounded
 from onespike.exporting.parity import Parity, Target, compare
 from onespike.folders import expect_replaceable, save_folder
-from onespike.neurons.watch import NO_LAYERS, copied, logits_of, neuron_layers, reset_state
+from onespike.neurons.watch import NO_LAYERS, copied, neuron_layers
 from onespike.tensors import expect_finite, expect_weights
 from onespike.training.run import Run
 
@@ -36,10 +35,8 @@ FORMATS: dict[str, Callable[[Exported, Path], dict[str, Target]]] = {
     "nir": nir.write,
     "c": c.write,
 }
-#: Images that a target and the network see at once.
-BATCH = 50
 CONTRACT, PARITY = "contract.json", "parity.json"
-#: What formats read that take pixels otherwise than ONNX and pt2 do.
+#: The input of formats that take pixels in another form than ONNX and pt2.
 READS = {"nir": nir.READS, "c": c.READS}
 
 
@@ -109,20 +106,15 @@ def export(
     for name in formats:
         if name not in FORMATS:
             raise unknown("format", name, FORMATS)
-    if weights not in get_args(Weights):
-        raise unknown("weights", weights, get_args(Weights))
+    weights = convert(weights, Weights, "weights")
     if (count := convert(count, int, "images")) < 1:
         raise OnespikeError(f"images: expected at least 1, got {count}")
     if isinstance(model, nn.Module):
-        idle = {"with a network": {"which": which != "best", "data": data is not None}}
+        _expect_left_out("with a network", which=which != "best", data=data is not None)
     else:
-        idle = {"with a run": {"mean": mean is not None, "std": std is not None, "classes": bool(classes)}}
-        idle |= {"without images": {"labels": labels is not None and images is None}}
-        idle |= {"with images": {"data": data is not None and images is not None}}
-    for where, options in idle.items():
-        for name, is_given in options.items():
-            if is_given:
-                raise OnespikeError(f"{name}: {where} it would be ignored: leave it out")
+        _expect_left_out("with a run", mean=mean is not None, std=std is not None, classes=bool(classes))
+        _expect_left_out("without images", labels=labels is not None and images is None)
+        _expect_left_out("with images", data=data is not None and images is not None)
     # Whatever it is on, all is compared on the CPU.
     images, labels = (one.cpu() if isinstance(one, Tensor) and not one.is_meta else one for one in (images, labels))
     folder, digest = path_of(out), None
@@ -134,7 +126,7 @@ def export(
         expect_finite({**dict(model.named_parameters()), **dict(model.named_buffers())}, model)
         if any(one.device.type != "cpu" for one in model.parameters()):
             model = copied(model).cpu()
-        network, contract = model, _contract(model, images, labels, mean, std, classes, pixels)
+        network, contract = model, contract_of(model, images, labels, mean, std, classes, pixels)
     else:
         run = model if isinstance(model, Run) else Run.open(model)
         checkpoint = run.checkpoint(which)
@@ -145,7 +137,7 @@ def export(
             expect_same_images(dataset, checkpoint.card)
             expect_one_frame(dataset, "export")
             images, labels = some_test_images(dataset, count)
-        elif (shape := _shape_of(images, labels)) != contract.shape:
+        elif (shape := shape_of(images, labels)) != contract.shape:
             raise OnespikeError(f"images: expected those of the network, {contract.shape}, got {shape} as (C, H, W)")
     if labels is not None and not (labels.min() >= 0 and labels.max() < len(contract.classes)):
         raise OnespikeError(f"labels: expected 0 to {len(contract.classes) - 1}")
@@ -153,23 +145,49 @@ def export(
         raise OnespikeError(
             "pixels: expected raw test images, uint8 (N, H, W, C): these are floats, normalised by their owner"
         )
-    images, labels = images[:count], None if labels is None else labels[:count]
-    proofs, written = list[Parity](), dict[str, Contract]()
+    contracts = dict[str, Contract]()
+    for name in formats:
+        chosen = ("int8" if name == "c" else "fp32") if weights == "auto" else weights
+        contracts[name] = replace(contract, weights=chosen, pixels=pixels or name == "c")
+    return _write(network, digest, contracts, images[:count], None if labels is None else labels[:count], folder)
+
+
+def _expect_left_out(where: str, **given: bool) -> None:
+    """Raise an `OnespikeError` for the first argument that is given."""
+    for name, is_given in given.items():
+        if is_given:
+            raise OnespikeError(f"{name}: {where} it would be ignored: leave it out")
+
+
+def _write(
+    network: nn.Module,
+    digest: str | None,
+    contracts: Mapping[str, Contract],
+    images: Tensor,
+    labels: Tensor | None,
+    folder: Path,
+) -> Export:
+    """Write formats, by name, with their contracts, and prove each with all targets that read it."""
+    proofs = list[Parity]()
     with TemporaryDirectory() as made:
-        for name in formats:
-            integers = name == "c"
-            chosen = ("int8" if integers else "fp32") if weights == "auto" else weights
-            written[name] = replace(contract, weights=chosen, pixels=pixels or integers)
-            proofs += _written(name, network, written[name], Path(made), images, labels)
+        for name, contract in contracts.items():
+            copy = copied(network)
+            if contract.weights == "int8":
+                copy = rounded(copy, torch.float64 if name == "c" else torch.float32)
+            for label, target in FORMATS[name](Exported(copy, contract), Path(made)).items():
+                resolution = getattr(target, "resolution", None)  # only an exact target has one
+                proofs.append(compare(label, copy, target, contract, images, labels, resolution))
         if not neuron_layers(network):
             warn(f"export: {NO_LAYERS}: only logits were compared")
         files = {path.name: path.read_bytes() for path in sorted(Path(made).iterdir())}
     names = (*files, CONTRACT, PARITY)
-    described = {name: one.to_json(READS.get(name) if one.pixels else None) for name, one in written.items()}
-    kept: dict[str, Any] = {CONTRACT: {"onespike": __version__, "formats": described, "files": names}}
-    kept |= {PARITY: {"onespike": __version__, "network": digest, "targets": [one.to_json() for one in proofs]}}
-    texts = {name: (json.dumps(content, indent=2, allow_nan=False) + "\n").encode() for name, content in kept.items()}
-    save_folder(folder, files | texts)
+    formats = {name: one.to_json(READS.get(name) if one.pixels else None) for name, one in contracts.items()}
+    beside: dict[str, dict[str, Any]] = {CONTRACT: {"formats": formats, "files": names}}
+    beside[PARITY] = {"network": digest, "targets": [one.to_json() for one in proofs]}
+    for name, content in beside.items():
+        text = json.dumps({"onespike": __version__, **content}, indent=2, allow_nan=False)
+        files[name] = f"{text}\n".encode()
+    save_folder(folder, files)
     return Export(folder, names, tuple(proofs))
 
 
@@ -180,78 +198,6 @@ def expect_free(folder: Path) -> None:
     except (OnespikeError, OSError, KeyError, TypeError):
         earlier = set()
     expect_replaceable(folder, earlier, "export")
-
-
-def _written(
-    name: str, network: nn.Module, contract: Contract, folder: Path, images: Tensor, labels: Tensor | None
-) -> list[Parity]:
-    """Write one format, and prove it with each target that reads it."""
-    network = copied(network)
-    if contract.weights == "int8":
-        network = rounded(network, torch.float64 if name == "c" else torch.float32)
-    proofs = []
-    for label, target in FORMATS[name](Exported(network, contract), folder).items():
-        resolution = getattr(target, "resolution", None)  # only an exact target has one
-        proofs.append(compare(label, network, target, contract, batches(images, labels), resolution))
-    return proofs
-
-
-def batches(images: Tensor, labels: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Images and their labels, in batches."""
-    for start in range(0, len(images), BATCH):
-        part = slice(start, start + BATCH)
-        yield images[part], None if labels is None else labels[part]
-
-
-def _shape_of(images: Any, labels: Any) -> tuple[int, int, int]:
-    """The shape (C, H, W) of test images; an `OnespikeError` if they are no images, or labels do not fit them."""
-    found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-    if not isinstance(images, Tensor) or images.ndim != 4 or not len(images):
-        raise OnespikeError(f"images: expected (N, C, H, W), or uint8 (N, H, W, C), got {found}")
-    raw = images.dtype == torch.uint8
-    if images.is_meta or images.layout != torch.strided:
-        raise OnespikeError("images: expected a dense tensor")
-    whole = isinstance(labels, Tensor) and not (labels.is_meta or labels.dtype.is_floating_point or labels.is_complex())
-    if labels is not None and not (whole and labels.shape == images.shape[:1]):
-        raise OnespikeError(f"labels: expected whole numbers ({len(images)},), a class for each image")
-    if not raw and not (images.is_floating_point() and images.isfinite().all()):
-        raise OnespikeError("images: expected uint8, or floats that are finite numbers")
-    channels, height, width = images.shape[-1:] + images.shape[1:3] if raw else images.shape[1:]
-    if height != width:
-        raise OnespikeError(f"images: expected square ones, got {height}x{width}")
-    return channels, height, width
-
-
-def _contract(
-    network: nn.Module,
-    images: Tensor,
-    labels: Tensor | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    classes: Sequence[str],
-    pixels: bool,
-) -> Contract:
-    """The contract of a network that is no run, from its test images."""
-    channels, height, _ = _shape_of(images, labels)
-    means: tuple[float, ...] = convert([0.0] * channels if mean is None else mean, tuple[float, ...], "mean")
-    stds: tuple[float, ...] = convert([1.0] * channels if std is None else std, tuple[float, ...], "std")
-    if not len(means) == len(stds) == channels or min(stds) <= 0:
-        raise OnespikeError(f"mean and std: expected {channels} finite numbers each, std above 0, got {means}, {stds}")
-    contract = Contract(type(network).__name__, "", (), channels, height, means, stds, "fp32", pixels)
-    some = contract.normalise(images[:2])
-    probe = copied(network)  # a copy, since it may keep a state
-    reset_state(probe)
-    answers = logits_of(probe, some)
-    if not isinstance(classes, Iterable):
-        raise OnespikeError(f"classes: expected their names, got {shown(classes)}")
-    names = convert(tuple(classes), tuple[str, ...], "classes") or tuple(
-        str(number) for number in range(answers.shape[-1])
-    )
-    if len(names) != answers.shape[-1]:
-        raise OnespikeError(f"classes: expected {answers.shape[-1]} names, got {len(names)}")
-    expect_class_names(names, "classes")
-    stated = images.dtype == torch.uint8 or not (mean is None or std is None)
-    return replace(contract, classes=names, stated=stated)
 
 
 def some_test_images(data: Dataset, count: int) -> tuple[Tensor, Tensor]:

@@ -13,16 +13,16 @@ from typing import Any, Literal
 from safetensors.torch import save
 from torch import nn
 
-from onespike._version import __version__
 from onespike.configs import expect_keys, plain, read_json
 from onespike.data.augment import seeded
 from onespike.durable import path_of, read_whole
 from onespike.errors import OnespikeError, reason, shown, unknown
+from onespike.exporting.model_card import model_card
 from onespike.folders import expect_replaceable, save_folder
 from onespike.models.pretrained import CARD, WEIGHTS, in_integers
 from onespike.tensors import expect_alike, expect_finite, expect_weights, to_save
 from onespike.training.callbacks import to_round
-from onespike.training.checkpoint import ModelCard
+from onespike.training.checkpoint import Checkpoint, ModelCard
 from onespike.training.pretrained import FILES
 from onespike.training.recipe import Recipe, dump
 from onespike.training.run import Run, expect_results, load
@@ -37,8 +37,6 @@ _PROOF = {"target": str, "same_class": float, "images": int, "spikes": int, "lay
 _PROOF |= {"holds": bool}
 #: A repository of the Hub, user/name.
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-#: Standard deviations on either side of the mean that hold 95% of a normal distribution.
-Z = 1.96
 
 
 def save_pretrained(
@@ -66,12 +64,12 @@ def save_pretrained(
         OnespikeError: The folder holds something else; a network has no card, or another network's; an argument would
             be ignored.
     """
-    folder, summary, files = path_of(folder), dict[str, Any](), dict[str, bytes]()
+    folder, run = path_of(folder), None
     expect_free(folder)
     expect_keys(results or {}, {}, "results")
     if weights not in ("fp32", "int8"):
         raise unknown("weights", weights, ("fp32", "int8"))
-    run = None
+    summary, recipe, proofs = dict[str, Any](), "", list[dict[str, Any]]()
     if isinstance(model, nn.Module):
         if not isinstance(card, ModelCard):
             raise OnespikeError("save_pretrained: expected a ModelCard beside a network: card=…")
@@ -84,32 +82,38 @@ def save_pretrained(
         run = model if isinstance(model, Run) else Run.open(model)
         checkpoint = run.checkpoint(which)
         card, network = checkpoint.card, checkpoint.network()
-        files["config.yaml"] = dump(_without_places(run.recipe)).encode()
-        epoch = checkpoint.state["progress"]["epoch"]
-        summary = {"best_epoch": epoch, **(run.summary or {}), "seed": run.recipe.train.seed}
-        measured = summary.get("weights")  # of a pretrained network; a run was measured as it was trained
-        as_trained = weights == "fp32" or run.recipe.train.int8_weights
-        same_weights = as_trained if measured is None else weights in ("fp32", measured)
-        if not same_weights or epoch != summary["best_epoch"]:  # those of the last epoch, or of a rounding, are others
-            kept = (key for key in summary if not key.startswith("test_") and key not in ("audit", "valid_top1"))
-            summary = {key: summary[key] for key in kept} | {"best_epoch": epoch}
+        summary, recipe = _measured(run, checkpoint, weights), dump(_without_places(run.recipe))
+        proofs = _proofs(run, checkpoint.digest, weights)
     expect_weights(network)
     state = to_save(network.state_dict())
     expect_finite(state, network)
-    if run is None and card.conversion is None and hasattr(card.model, "build"):
+    is_built = card.conversion is None and hasattr(card.model, "build")
+    if run is None and is_built:
         with seeded(0):  # nobody else's draws should change for its weights
             expect_alike(state, card.build().state_dict(), f"the network is another than its card says, {card.name}")
     if weights == "int8":
         state = in_integers(state, {f"{path}.weight" for path in to_round(network)})
-    proofs = _proofs(run, checkpoint.digest, weights) if run else []
-    summary |= {"best_epoch": summary.get("best_epoch", 0), "weights": weights, **(results or {})}
+    summary = {**summary, "best_epoch": summary.get("best_epoch", 0), "weights": weights, **(results or {})}
     _expect_sound(summary)
+    files = {"config.yaml": recipe.encode()} if recipe else {}
     files |= {WEIGHTS: save(state), CARD: _json(plain(card)), "summary.json": _json(summary)}
-    if weights == "fp32" and card.conversion is None and hasattr(card.model, "build"):
-        files[TIMM] = _json(_timm(card))
-    files["README.md"] = _readme(card, summary, proofs, files.get("config.yaml", b"").decode()).encode()
+    files |= {TIMM: _json(_timm(card))} if weights == "fp32" and is_built else {}
+    files["README.md"] = model_card(card, summary, proofs, recipe).encode()
     save_folder(folder, files)
     return folder
+
+
+def _measured(run: Run, checkpoint: Checkpoint, weights: str) -> dict[str, Any]:
+    """What the run's summary says of a checkpoint; not its tests, if they were of another epoch or of other weights."""
+    epoch = checkpoint.state["progress"]["epoch"]
+    summary = {"best_epoch": epoch, **(run.summary or {}), "seed": run.recipe.train.seed}
+    measured = summary.get("weights")  # of a pretrained network; a run was measured as it was trained
+    as_trained = weights == "fp32" or run.recipe.train.int8_weights
+    same_weights = as_trained if measured is None else weights in ("fp32", measured)
+    if same_weights and epoch == summary["best_epoch"]:
+        return summary
+    tests = {key for key in summary if key.startswith("test_") or key in ("audit", "valid_top1")}
+    return {key: one for key, one in summary.items() if key not in tests} | {"best_epoch": epoch}
 
 
 def expect_free(folder: Path) -> None:
@@ -204,14 +208,6 @@ def expect_repository(name: str) -> None:
         raise OnespikeError(f"{shown(name)}: expected a repository of the Hub, user/name")
 
 
-def interval(percent: float, images: int) -> tuple[float, float]:
-    """The 95% interval of Wilson around an accuracy, both in percent."""
-    share, spread = percent / 100, Z**2 / images
-    middle = (share + spread / 2) / (1 + spread)
-    half = Z * math.sqrt(share * (1 - share) / images + spread / images / 4) / (1 + spread)
-    return 100 * max(0.0, middle - half), 100 * min(1.0, middle + half)
-
-
 def _timm(card: ModelCard) -> dict[str, Any]:
     from onespike.models.timm import timm_name
 
@@ -229,65 +225,14 @@ def _timm(card: ModelCard) -> dict[str, Any]:
     }
 
 
-def _readme(card: ModelCard, summary: Mapping[str, Any], proofs: Iterable[Mapping[str, Any]], recipe: str) -> str:
-    """The model card: what was measured, and nothing else."""
-    lines = ["---", "library_name: onespike", "pipeline_tag: image-classification", "tags:"]
-    lines += [
-        "- spiking-neural-network",
-        "- onespike",
-        "---",
-        "",
-        f"# {card.name} on {card.data or 'unknown data'}",
-        "",
-    ]
-    words = "A spiking network, written by" if card.conversion is None else "A converted spiking network, written by"
-    lines += [f"{words} onespike {__version__}.", ""]
-    lines += ["```python", "import onespike", "", 'network = onespike.load("FOLDER or user/repo")', "```", ""]
-    images = f"{card.image_size}x{card.image_size} pixels, {card.in_channels} channels, (pixel / 255 - mean) / std"
-    classes = f"{', '.join(card.classes[:20])}{', …' if len(card.classes) > 20 else ''}"
-    lines += [f"Images: {images} with mean {_few(card.mean)} and std {_few(card.std)}.", "", f"Classes: {classes}."]
-    if "test_top1" in summary and summary.get("test_images"):
-        low, high = interval(summary["test_top1"], summary["test_images"])
-        lines += ["", "## Accuracy", "", f"{summary['test_top1']:.2f}% of {summary['test_images']:,} test images"]
-        lines[-1] += f" of {summary['test_data']}" if "test_data" in summary else ""
-        seed = "" if summary.get("seed") is None else f", one seed ({summary['seed']})"
-        lines[-1] += f" (95% interval {low:.2f} to {high:.2f}%, of the images alone){seed},"
-        lines += [f"weights in {'8 bits' if summary.get('weights') == 'int8' else 'float32'}."]
-    if audit := summary.get("audit"):
-        lines += ["", "## Cost of an image", ""]
-        lines += [f"{audit['weights']:,} weights; {audit['macs']['dense']:,.0f} multiply-accumulates if it were dense;"]
-        lines += [
-            f"{audit['synaptic_operations']:,.0f} synaptic operations, measured on {audit['images']} test images;"
-        ]
-        rate = audit.get("firing_rate")
-        lines += ["no neurons that are known." if rate is None else f"firing rate {rate:.3f}."]
-        lines[-1] += " Energy by the estimates of `onespike audit`, microjoules:"
-        lines += [f"{', '.join(f'{key} {1e6 * value:.3g}' for key, value in audit['joules'].items())}."]
-    for proof in proofs:
-        same = f"{proof['same_class']:.2f}% of {proof['images']:,} images in the same class"
-        spikes = f", {proof['differing']:,} of {proof['spikes']:,} spikes differ" if proof["layers"] else ""
-        spikes += " in the first layer where any do" if proof["differing"] else ""  # behind it all may
-        verdict = "" if proof["holds"] else "; parity does not hold"
-        lines += ["", f"Exported to {proof['target']}: {same}{spikes}{verdict}."]
-    if recipe:
-        lines += ["", "## Recipe", "", "```yaml", recipe.strip(), "```"]
-    reference = "Yao, Wu, Chen, Zhang: Training a General Spiking Neural Network with Improved Efficiency and Minimum"
-    lines += ["", "## Citation", "", f"{reference} Latency. ACML 2023, PMLR 222. `onespike cite` prints it in BibTeX."]
-    return "\n".join(lines) + "\n"
-
-
 def _json(content: Any) -> bytes:
     return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
 
 
-def _few(values: tuple[float, ...]) -> str:
-    return ", ".join(f"{value:.4g}" for value in values)
-
-
 def _proofs(run: Run, network: str, weights: str) -> list[dict[str, Any]]:
-    """The proofs of exports into folders of the run; those of another network, by its digest, are left out.
+    """The proofs of exports into folders of the run, if they are of this network, by its digest, and of these weights.
 
-    So are those of weights that are rounded otherwise; files of earlier versions do not say how theirs are.
+    Files of earlier versions do not say whether theirs were rounded: they count for both.
     """
     found = list[dict[str, Any]]()
     for path in sorted(run.folder.glob("*/parity.json")):

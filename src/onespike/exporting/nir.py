@@ -33,6 +33,7 @@ from onespike.exporting.lowering.maps import (
     Pool,
     Read,
     Sum,
+    Term,
     needed,
 )
 from onespike.exporting.lowering.reals import Reals
@@ -156,25 +157,25 @@ class _Writer:
 
     def _added(self, of: Map, chosen: Tensor, gain: Tensor, constant: Tensor) -> list[str]:
         """The nodes of a sum, or of channels side by side; its terms go directly to where it is read."""
-        terms = []
+        terms = list[Term]()
         if isinstance(of, Sum):
             if of.rectified:
                 raise self._cannot(f"relu in {of.layer}")
             constant = constant + torch.where(chosen < 0, 0.0, gain * of.constant[chosen.clamp(min=0)])
-            terms = [(term.read, term.factors) for term in of.terms]
+            terms = of.terms
         elif isinstance(of, Collect):
             for part in of.parts:
                 if not all(torch.equal(one, torch.arange(of.pixels)) for one in (part.to_pixels, part.pixels)):
                     raise self._cannot(f"pixels that move in {of.layer}")
                 channels = torch.full((of.channels,), -1)
                 channels[part.to_channels] = part.channels
-                terms.append((Read(part.map, channels), torch.ones(of.channels, dtype=torch.float64)))
+                terms.append(Term(Read(part.map, channels), torch.ones(of.channels, dtype=torch.float64)))
         names: list[str] = []
-        for read, factors in terms:
-            if read.pixels is not None:
+        for term in terms:
+            if term.read.pixels is not None:
                 raise self._cannot(f"pixels that move in {of.layer}")
-            picked = torch.where(chosen < 0, -1, read.channels[chosen.clamp(min=0)])
-            names += self._parts(read.map, picked, gain * factors[chosen.clamp(min=0)], constant)
+            picked = torch.where(chosen < 0, -1, term.read.channels[chosen.clamp(min=0)])
+            names += self._parts(term.read.map, picked, gain * term.factors[chosen.clamp(min=0)], constant)
             constant = torch.zeros_like(constant)
         if len({self._sides[name] for name in names}) > 1 or len(set(names)) < len(names):
             raise self._cannot(f"an addition in {of.layer}")
@@ -197,15 +198,13 @@ class _Writer:
         if isinstance(of, Pool):
             if of.largest and of.read.map.kind != "bits":
                 raise self._cannot(f"max pooling of real values in {of.layer}, in front of which nothing fires")
-            return self._pool(of, self._parts(of.read.map))
+            return self._pool(of, self._parts(of.read.map), of.channels)
         ones, zeros = (torch.full((of.channels,), one, dtype=torch.float64) for one in (1.0, 0.0))
         if isinstance(of, Conv):
             return self._conv(of, of.weight, zeros)
         if isinstance(of, Sum | Collect):  # one node, which several read
-            eye, parts = (
-                torch.eye(of.channels)[:, :, None, None],
-                self._added(of, torch.arange(of.channels), ones, zeros),
-            )
+            eye = torch.eye(of.channels)[:, :, None, None]
+            parts = self._added(of, torch.arange(of.channels), ones, zeros)
             return self._conv2d(f"{of.layer}.add", parts, eye, zeros, Geometry((1, 1)), self._sides[parts[0]])
         raise self._cannot(f"{of.name if isinstance(of, Function) else 'a ' + type(of).__name__.lower()} in {of.layer}")
 
@@ -250,7 +249,7 @@ class _Writer:
         node = self.nir.IF(r=ones, v_threshold=ones * np.float32(threshold), v_reset=0 * ones)
         return self._add(layer, node, parts, sides)
 
-    def _pool(self, of: Pool, parts: list[str], channels: int | None = None) -> str:
+    def _pool(self, of: Pool, parts: list[str], channels: int) -> str:
         sides, geometry = self._sides[parts[0]], of.geometry
         if of.read.pixels is not None or of.sides[0] > 1:
             raise self._cannot(f"pixels that move in {of.layer}")
@@ -264,4 +263,4 @@ class _Writer:
         if not of.largest:
             self._counts[of] = math.prod(geometry.kernel)
             return name
-        return self._neurons(f"{of.layer}.any", [name], channels or of.channels, 0.5 / math.prod(geometry.kernel))
+        return self._neurons(f"{of.layer}.any", [name], channels, 0.5 / math.prod(geometry.kernel))

@@ -92,9 +92,9 @@ def graph(exported: Exported, names: Sequence[str]) -> Any:
 
 
 def name_outputs(graph: Any, names: Sequence[str]) -> None:
-    """Name the outputs again: up to PyTorch 2.9 a value that is given out twice has its second name in the first place.
+    """Give the outputs their names: up to PyTorch 2.9, a value that is two outputs has wrong ones.
 
-    In the second place is an alias, under a name that nobody asked for.
+    In the first place it has the second name; in the second place is an alias, by a name that nobody asked for.
     """
     if [value.name for value in graph.output] == list(names):
         return
@@ -156,10 +156,10 @@ def _runtime(plain: Loaded, watched: Loaded, spikes: list[str], exported: Export
 
 @contextmanager
 def _signal_stack() -> Iterator[None]:
-    """Put back where this thread handles signals, in place of memory that belongs to a compiled model of OpenVINO.
+    """Put back this thread's stack for signals, in whose place OpenVINO puts memory of a compiled model.
 
-    Two such models that are released in the order in which they were compiled leave the thread with memory that is
-    freed: the next signal, Ctrl-C for one, would be a segmentation fault.
+    If two models were released in the order in which they were compiled, that memory would be freed: the next signal,
+    such as Ctrl-C, would be a segmentation fault.
     """
     if os.name != "posix":
         yield

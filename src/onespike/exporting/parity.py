@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,14 +14,16 @@ from onespike.exporting.contract import Contract
 from onespike.neurons.watch import Fired, answer_and_calls
 from onespike.training.losses import over_time
 
-#: A target maps raw or normalised images to logits (B, K), and to spikes, call by call of the layers of neurons; to no
-#: spikes where it cannot show them, and to None for a layer whose spikes the logits do not need, which it leaves out.
+#: A target maps images, raw or normalised, to logits (B, K) and to the spikes of each call of a layer of neurons. There
+#: are no spikes if it cannot show them, and None for a layer that it leaves out, since the logits do not need it.
 Target = Callable[[Tensor], tuple[Tensor, Sequence[Tensor | None]]]
-#: Largest distance from its threshold of a potential about which float arithmetic may decide otherwise; largest
-#: difference of logits from the same spikes, in units of the largest logit, and in any case, where all are small.
+#: How far from its threshold a potential may lie if floats that are rounded otherwise decide otherwise; and how far
+#: logits from the same spikes may differ, in units of the largest logit, and in any case, where all are small.
 NEAR, CLOSE, TINY = 1e-4, 1e-4, 1e-6
 #: Stands for a distance that is not known, or not finite.
 FAR = 1e9
+#: Images that a target and the network see at once.
+BATCH = 50
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Parity:
         spikes: Outputs of neurons, spike or none, that were compared.
         differing: Outputs that differ, in the first layer where any do; after it all may differ.
         first: That layer; None if no spike differs.
-        distance: Largest distance from the threshold of its potentials that decide otherwise.
+        distance: The largest distance from the threshold, of its potentials whose spikes differ.
         exact: Whether nothing at all may differ but the rounding of logits.
         holds: Whether the target computes the same as the network.
         weights: Those of the network: "fp32" or "int8"; "" in files of earlier versions.
@@ -73,23 +75,24 @@ def compare(
     network: nn.Module,
     target: Target,
     contract: Contract,
-    batches: Iterable[tuple[Tensor, Tensor | None]],
+    images: Tensor,
+    labels: Tensor | None = None,
     resolution: float | None = None,
 ) -> Parity:
-    """Compare a target with a network on batches of images and labels.
+    """Compare a target with a network on images, raw or normalised, in batches.
 
     Parity holds if the same spikes give close logits, for at least one image, and if spikes differ, in the first layer
     where any do, only at potentials that equal the threshold up to the rounding of floats. With a `resolution` of its
     logits the target is exact: no spike and no class may differ, and no logit by more than that.
 
     Raises:
-        OnespikeError: There are no images.
+        OnespikeError: There are no images, or logits are not finite, or not one for each class.
     """
+    if not len(images):
+        raise OnespikeError("export: expected test images to prove the export on, got none")
     dtype = next(network.parameters(), torch.empty(())).dtype
-    images = clean = right = target_right = same = spikes = differing = layers = 0
-    error = largest = 0.0
-    first, place, distance, labelled, holds = None, sys.maxsize, 0.0, True, True
-    for raw, labels in batches:
+    spikes, batches = _Spikes(), list[tuple[Tensor, Tensor, Tensor]]()
+    for raw in images.split(BATCH):
         answer, calls = answer_and_calls(network, contract.normalise(raw, dtype), foreign_potentials=True)
         logits = over_time(answer)
         if not logits.isfinite().all():
@@ -99,65 +102,79 @@ def compare(
         if not tuple(logits.shape) == tuple(answers.shape) == expected:
             shapes = f"{tuple(logits.shape)} by the network, {tuple(answers.shape)} by {name}"
             raise OnespikeError(f"export: expected logits {expected}, the same at every call, got {shapes}")
+        batches.append((logits, answers, spikes.see(calls, shown, len(raw))))
+    logits, answers, same_spikes = map(torch.cat, zip(*batches, strict=True))
+    guesses, target_guesses = logits.argmax(1), answers.argmax(1)
+    same_class = _percent(guesses == target_guesses)
+    largest = logits.abs().max().item()
+    errors = (answers.double() - logits.double()).abs().amax(1).nan_to_num(math.inf, math.inf)
+    error = errors.max().item()
+    if resolution is not None:
+        holds = spikes.first is None and same_class == 100 and error <= resolution
+    else:
+        if spikes.near and not same_spikes.any():
+            warn(f"{name}: spikes of every image differ somewhere, so no logits were compared: prove it on more images")
+        close = bool((errors[same_spikes] <= CLOSE * largest + TINY).all())
+        holds = spikes.near and bool(same_spikes.any()) and close
+    return Parity(
+        target=name,
+        images=len(images),
+        top1=None if labels is None else _percent(guesses == labels),
+        target_top1=None if labels is None else _percent(target_guesses == labels),
+        same_class=same_class,
+        logit_error=min(FAR, error),
+        largest_logit=largest,
+        layers=spikes.layers,
+        spikes=spikes.count,
+        differing=spikes.differing,
+        first=spikes.first,
+        distance=None if spikes.first is None else spikes.distance,
+        exact=resolution is not None,
+        holds=holds,
+        weights=contract.weights,
+    )
+
+
+@dataclass
+class _Spikes:
+    """A target's spikes beside the network's, over all batches; the attributes without a comment are as in `Parity`."""
+
+    layers: int = 0
+    count: int = 0
+    differing: int = 0
+    first: str | None = None
+    distance: float = 0.0
+    near: bool = True  # whether the first spikes of an image that differ all lie near the threshold
+    place: int = sys.maxsize  # the number of the call of the layer `first`
+
+    def see(self, calls: Sequence[Fired], shown: Sequence[Tensor | None], images: int) -> Tensor:
+        """Add a batch; returns the images whose spikes are all the same, (B,)."""
         pairs = [
             (call, one)
             for call, one in zip(calls, shown, strict=bool(shown))
             if one is not None and getattr(call.neuron, "spiking", True)
         ]
-        errors = (answers.double() - logits.double()).abs().amax(1).nan_to_num(math.inf, math.inf)
-        images += len(logits)
-        same += int((answers.argmax(1) == logits.argmax(1)).sum())
-        labelled = labelled and labels is not None
-        if labels is not None:
-            right, target_right = (
-                count + int((one.argmax(1) == labels).sum())
-                for count, one in ((right, logits), (target_right, answers))
-            )
-        error, largest = max(error, errors.max().item()), max(largest, logits.abs().max().item())
-        pending = torch.ones(len(logits), dtype=torch.bool)  # images whose spikes were the same so far
-        layers = len(pairs)
-        for number, (call, found) in enumerate(pairs):
+        self.layers = len(pairs)
+        same = torch.ones(images, dtype=torch.bool)  # so far
+        for place, (call, found) in enumerate(pairs):
             if found.ndim > call.spikes.ndim:  # (B, …) of what one image gives
                 found = found.movedim(0, call.batch_axis)
             wrong = call.spikes.sign() != found.reshape(call.spikes.shape).sign()
-            spikes += wrong.numel()
-            per_image = wrong.movedim(call.batch_axis, 0).flatten(1).any(1)
-            fresh = per_image & pending
-            if bool(fresh.any()):
-                away = _distance(call, wrong, fresh)
-                holds = holds and away <= NEAR
-                if number < place:
-                    first, place, differing, distance = call.path, number, 0, 0.0
-                if number == place:
-                    differing, distance = differing + int(wrong.sum()), max(distance, away)
-            pending &= ~per_image
-        clean += int(pending.sum())
-        holds = holds and bool((errors[pending] <= CLOSE * largest + TINY).all())
-    if not images:
-        raise OnespikeError("export: expected test images to prove the export on, got none")
-    if holds and not clean:
-        warn(f"{name}: spikes of every image differ somewhere, so no logits were compared: prove it on more images")
-    holds = holds and clean > 0
-    if resolution is not None:
-        holds = first is None and same == images and error <= resolution
-    shares = [100 * count / images if labelled else None for count in (right, target_right)]
-    return Parity(
-        target=name,
-        images=images,
-        top1=shares[0],
-        target_top1=shares[1],
-        same_class=100 * same / images,
-        logit_error=min(FAR, error),
-        largest_logit=largest,
-        layers=layers,
-        spikes=spikes,
-        differing=differing,
-        first=first,
-        distance=distance if first is not None else None,
-        exact=resolution is not None,
-        holds=holds,
-        weights=contract.weights,
-    )
+            self.count += wrong.numel()
+            differ = wrong.movedim(call.batch_axis, 0).flatten(1).any(1)
+            if bool((differ & same).any()):
+                away = _distance(call, wrong, differ & same)
+                self.near = self.near and away <= NEAR
+                if place < self.place:
+                    self.first, self.place, self.differing, self.distance = call.path, place, 0, 0.0
+                if place == self.place:
+                    self.differing, self.distance = self.differing + int(wrong.sum()), max(self.distance, away)
+            same &= ~differ
+        return same
+
+
+def _percent(hits: Tensor) -> float:
+    return 100 * int(hits.sum()) / len(hits)
 
 
 def _distance(call: Fired, wrong: Tensor, images: Tensor) -> float:

@@ -188,8 +188,10 @@ def _steps(name: str, graph: Graph) -> Steps | None:
 def _steps_of(node: Any, graph: Graph) -> Steps | None:
     once = Steps(Fraction(1), Fraction(1))
     match node.op_type:
+        case "Greater" | "GreaterOrEqual":
+            return once
         case "Cast":
-            return once if _is_comparison(node.input[0], graph) else _steps(node.input[0], graph)
+            return _steps(node.input[0], graph)
         case "Add":
             both = _together(node.input, graph)
             most = [found.most for one in node.input if (found := _steps(one, graph))]
@@ -217,16 +219,6 @@ def _together(names: Sequence[str], graph: Graph) -> Steps | None:
     if len(found) < len(names) or any((one.step / step).denominator > 1 for one in found):
         return None
     return Steps(step, max(one.most for one in found))
-
-
-def _is_comparison(name: str, graph: Graph) -> bool:
-    """Whether a tensor is made of comparisons alone, by operations that move or choose elements."""
-    node = graph.producers.get(name)
-    if node is None or node.op_type in ("Greater", "GreaterOrEqual"):
-        return node is not None
-    return node.op_type in PASSING and all(
-        _is_comparison(one, graph) for one in (node.input if node.op_type == "Concat" else node.input[:1])
-    )
 
 
 def _is_pixels(name: str, graph: Graph) -> bool:

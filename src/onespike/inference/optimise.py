@@ -1,11 +1,10 @@
 """Make an engine from a run, and compare the two: accuracy, spikes, latency.
 
-What `onespike.inference.engine` takes of the paper's networks is run by it, since it is the fastest there is in large
-batches; all others by ONNX Runtime or OpenVINO, whichever is faster (docs/speed.md).
+Our own engine runs those of the paper's networks that it supports, since it is the fastest there is in large batches.
+ONNX Runtime or OpenVINO, whichever is faster, runs all others (docs/speed.md).
 """
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +13,9 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from onespike.audit.result import read_spikes
 from onespike.configs import convert
+from onespike.counting import count_operations
 from onespike.data.augment import seeded
 from onespike.data.loader import EvalLoader, derive_seed
 from onespike.durable import path_of
@@ -24,7 +25,7 @@ from onespike.exporting.onnx import FILE, expect_packages
 from onespike.inference.compare import Candidate, Comparison, compare
 from onespike.inference.engine import PRECISIONS, Engine, takes
 from onespike.inference.layers import Fire
-from onespike.inference.runtimes import Runtime, reads_spikes, runtimes
+from onespike.inference.runtimes import Runtime, runtimes
 from onespike.inference.storage import expect_free, load_engine, save_engine, save_file
 from onespike.models import Network
 from onespike.neurons import Neuron
@@ -149,12 +150,13 @@ def optimise(
 
 
 def _suited(network: nn.Module, pictures: Tensor) -> str:
-    """The weights that suit a network as ONNX: int8 where all layers behind the stem are known to read spikes."""
+    """The weights that suit a network as ONNX: int8 where, on these pictures, layers behind the stem read spikes."""
     try:
-        return "int8" if reads_spikes(network, pictures) else "fp32"
+        readings = read_spikes(count_operations(network, [pictures]))
     except OnespikeError as error:
         warn(f"optimise: what layers read is not known, so weights stay in fp32: {error}")
         return "fp32"
+    return "int8" if all(one.holds for one in readings) else "fp32"
 
 
 def opened(
@@ -217,22 +219,20 @@ def compare_spikes(network: Network, engine: Engine, batches: list[Tensor]) -> l
         seen = []
         for model, watched in ((network, layers), (engine, engine_layers)):
             torch.manual_seed(derive_seed(0, number))
-            with _recording([layer for block in watched for layer in block]) as spikes:
-                model(images)
-            seen.append(spikes)
-        for block, (mine, theirs) in enumerate(zip(layers, engine_layers, strict=True)):
-            for one, other in zip(mine, theirs, strict=True):
-                first, second = seen[0][one].movedim(-3, -1).reshape(-1) > 0, seen[1][other].reshape(-1) > 0
-                totals[block] += torch.tensor([first.sum(), second.sum(), (first != second).sum(), len(first)])
+            seen.append(_outputs(model, [layer for block in watched for layer in block], images))
+        blocks = [block for block, watched in enumerate(layers) for _ in watched]
+        for block, one, other in zip(blocks, *seen, strict=True):
+            first, second = one.movedim(-3, -1).reshape(-1) > 0, other.reshape(-1) > 0
+            totals[block] += torch.tensor([first.sum(), second.sum(), (first != second).sum(), len(first)])
     return [BlockSpikes(mine / n, theirs / n, wrong / n, int(n)) for mine, theirs, wrong, n in totals.tolist()]
 
 
-@contextmanager
-def _recording(layers: list[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
-    """Record the outputs of layers in the forward pass inside this context."""
+def _outputs(model: nn.Module, layers: list[nn.Module], images: Tensor) -> list[Tensor]:
+    """What layers of a model answer, in their order, while it answers images."""
     seen: dict[nn.Module, Tensor] = {}
     with ExitStack() as stack:
         for layer in layers:
-            handle = layer.register_forward_hook(lambda layer, _, output: seen.update({layer: output}))
-            stack.callback(handle.remove)
-        yield seen
+            hook = layer.register_forward_hook(lambda layer, _, output: seen.update({layer: output}))
+            stack.callback(hook.remove)
+        model(images)
+    return [seen[layer] for layer in layers]

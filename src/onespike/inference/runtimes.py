@@ -6,8 +6,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from onespike.audit.result import read_spikes
-from onespike.counting import count_operations
 from onespike.exporting.contract import Contract
 from onespike.exporting.network import Exported, rounded
 from onespike.exporting.onnx import FILE, Loaded, openvino_model, session, write
@@ -37,11 +35,6 @@ class Runtime:
     def __call__(self, images: Tensor) -> Tensor:
         """Classify normalised images (B, C, H, W), float32; logits (B, K)."""
         return torch.from_numpy(self._loaded(["logits"], images.contiguous().numpy())[0])
-
-
-def reads_spikes(network: nn.Module, images: Tensor) -> bool:
-    """Whether behind the stem every layer reads spikes alone, as far as these normalised images (B, C, H, W) show."""
-    return all(reading.holds for reading in read_spikes(count_operations(network, [images])))
 
 
 def runtimes(network: nn.Module, card: ModelCard, weights: str, images: Tensor, folder: Path) -> dict[str, Candidate]:

@@ -19,8 +19,9 @@ from onespike.tensors import expect_alike, not_finite, read_tensors, shapes_alon
 from onespike.training.checkpoint import ModelCard
 
 WEIGHTS, DESCRIPTION, REPORT = "engine.safetensors", "engine.json", "report.json"
-#: The name of our own engine in the description.
+#: The name of our own engine in the description; and the file of each engine, by name.
 OURS = "onespike"
+FILES = {OURS: WEIGHTS, **dict.fromkeys(RUNTIMES, FILE)}
 
 
 def save_engine(engine: Engine, card: ModelCard, run: str, folder: Path) -> None:
@@ -38,8 +39,7 @@ def save_file(content: bytes, engine: str, precision: str, card: ModelCard, run:
     made_by = {"onespike": __version__, "run": run, "engine": engine}
     description = sealed(made_by | {"precision": precision, "model": plain(card)}, content)
     expect_free(folder)
-    file = WEIGHTS if engine == OURS else FILE
-    save_folder(folder, {file: content, DESCRIPTION: json.dumps(description, indent=2).encode()})
+    save_folder(folder, {FILES[engine]: content, DESCRIPTION: json.dumps(description, indent=2).encode()})
 
 
 def expect_free(folder: Path) -> None:
@@ -47,7 +47,7 @@ def expect_free(folder: Path) -> None:
     try:
         description = read_json(read_whole(folder / DESCRIPTION), DESCRIPTION)
         expect_keys(description, {"engine": str, "sha256": str}, DESCRIPTION)
-        earlier = {DESCRIPTION, WEIGHTS, FILE, REPORT}
+        earlier = {DESCRIPTION, REPORT, *FILES.values()}
     except (OnespikeError, OSError):
         earlier = set()
     expect_replaceable(folder, earlier, "engine")
@@ -65,9 +65,8 @@ def load_engine(folder: str | Path) -> Engine | Runtime:
     try:
         text, description, content = read_folder(folder, _read)
         name = description["engine"]
-        file = WEIGHTS if name == OURS else FILE
         if description != sealed(description, content) or not is_as_written(text, description):
-            raise OnespikeError(f"{file} and {DESCRIPTION} are not what was written")
+            raise OnespikeError(f"{FILES[name]} and {DESCRIPTION} are not what was written")
         card = ModelCard.from_json(description["model"])
         engine = _ours(content, card, description["precision"]) if name == OURS else _runtime(content, name)
     except FileNotFoundError:
@@ -84,9 +83,9 @@ def _read(folder: Path) -> tuple[bytes, dict[str, Any], bytes]:
     description = read_json(text, DESCRIPTION)
     expect_keys(description, {"model": dict, "precision": str, "engine": str, "sha256": str}, DESCRIPTION)
     name = description["engine"]
-    if name not in (OURS, *RUNTIMES):
-        raise unknown("engine", name, (OURS, *RUNTIMES))
-    return text, description, read_whole(folder / (WEIGHTS if name == OURS else FILE), 1 << 36)
+    if name not in FILES:
+        raise unknown("engine", name, FILES)
+    return text, description, read_whole(folder / FILES[name], 1 << 36)
 
 
 def _ours(content: bytes, card: ModelCard, precision: str) -> Engine:

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -6,6 +7,13 @@ from torch import Tensor, nn
 
 from onespike.data.config import DataConfig
 from onespike.data.dataset import open_dataset
+from onespike.models import model_config
+from onespike.training.run import Run
+from tests.unit.written_run import write_run
+
+#: The results of `run`.
+SUMMARY = {"test_top1": 90.0, "test_top5": 99.0, "test_loss": 0.4, "test_images": 360, "epochs": 1, "valid_top1": 91.0}
+SUMMARY |= {"best_epoch": 1, "seconds": 1.0, "parameters": 1000}
 
 
 @pytest.fixture(scope="session")
@@ -14,6 +22,15 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Tensor:
     cache = str(tmp_path_factory.mktemp("cache"))
     test = open_dataset(DataConfig(name="digits", image_size=32, cache=cache)).test
     return test.gather(torch.arange(len(test)).numpy())[0]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A complete run of a strict network with random weights, on digits."""
+    data = DataConfig(name="digits", cache=str(tmp_path / "cache"), image_size=32)
+    run = write_run(tmp_path / "run", model_config("spiking-vgg-xs", width=4), data, tuple("0123456789"))
+    run.finish(SUMMARY)
+    return run
 
 
 @pytest.fixture

@@ -112,19 +112,6 @@ def test_strict_networks_on_digits(
     prove(create_model(name, in_channels=1, **overrides), digits[:60], tmp_path / "out", settled)
 
 
-def test_who_stops_the_proof_gets_no_verdict(digits: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The program calls back for each layer's spikes; what is raised in there ctypes would print and forget."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("onespike.exporting.c.target._Compiled._see", stop)
-    network = create_model("spiking-vgg-xs", in_channels=1, width=4).eval()
-    with pytest.raises(KeyboardInterrupt):
-        export(network, tmp_path / "out", ["c"], images=digits[:2], mean=MEAN[:1], std=STD[:1])
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["spiking-vgg-xs", "spiking-resnet-xs"])
 def test_strict_networks_on_photographs(name: str, shared_data: Path, tmp_path: Path, settled: Settle) -> None:

@@ -12,27 +12,14 @@ from torch import nn
 
 import onespike
 from onespike.classpath import ClassPath
-from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError
 from onespike.models import model_config
 from onespike.training.checkpoint import ModelCard
 from onespike.training.run import Run
-from tests.unit.written_run import write_run
 
 CLASSES = tuple("0123456789")
-SUMMARY = {"test_top1": 90.0, "test_top5": 99.0, "test_loss": 0.4, "test_images": 360, "epochs": 1, "valid_top1": 91.0}
-SUMMARY |= {"best_epoch": 1, "seconds": 1.0, "parameters": 1000}
 LINEAR = ClassPath("torch.nn.Linear", {"in_features": 2, "out_features": 2})
 CARD = ModelCard(LINEAR, ("a", "b"), 1, 8, (0.5,), (0.5,), "digits")
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Run:
-    """A complete run of a strict network with random weights."""
-    data = DataConfig(name="digits", cache=str(tmp_path / "cache"), image_size=32)
-    run = write_run(tmp_path / "run", model_config("spiking-vgg-xs", width=4), data, CLASSES)
-    run.finish(SUMMARY)
-    return run
 
 
 @pytest.mark.parametrize("described", ["", "{}", '{"model": "bert", "image_size": 224}'])

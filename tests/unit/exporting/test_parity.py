@@ -78,4 +78,4 @@ def proof(scale: float, change: Callable[[Tensor, list[Tensor]], Answer], resolu
         return change(logits, calls)
 
     images = torch.full((3, 2, 2, 1), 255, dtype=torch.uint8)
-    return compare("target", network, target, contract, [(images, None)], resolution=resolution)
+    return compare("target", network, target, contract, images, resolution=resolution)

@@ -39,7 +39,7 @@ class Bodies(Memory):
     def _body(self, one: Map) -> list[str]:
         writers: dict[type[Map], Any] = {
             Conv: self._conv,
-            PixelConv: self._conv,
+            PixelConv: self._conv_pixels,
             Pool: self._pool,
             Sum: self._sum,
             Fire: self._fire,
@@ -54,31 +54,24 @@ class Bodies(Memory):
     def _conv(self, one: Conv) -> list[str]:
         window = self._window(one, one.geometry, one.sides, one.source.channels)
         weights = self._table(one.weight, "float" if one.kind == "f32" else "int8_t")
-        if isinstance(one, PixelConv):
-            self._kernels.add("conv_pixels")
-            group = torch.zeros(one.source.channels, dtype=torch.int64)
-            for number, channels in enumerate(one.groups):
-                group[channels] = number
-            tables = (
-                self._table(group, "uint8_t"),
-                self._table(one.factors, "int64_t"),
-                self._table(one.taps, "int64_t"),
-            )
-            arguments = f"{tables[0]}, {len(one.groups)}, {tables[1]}, {tables[2]}"
-            return [
-                f"int32_t sums[{one.channels}];",
-                f"conv_pixels(&{window}, {weights}, {arguments}, image, p, sums, out);",
-            ]
         kernel = "conv_bits_f32" if (one.source.kind, one.kind) == ("bits", "f32") else f"conv_{one.source.kind}"
-        self._kernels.add(kernel)
         return [f"{kernel}(&{window}, {weights}, {self._at(one.source)}, p, out);"]
+
+    def _conv_pixels(self, one: PixelConv) -> list[str]:
+        window = self._window(one, one.geometry, one.sides, one.source.channels)
+        weights = self._table(one.weight, "int8_t")
+        groups = torch.zeros(one.source.channels, dtype=torch.int64)
+        for number, channels in enumerate(one.groups):
+            groups[channels] = number
+        group, factors = self._table(groups, "uint8_t"), self._table(one.factors, "int64_t")
+        tables = f"{weights}, {group}, {len(one.groups)}, {factors}, {self._table(one.taps, 'int64_t')}"
+        return [f"int32_t sums[{one.channels}];", f"conv_pixels(&{window}, {tables}, image, p, sums, out);"]
 
     def _fetch(self, of: Map, pixel: str, spaces: str = "") -> list[str]:
         """Make `v` the values of a pixel."""
         if of.kind == "u8":
             return [f"{spaces}const uint8_t *v = image + ({pixel}) * {of.channels};"]
         if of.kind == "bits":
-            self._kernels.add("unpack")
             at = f"{self._at(of)} + ({pixel}) * {of.words}"
             return [f"{spaces}int32_t v[{of.channels}];", f"{spaces}unpack({at}, {of.channels}, v);"]
         if of in self._stored:
@@ -96,7 +89,6 @@ class Bodies(Memory):
         return f"{self._table(read.pixels)}[{pixel}]"
 
     def _pool(self, one: Pool) -> list[str]:
-        self._kernels.add("tap")
         of = one.read.map
         window = self._window(one, one.geometry, one.sides, of.channels)
         count = math.prod(one.geometry.kernel)
@@ -118,22 +110,20 @@ class Bodies(Memory):
             ]
         add = "out[c] = v[c] > out[c] ? v[c] : out[c];" if one.largest else "out[c] += v[c];"
         start = {"i32": "INT32_MIN", "i64": "INT64_MIN", "f32": "-3.402823466e+38f"}[one.kind] if one.largest else "0"
-        each = f"for (int c = 0; c < {one.channels}; c++)"
         return [
-            each,
+            _each(one),
             f"    out[c] = {start};",
             *loop,
             *self._fetch(of, pixel, "    "),
-            f"    {each}",
+            f"    {_each(one)}",
             f"        {add}",
             "}",
         ]
 
     def _sum(self, one: Sum) -> list[str]:
-        each = f"for (int c = 0; c < {one.channels}; c++)"
         kind = TYPES[one.kind]
         constant = f"{self._table(one.constant, kind)}[c]" if one.constant.any() else "0"
-        lines = [each, f"    out[c] = {constant};"]
+        lines = [_each(one), f"    out[c] = {constant};"]
         for term in one.terms:
             read, factors, chosen = term.read, term.factors, term.read.channels
             lines += ["{", *self._fetch(read.map, self._pixel(read, "p"), "    ")]
@@ -154,52 +144,40 @@ class Bodies(Memory):
             if term.drop and alike and abs(int(factors[0])) == 1:
                 product = f"{product} / {literal(2**term.drop, 'int64_t')}"
             elif term.drop:
-                self._kernels.add("scaled")
                 product = f"scaled(v[{place}], {factor}, {term.drop})"
             lines += [inner, f"        out[c] += {product};", "}"]
         if one.rectified:
-            lines += [each, "    out[c] = out[c] > 0 ? out[c] : 0;"]
+            lines += [_each(one), "    out[c] = out[c] > 0 ? out[c] : 0;"]
         if one.drop:
-            lines += [each, f"    out[c] /= {literal(2**one.drop, 'int64_t')};"]
+            lines += [_each(one), f"    out[c] /= {literal(2**one.drop, 'int64_t')};"]
         return lines
 
     def _wave(self, one: Wave) -> list[str]:
-        self._kernels.add("sine")
         quarter = " + ((uint64_t)1 << 62)" if one.cosine else ""
-        each = f"for (int c = 0; c < {one.channels}; c++)"
         turn = f"((uint64_t)v[c] << {64 - one.fraction}){quarter}"
-        return [*self._fetch(one.source, "p"), each, f"    out[c] = sine({turn});"]
+        return [*self._fetch(one.source, "p"), _each(one), f"    out[c] = sine({turn});"]
 
     def _product(self, one: Product) -> list[str]:
         first, second = one.factors
         fixed = first.map.kind == second.map.kind == "i64"
-        if fixed:
-            self._kernels.add("times")
-        each = f"for (int c = 0; c < {one.channels}; c++)"
         lines = []
         for read, text in ((first, "{v}"), (second, "times(out[c], {v})" if fixed else "out[c] * {v}")):
             plain = torch.equal(read.channels, torch.arange(one.channels))
             place = "c" if plain else f"{self._table(read.channels)}[c]"
-            lines += ["{", *self._fetch(read.map, self._pixel(read, "p"), "    "), f"    {each}"]
+            lines += ["{", *self._fetch(read.map, self._pixel(read, "p"), "    "), f"    {_each(one)}"]
             lines += [f"        out[c] = {text.format(v=f'v[{place}]')};", "}"]
         return lines
 
     def _apply(self, one: Function) -> list[str]:
-        if one.name not in MATH:
-            self._kernels.add(one.name)
-        each = f"for (int c = 0; c < {one.channels}; c++)"
-        return [*self._fetch(one.source, "p"), each, f"    out[c] = {MATH.get(one.name, one.name)}(v[c]);"]
+        return [*self._fetch(one.source, "p"), _each(one), f"    out[c] = {MATH.get(one.name, one.name)}(v[c]);"]
 
     def _matmul(self, one: Matmul) -> list[str]:
-        self._kernels.add("dot")
         (left, right), depth = one.factors, one.factors[0].channels
         row = f"{self._at(right)} + (p / {one.rows} * {one.channels} + c) * {depth}"
-        each = f"for (int c = 0; c < {one.channels}; c++)"
-        return [each, f"    out[c] = dot({self._at(left)} + p * {depth}, {row}, {depth});"]
+        return [_each(one), f"    out[c] = dot({self._at(left)} + p * {depth}, {row}, {depth});"]
 
     def _fire(self, one: Fire) -> list[str]:
         kind = one.source.kind if one.source.kind in ("i64", "f32") else "i32"
-        self._kernels.add(f"fire_{kind}")
         if one.source.channels > 2**16:
             raise OnespikeError(f"c: expected at most 65,536 channels, got {one.source.channels:,} before {one.layer}")
         inverted = torch.zeros(32 * one.words, dtype=torch.int64)
@@ -223,7 +201,6 @@ class Bodies(Memory):
         loop = f"for (int i = 0; i < {one.channels}; i++) {{"
         lines = [loop, f"    int q = (int){self._table(table)}[p * {one.channels} + i] - 1;", "    if (q >= 0)"]
         if bits:
-            self._kernels.add("put")
             return [*lines, f"        put(out, i, {self._at(of)}, q);", "}"]
         return [*lines, f"        out[i] = ({self._at(of)})[q];", "}"]
 
@@ -247,9 +224,12 @@ class Bodies(Memory):
             places = self._table(part.to_channels), self._table(part.channels)
             lines.append(f"    for (int i = 0; q >= 0 && i < {len(part.channels)}; i++)")
             if bits:
-                self._kernels.add("put")
                 lines.append(f"        put(out, {places[0]}[i], {at} + q * {size}, {places[1]}[i]);")
             else:
                 lines.append(f"        out[{places[0]}[i]] = ({at})[q * {size} + {places[1]}[i]];")
             lines.append("}")
         return lines
+
+
+def _each(one: Map) -> str:
+    return f"for (int c = 0; c < {one.channels}; c++)"

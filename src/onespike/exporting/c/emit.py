@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from onespike.errors import OnespikeError
 from onespike.exporting.c.bodies import Bodies
-from onespike.exporting.c.text import TYPES, comment, kernel_texts
+from onespike.exporting.c.text import TYPES, comment, kernels_for
 from onespike.exporting.lowering.maps import (
     Conv,
     Function,
@@ -37,7 +37,7 @@ class Program:
     stack: int  # bytes of local arrays, at most
     additions: int  # of weights, at spikes; this many if all neurons fired
     products: int  # multiplications of whole numbers: first layers, fixed-point sums
-    spikes: dict[int, Map]  # the maps of bits, by the number that the program calls them by
+    spikes: list[Map]  # the maps of bits, in the order in which they are made
 
 
 class Writer(Bodies):
@@ -68,24 +68,16 @@ class Writer(Bodies):
             "    return best;",
             "}",
         ]
-        kernels = kernel_texts(self._kernels)
         words = max(1, self._ram // 8)
         views = ("i64", 1), ("i32", 2), ("bits", 2), ("f32", 2)
-        memory = (
-            "static union {\n" + "".join(f"    {TYPES[kind]} {kind}[{n * words}];\n" for kind, n in views) + "} memory;"
-        )
-        includes = ["#include <math.h>"] if any(isinstance(one, Function) for one in self._maps) else []
-        parts = [*includes, *kernels, memory, "\n".join(self._tables), functions, "\n".join(run)]
-        convolutions = [one for one in self._maps if isinstance(one, Conv)]
-        additions = sum(_products(one) for one in convolutions if one.source.kind == "bits")
-        products = sum(_products(one) for one in convolutions if one.source.kind != "bits")
-        products += sum(one.size * len(one.terms) for one in self._maps if isinstance(one, Sum))
-        products += sum(one.size for one in self._maps if isinstance(one, Product))
-        products += sum(SINE * one.size for one in self._maps if isinstance(one, Wave))
-        products += sum(one.size * one.factors[0].channels for one in self._maps if isinstance(one, Matmul))
-        products += sum(one.pixels * one.factors.numel() for one in self._maps if isinstance(one, PixelConv))
+        memory = "".join(f"    {TYPES[kind]} {kind}[{n * words}];\n" for kind, n in views)
+        parts = ["#include <math.h>"] if any(isinstance(one, Function) for one in self._maps) else []
+        parts += [*kernels_for(functions), f"static union {{\n{memory}}} memory;"]
+        parts += ["\n".join(self._tables), functions, "\n".join(run)]
+        additions = sum(_products(one) for one in self._maps if isinstance(one, Conv) and one.source.kind == "bits")
+        products = sum(map(_products, self._maps)) - additions
         stack = self._local(scores) + max(self._stack(one) for one in [*self._stored, scores])
-        spikes = {self._names[one]: one for one in self._stored if one.kind == "bits"}
+        spikes = [one for one in self._stored if one.kind == "bits"]
         return Program("\n\n".join(parts) + "\n", self._flash, self._ram, stack, additions, products, spikes)
 
     # Functions.
@@ -110,5 +102,17 @@ class Writer(Bodies):
         return text
 
 
-def _products(one: Conv) -> int:
-    return one.pixels * one.weight.numel()
+def _products(one: Map) -> int:
+    """The products in a map; where a convolution reads spikes, each is an addition."""
+    match one:
+        case PixelConv():
+            return one.pixels * (one.weight.numel() + one.factors.numel())
+        case Conv():
+            return one.pixels * one.weight.numel()
+        case Matmul():
+            return one.size * one.factors[0].channels
+        case Sum():
+            return one.size * len(one.terms)
+        case Wave():
+            return SINE * one.size
+    return one.size if isinstance(one, Product) else 0

@@ -4,7 +4,7 @@ import math
 
 from torch import Tensor
 
-from onespike.exporting.c.text import SIZES, lines_of, literal
+from onespike.exporting.c.text import SIZES, TYPES, lines_of, literal
 from onespike.exporting.lowering.maps import Collect, Conv, Geometry, Map, Matmul, PixelConv, Pixels, Pool, needed
 
 
@@ -22,7 +22,6 @@ class Memory:
         self._places, self._ram = self._placed()
         self._tables: list[str] = []
         self._known: dict[str, str] = {}
-        self._kernels = set[str]()
         self._flash = 0
 
     # Memory.
@@ -71,11 +70,11 @@ class Memory:
         return max([*own, *bits, 0]) + (4 * one.channels if isinstance(one, PixelConv) else 0)
 
     def _local(self, one: Map) -> int:
-        return 0 if one.kind == "u8" else one.channels * (8 if one.kind == "i64" else 4)
+        return 0 if one.kind == "u8" else one.channels * SIZES[TYPES[one.kind]]
 
     def _at(self, one: Map) -> str:
         """A pointer to a stored map."""
-        place = self._places[one] // (8 if one.kind == "i64" else 4)
+        place = self._places[one] // SIZES[TYPES[one.kind]]
         return f"(memory.{one.kind} + {place})" if place else f"memory.{one.kind}"
 
     # Tables.
@@ -100,7 +99,6 @@ class Memory:
         name = f"window{self._names[one]}"
         self._tables.append(f"static const window {name} = {{{', '.join(map(str, numbers))}}};")
         self._flash += 4 * (6 + 8)
-        self._kernels.add("window")
         return name
 
 

@@ -7,6 +7,7 @@ operations that `Reals` handles: floats, and spikes as bits, too.
 import ctypes
 import math
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -57,7 +58,7 @@ def write(exported: Exported, folder: Path) -> dict[str, Target]:
 
 
 def build(folder: Path, command: list[str]) -> ctypes.CDLL:
-    """Compile and load; the library calls `watch` for the spikes of each layer."""
+    """Compile and load; the library writes each layer's spikes, as it makes them, to where `model_watch` says."""
     with TemporaryDirectory() as made:
         harness, library = Path(made) / "harness.c", Path(made) / "model.so"
         harness.write_text(_HARNESS)
@@ -71,66 +72,53 @@ def build(folder: Path, command: list[str]) -> ctypes.CDLL:
 
 
 _HARNESS = """#include <stdint.h>
-static void (*watch)(int, const uint32_t *, int);
-void model_spikes(int layer, const uint32_t *bits, int words);
+#include <string.h>
+static uint32_t *next;
 void model_spikes(int layer, const uint32_t *bits, int words)
 {
-    watch(layer, bits, words);
+    (void)layer;
+    memcpy(next, bits, (size_t)words * sizeof *bits);
+    next += words;
 }
-void model_watch(void (*function)(int, const uint32_t *, int));
-void model_watch(void (*function)(int, const uint32_t *, int))
+void model_watch(uint32_t *spikes)
 {
-    watch = function;
+    next = spikes;
 }
 #include "model.c"
 """
-_WATCH = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.POINTER(ctypes.c_uint32), ctypes.c_int)
 
 
+@dataclass(frozen=True)
 class _Compiled:
-    """The compiled program, on images (B, H, W, C)."""
+    """The compiled program, on images (B, H, W, C); `maps` are those of spikes, in the order in which it makes them."""
 
-    def __init__(
-        self,
-        library: ctypes.CDLL,
-        contract: Contract,
-        spikes: list[list[Value] | None],
-        unit: float,
-        maps: dict[int, Map],
-    ) -> None:
-        self.library, self.contract, self.spikes, self.unit, self.maps = library, contract, spikes, unit, maps
-        exact = contract.weights == "int8"
-        self.dtype = torch.int32 if exact else torch.float32
-        self.resolution = 2 * unit if exact else None  # error of logits that rounding to the unit may cause
-        self.bits = torch.zeros(max((one.offset + one.size for one in self.maps.values()), default=0))
-        self.raised: BaseException | None = None
-        self.keep = _WATCH(self._watched)
-        library.model_watch(self.keep)
+    library: ctypes.CDLL
+    contract: Contract
+    spikes: list[list[Value] | None]
+    unit: float
+    maps: list[Map]
 
-    def _watched(self, number: int, words: "ctypes._Pointer[ctypes.c_uint32]", count: int) -> None:
-        try:
-            self._see(number, words, count)
-        except BaseException as error:  # ctypes prints and forgets it: Ctrl-C would be a spike that differs
-            self.raised = self.raised or error
-
-    def _see(self, number: int, words: "ctypes._Pointer[ctypes.c_uint32]", count: int) -> None:
-        one = self.maps[number]
-        bits = torch.frombuffer(bytearray(ctypes.string_at(words, 4 * count)), dtype=torch.int32).view(-1, one.words)
-        spread = (bits[:, :, None] >> torch.arange(32)) & 1
-        self.bits[one.offset : one.offset + one.size] = spread.flatten(1)[:, : one.channels].flatten().float()
+    @property
+    def resolution(self) -> float | None:
+        """The error of logits that rounding to the unit may cause, where all else is exact."""
+        return 2 * self.unit if self.contract.weights == "int8" else None
 
     def __call__(self, images: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         expect_pixels(images, "c")
-        images = images.contiguous()
-        scores = torch.zeros(len(images), len(self.contract.classes), dtype=self.dtype)
-        bits = []
-        for image, row in zip(images, scores, strict=True):
-            self.library.model_run(ctypes.c_void_p(image.data_ptr()), ctypes.c_void_p(row.data_ptr()))
-            if self.raised:
-                raise self.raised
-            bits.append(self.bits.clone())
-        seen = torch.stack(bits)
-        return scores.double() * self.unit, [read_bits(value, seen) for value in self.spikes]
+        images, count = images.contiguous(), len(images)
+        number = torch.int32 if self.contract.weights == "int8" else torch.float32
+        scores = torch.zeros(count, len(self.contract.classes), dtype=number)
+        words = [one.pixels * one.words for one in self.maps]
+        fired = torch.zeros(count, sum(words), dtype=torch.int32)
+        for one in zip(images, scores, fired, strict=True):
+            image, row, spikes = (ctypes.c_void_p(tensor.data_ptr()) for tensor in one)
+            self.library.model_watch(spikes)
+            self.library.model_run(image, row)
+        bits = torch.zeros(count, max((one.offset + one.size for one in self.maps), default=0))
+        for of, part in zip(self.maps, fired.split(words, 1), strict=True):
+            spread = part.reshape(count, of.pixels, of.words, 1) >> torch.arange(32, dtype=torch.int32) & 1
+            bits[:, of.offset : of.offset + of.size] = spread.flatten(2)[..., : of.channels].flatten(1)
+        return scores.double() * self.unit, [read_bits(value, bits) for value in self.spikes]
 
 
 def _source(contract: Contract, program: Program) -> str:

@@ -9,39 +9,35 @@ from importlib.resources import files
 TYPES = {"u8": "uint8_t", "bits": "uint32_t", "i32": "int32_t", "i64": "int64_t", "f32": "float"}
 #: Bytes of a number in a table.
 SIZES = {"int8_t": 1, "uint8_t": 1, "uint16_t": 2, "int32_t": 4, "uint32_t": 4, "int64_t": 8, "float": 4}
-#: The kernels that a kernel needs.
-NEEDS = {
-    **dict.fromkeys(("conv_i32", "conv_i64", "conv_f32", "conv_pixels"), ("window", "tap")),
-    **dict.fromkeys(("conv_bits", "conv_bits_f32"), ("window", "lowest", "tap")),
-    "tap": ("window",),
-    "scaled": ("times",),
-    "sine": ("times",),
-}
-#: Kernels that one text defines for several types: the text, the type of weights, and that of sums.
+#: Kernels that one text defines for several types: the name of each, and its types of weights and of numbers.
 VARIANTS = {
-    "conv_bits": ("conv_bits", "int8_t", "int32_t"),
-    "conv_bits_f32": ("conv_bits", "float", "float"),
-    "conv_i32": ("conv_numbers", "int8_t", "int32_t"),
-    "conv_i64": ("conv_numbers", "int8_t", "int64_t"),
-    "conv_f32": ("conv_numbers", "float", "float"),
-    "fire_i32": ("fire", "", "int32_t"),
-    "fire_i64": ("fire", "", "int64_t"),
-    "fire_f32": ("fire", "", "float"),
+    "conv_bits": {"conv_bits": ("int8_t", "int32_t"), "conv_bits_f32": ("float", "float")},
+    "conv_numbers": {
+        "conv_i32": ("int8_t", "int32_t"),
+        "conv_i64": ("int8_t", "int64_t"),
+        "conv_f32": ("float", "float"),
+    },
+    "fire": {"fire_i32": ("", "int32_t"), "fire_i64": ("", "int64_t"), "fire_f32": ("", "float")},
 }
 
 
-def kernel_texts(used: set[str]) -> list[str]:
-    """The kernels that are used, in the order of the file."""
+def kernels_for(code: str) -> list[str]:
+    """The kernels that code names, and those that they name, in the order of the file."""
     text = files("onespike.exporting.c").joinpath("kernels.c").read_text(encoding="utf-8")
-    found = dict(re.findall(r"/\* kernel: (\w+) \*/\n(.*?)(?=\n/\* kernel:|\Z)", text, flags=re.DOTALL))
-    needed = used.union(*(NEEDS.get(one, ()) for one in used))
-    made = []
-    for name, body in found.items():
-        made += [body] if name in needed and name not in VARIANTS else []
-        for variant, (base, weight, number) in VARIANTS.items():
-            if base == name and variant in needed:
-                made.append(body.replace("NAME", variant).replace("WEIGHT", weight).replace("NUMBER", number))
-    return [body.strip() for body in made]
+    kernels = {}
+    for part in text.split("/* kernel: ")[1:]:
+        name, _, body = part.partition(" */")
+        for variant, (weight, number) in VARIANTS.get(name, {name: ("", "")}).items():
+            kernels[variant] = body.replace("NAME", variant).replace("WEIGHT", weight).replace("NUMBER", number).strip()
+    used, named = set[str](), _words(code)
+    while more := (kernels.keys() & named) - used:
+        used |= more
+        named = set().union(*(_words(kernels[name]) for name in more))
+    return [body for name, body in kernels.items() if name in used]
+
+
+def _words(code: str) -> set[str]:
+    return set(re.findall(r"\w+", re.sub(r"/\*.*?\*/", "", code, flags=re.DOTALL)))
 
 
 def literal(value: float, kind: str) -> str:

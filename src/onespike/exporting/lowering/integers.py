@@ -6,6 +6,7 @@ Sums of weights are integers, real-valued streams are fixed-point numbers, and a
 """
 
 import math
+from functools import partialmethod
 from typing import Any
 
 import torch
@@ -20,7 +21,6 @@ from onespike.exporting.lowering.maps import (
     Geometry,
     Map,
     PixelConv,
-    Pixels,
     Pool,
     Product,
     Read,
@@ -52,8 +52,8 @@ class Integers(Layers):
         self.first: list[str] = []  # layers of the stem: they read the image, or what is made from it without spikes
 
     def check(self, name: str, model: str) -> None:
-        """Raise `OnespikeError` unless every layer behind the stem reads spikes."""
-        fires = any(isinstance(one, Fire) for one in self.maps)
+        """Raise `OnespikeError`, too, unless every layer behind the stem reads spikes."""
+        fires = any(one.kind == "bits" for one in self.maps)
         if real := self.real or ([] if fires else self.first):
             found, advice = "", "; --weights fp32 may export it, in float C"
             if self.problems:  # what a layer reads may be spikes that come out of an operation that is refused
@@ -61,24 +61,16 @@ class Integers(Layers):
             reads = f"{listed(real, ', ')} read real values{found}"
             expected = f"every layer behind the stem has to read spikes{advice}"
             raise OnespikeError(f"{name}: {model} is not strictly spiking: {reads}; {expected}")
+        super().check(name, model)
 
     def _of_unsaid(self, name: str, args: tuple[Any, ...]) -> Any:
         """The result of an operation on real values: layers that read them are named, thresholds give spikes again."""
         if name in ("conv2d", "linear") and isinstance(args[0], Unsaid):
             self._reads_real()
         if name in ("gt", "ge"):
-            fired = Fire(
-                shape=(1, 1, 1, math.prod(self._shape)),
-                kind="bits",
-                bound=1,
-                source=Pixels(shape=(1, 1, 1, 1), kind="u8", bound=255),
-                chosen=torch.zeros(0),
-                thresholds=torch.zeros(0),
-                inverted=torch.zeros(0),
-            )
-            self._add(fired)
-            return self._ones(torch.arange(fired.size).view(self._shape) + fired.offset)
-        return Unsaid(self._shape)
+            self._add(fired := Map(shape=(1, 1, 1, math.prod(self._shape)), kind="bits", bound=1))
+            return self._value(fired).each(lambda part: part.reshape(self._shape))
+        return Unsaid()
 
     def _reads_real(self) -> None:
         if self._layer not in self.real:
@@ -107,16 +99,8 @@ class Integers(Layers):
             raise CannotSayError(f"a product of sums in {self._layer}")
         return "i64", bound, 1.0
 
-    def _op_sin(self, x: Value) -> Value:
-        """Sines."""
-        return self._wave(x, cosine=False)
-
-    def _op_cos(self, x: Value) -> Value:
-        """Cosines."""
-        return self._wave(x, cosine=True)
-
     def _wave(self, x: Value, cosine: bool) -> Value:
-        turns = self._summed([Value(x.index, x.gain / (2 * math.pi), x.shift / (2 * math.pi))])
+        turns = self._summed([x / (2 * math.pi)])
         index = torch.empty_like(turns.index)
         for of in self.maps_of(turns.index):
             here = of.holds(turns.index)
@@ -127,14 +111,17 @@ class Integers(Layers):
         gain = torch.full(index.shape, 2.0**-60, dtype=torch.float64)
         return Value(index, gain, torch.zeros_like(gain))
 
+    _op_sin = partialmethod(_wave, cosine=False)
+    _op_cos = partialmethod(_wave, cosine=True)
+
     def _weighed(self, x: Value, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Value:
-        """Convolve a value (N, C, H, W) that covers one whole map, with real weights (C_out, C, kh, kw)."""
-        if self.maps_of(x.index)[0].image and self.maps_of(x.index)[0].kind != "u8" and not _alike(x):
+        of = self.maps_of(x.index)[0]
+        if of.image and of.kind != "u8" and not _alike(x):
             x = self._summed([x])  # puts what the first layers hand on to each other on one scale
         read = self._single(x, 1)
         if read is None:
             raise CannotSayError(f"values of several scales side by side in {self._layer}")
-        of, sides = read.map, (x.shape[0], *x.shape[2:])
+        of = read.map
         if not of.image and of.kind == "i64":
             self._reads_real()
             raise CannotSayError  # `check` names the layer
@@ -144,40 +131,35 @@ class Integers(Layers):
             raise CannotSayError(
                 f"weights of {self._layer} that are not of 8 bits: only those of nn.Conv2d and nn.Linear are"
             )
-        spread = torch.zeros(len(weight), of.channels, *weight.shape[2:], dtype=torch.float64)
-        spread[:, read.channels] = integers
-        laid = spread.permute(2, 3, 1, 0).to(torch.int8).contiguous()  # (kh, kw, C_in, C_out)
-        shape = (x.shape[0], geometry.side(0, sides[1]), geometry.side(1, sides[2]), len(weight))
-        common: dict[str, Any] = {
-            "shape": shape,
-            "weight": laid,
-            "geometry": geometry,
-            "sides": sides,
-            "image": of.image,
-        }
-        gain, shift, scale = x.gain[0, :, 0, 0], x.shift[0, :, 0, 0], scale.flatten()
-        if of.kind != "u8" and len(gain.unique()) == 1 and not (shift.any() and any(geometry.padding)):
-            constant = (weight.sum((2, 3)) * shift).sum(1) + (bias if bias is not None else 0.0)
-            of, factor = self._coarser(of, largest_sum(laid))
-            bound = of.bound * largest_sum(laid)
-            kind = self._sum_kind(of)
-            self._expect_room(kind, bound)
-            new = Conv(kind=kind, bound=bound, source=of, **common)
-            self._add(new)
-            return self._value(new, factor * gain[0] * scale, constant)
-        if of.kind != "u8":
+        common = self._laid_out(x, read, integers.to(torch.int8), geometry)
+        if of.kind == "u8":
+            return self._weighed_pixels(x, read, weight, scale.flatten(), bias, common)
+        gain, shift = x.gain[0, :, 0, 0], x.shift[0, :, 0, 0]
+        if len(gain.unique()) > 1 or (shift.any() and any(geometry.padding)):
             raise CannotSayError(f"spikes of several sizes, or with a constant, in front of {self._layer}")
-        # The image: channels with the same deviation are added up on their own.
+        constant = (weight.sum((2, 3)) * shift).sum(1) + (bias if bias is not None else 0.0)
+        largest = largest_sum(common["weight"])
+        of, factor = self._coarser(of, largest)
+        kind, bound = self._sum_kind(of), of.bound * largest
+        self._expect_room(kind, bound)
+        self._add(new := Conv(kind=kind, bound=bound, source=of, **common))
+        return self._value(new, factor * gain[0] * scale.flatten(), constant)
+
+    def _weighed_pixels(
+        self, x: Value, read: Read, weight: Tensor, scale: Tensor, bias: Tensor | None, common: dict[str, Any]
+    ) -> Value:
+        """Convolve the image: channels with the same deviation are added up on their own."""
+        gain, shift = x.gain[0, :, 0, 0], x.shift[0, :, 0, 0]
         groups = [torch.nonzero(gain == one).flatten() for one in gain.unique()]
         taps = torch.einsum("oikl,i->klo", weight, shift).flatten(0, 1)
         largest = (weight.abs() * (255 * gain.abs() + shift.abs())[:, None, None]).sum((1, 2, 3)).max().item()
         fraction = min(FRACTION, BITS - 1 - math.ceil(math.log2(max(largest, 1e-9))))
         factors = torch.stack([gain[group[0]] * scale for group in groups])
-        self._expect_room("i32", of.bound * largest_sum(laid))
+        self._expect_room("i32", read.map.bound * largest_sum(common["weight"]))
         new = PixelConv(
             kind="i64",
             bound=math.ceil(largest * 2**fraction),
-            source=of,
+            source=read.map,
             groups=[read.channels[group] for group in groups],
             factors=whole(factors * 2.0**fraction),
             taps=whole(taps * 2.0**fraction),
@@ -200,21 +182,22 @@ class Integers(Layers):
 
     def _op_where(self, condition: Any, one: Any, other: Any) -> Value:
         """Fractions of spikes made whole: where(x > threshold, 1, x), and below the threshold x is 0."""
+        refused = CannotSayError(f"a choice between tensors in {self._layer}")
         fractions = isinstance(condition, Value) and isinstance(other, Value) and not isinstance(one, Value)
         if not fractions or not bool((torch.as_tensor(one) == 1).all()):
-            raise CannotSayError(f"a choice between tensors in {self._layer}")
+            raise refused
         fixed = condition.index < 0  # never above the threshold, or always
         if bool((fixed & (condition.shift == 0) & ((other.index >= 0) | (other.shift != 0))).any()):
-            raise CannotSayError(f"a choice between tensors in {self._layer}")
+            raise refused
         same = (condition.index == other.index) & (other.gain == 1) & (other.shift == 0)
         for fire in self.maps_of(condition.index[~same]):
             if not isinstance(fire, Fire):
-                raise CannotSayError(f"a choice between tensors in {self._layer}")
+                raise refused
             here = ~same & fire.holds(condition.index)
             place = condition.index[here] - fire.offset
             channel = place // fire.channels * fire.source.channels + fire.chosen[place % fire.channels]
             if not torch.equal(fire.source.offset + channel, other.index[here]) or other.shift[here].any():
-                raise CannotSayError(f"a choice between tensors in {self._layer}")
+                raise refused
             unknown = [1.0] if _is_never_negative(fire.source) else [-math.inf, 1.0]
             levels = _levels(fire.source) or unknown
             for limit, inverted in zip(fire.thresholds.tolist(), fire.inverted.tolist(), strict=True):
@@ -222,26 +205,27 @@ class Integers(Layers):
                     raise CannotSayError(f"fractions of spikes that stay in {self._layer}")
         return condition
 
-    def _sum(self, terms: list[tuple[Read, Tensor]], constant: Tensor, bits: int = BITS) -> tuple[Sum, float]:
-        largest = constant.abs().max().item() + sum((gain.abs() * read.map.bound).max().item() for read, gain in terms)
+    def _sum(self, terms: list[Term], constant: Tensor, bits: int = BITS) -> tuple[Sum, float]:
+        largest = constant.abs().max().item()
+        largest += sum((one.factors.abs() * one.read.map.bound).max().item() for one in terms)
         place = math.ceil(math.log2(max(largest, 1e-9)))
         fraction = min(FRACTION, BITS - 1 - place)
-        if not constant.any() and all(_levels(read.map) and not (256 * gain % 1).any() for read, gain in terms):
+        if not constant.any() and all(_levels(one.read.map) and not (256 * one.factors % 1).any() for one in terms):
             fraction = 8  # fractions of spikes
         drop = max(0, fraction - (bits - 1 - place))
-        added = [Term(read, *_factors(gain * 2.0**fraction, read.map.kind == "i64")) for read, gain in terms]
+        added = [Term(one.read, *_factors(one.factors * 2.0**fraction, one.read.map.kind == "i64")) for one in terms]
         new = Sum(
             shape=(1, 1, 1, len(constant)),
             kind="i64",
             bound=math.ceil(largest * 2.0 ** (fraction - drop)),
-            image=all(read.map.image for read, _ in terms),
+            image=all(one.read.map.image for one in terms),
             terms=[term for term in added if term.drop <= 120],  # numbers of 61 bits that are divided by more are 0
             constant=whole(constant * 2.0**fraction),
             drop=drop,
         )
         return new, 2.0 ** (drop - fraction)
 
-    def _scored(self, terms: list[tuple[Read, Tensor]], constant: Tensor) -> tuple[Sum, float]:
+    def _scored(self, terms: list[Term], constant: Tensor) -> tuple[Sum, float]:
         return self._sum(terms, constant, bits=31)
 
 

@@ -5,26 +5,20 @@ Where a value meets a threshold, gain, shift and threshold become one threshold 
     gain * q + shift > threshold    is    q > (threshold - shift) / gain        (gain > 0)
 """
 
+from functools import partialmethod
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from onespike.exporting.lowering.maps import Fire, Geometry, Map, Product, Sum
+from onespike.exporting.lowering.maps import Fire, Geometry, Map, Product, Read, Sum
 from onespike.exporting.lowering.sums import Sums
-from onespike.exporting.lowering.values import (
-    CannotSayError,
-    Value,
-    mapped,
-    pair,
-    sides_of,
-)
+from onespike.exporting.lowering.values import CannotSayError, Value, axes_of, pair, sides_of
 
 
 class Layers(Sums):
     """Walks over a graph; a subclass defines the kind of numbers."""
-
-    others = "onnx and pt2 can"  # for errors: which formats can express more
 
     # Constants, batch norm, products.
 
@@ -32,9 +26,9 @@ class Layers(Sums):
         if not isinstance(a, Value) or not isinstance(b, Value):
             value, other = (a, b) if isinstance(a, Value) else (b, a)
             first, second = (1.0, factor) if isinstance(a, Value) else (factor, 1.0)
-            return mapped(value, lambda gain, shift, k: (first * gain, first * shift + second * k), other)
-        a = mapped(a, lambda gain, shift, _: (gain, shift), torch.zeros(b.shape))
-        b = mapped(b, lambda gain, shift, _: (factor * gain, factor * shift), torch.zeros(a.shape))
+            return value * first + torch.as_tensor(other, dtype=torch.float64) * second
+        shape = torch.broadcast_shapes(a.shape, b.shape)
+        a, b = a.expand(shape), (b * factor).expand(shape)
         constant = (a.index < 0) | (b.index < 0)
         if bool((constant | (a.index == b.index)).all()):
             gain = sum(torch.where(one.index < 0, 0.0, one.gain) for one in (a, b))
@@ -53,36 +47,35 @@ class Layers(Sums):
         return self._add_tensors(b, a, -alpha)
 
     def _op_neg(self, a: Value) -> Value:
-        return Value(a.index, -a.gain, -a.shift)
+        return a * -1.0
 
     def _op_mul(self, a: Any, b: Any) -> Any:
         if isinstance(a, Value) and isinstance(b, Value):
             return self._product(a, b)
         value, other = (a, b) if isinstance(a, Value) else (b, a)
-        return mapped(value, lambda gain, shift, k: (gain * k, shift * k), other)
+        return value * other
 
     def _product(self, a: Value, b: Value) -> Value:
         """The product of two values, each of which reads one map."""
-        zeros = torch.zeros(torch.broadcast_shapes(a.shape, b.shape))
-        a, b = (mapped(one, lambda gain, shift, _: (gain, shift), zeros) for one in (a, b))
+        shape = torch.broadcast_shapes(a.shape, b.shape)
+        a, b = (one.expand(shape) for one in (a, b))
         a, b = (self._summed([one]) if one.shift.any() else one for one in (a, b))
-        for axis in dict.fromkeys(one % len(a.shape) for one in (1, -1, 0, -min(3, len(a.shape)))):
+        for axis in axes_of(shape):
             decoded = [self._decoded(one, axis) for one in (a, b)]
-            if all(one is not None and len(one) == 1 and bool((one[0][0].channels >= 0).all()) for one in decoded):
+            if all(one is not None and len(one) == 1 and bool((one[0].read.channels >= 0).all()) for one in decoded):
                 break
         else:
             raise CannotSayError(f"a product of two tensors of several maps in {self._layer}")
-        (first, gain), (second, other) = (one[0] for one in decoded if one)
-        kind, bound, size = self._product_of(first.map, second.map)
-        rest = [side for place, side in enumerate(a.shape) if place != axis]
-        new = Product(shape=sides_of(rest, a.shape[axis]), kind=kind, bound=bound, factors=(first, second))
-        self._add(new)
-        return self._laid(new, rest, axis, gain * other * size)
+        first, second = (one[0] for one in decoded if one)
+        kind, bound, size = self._product_of(first.read.map, second.read.map)
+        factors = first.read, second.read
+        self._add(new := Product(shape=sides_of(shape, axis), kind=kind, bound=bound, factors=factors))
+        return self._laid(new, shape, axis, first.factors * second.factors * size)
 
     def _op_div(self, a: Any, b: Any) -> Any:
         if isinstance(b, Value):
             raise CannotSayError(f"a division by a tensor in {self._layer}")
-        return mapped(a, lambda gain, shift, k: (gain / k, shift / k), b)
+        return a / b
 
     def _op_batch_norm(
         self, x: Value, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, *rest: Any
@@ -92,8 +85,7 @@ class Layers(Sums):
         gain = (weight if weight is not None else 1.0) / (var + rest[2]).sqrt()
         shift = (bias if bias is not None else 0.0) - mean * gain
         shape = (-1, *[1] * (len(x.shape) - 2))
-        gain, shift = gain.view(shape), shift.view(shape)
-        return Value(x.index, x.gain * gain, x.shift * gain + shift)
+        return x * gain.view(shape) + shift.view(shape)
 
     def _op__native_batch_norm_legit_no_training(self, x: Value, *rest: Any) -> list[Value]:
         """Batch norm as `run_decompositions` leaves it."""
@@ -103,9 +95,7 @@ class Layers(Sums):
     def _op_pad(self, x: Value, pad: list[int], mode: str = "constant", value: float | None = None) -> Value:
         if mode != "constant":
             raise CannotSayError(f"padding by {mode} in {self._layer}")
-        fills = (-1, 0.0, value or 0.0)
-        parts = (x.index, x.gain, x.shift)
-        return Value(*(torch.nn.functional.pad(part, pad, value=fill) for part, fill in zip(parts, fills, strict=True)))
+        return Value(F.pad(x.index, pad, value=-1), F.pad(x.gain, pad), F.pad(x.shift, pad, value=value or 0.0))
 
     def _op_constant_pad_nd(self, x: Value, pad: list[int], value: float = 0.0) -> Value:
         return self._op_pad(x, pad, value=value)
@@ -133,6 +123,15 @@ class Layers(Sums):
         geometry = Geometry(tuple(weight.shape[2:]), pair(stride), pair(padding), pair(dilation))  # type: ignore[arg-type]
         return self._weighed(self._contiguous(x, 1), weight, bias, geometry)
 
+    def _laid_out(self, x: Value, read: Read, weight: Tensor, geometry: Geometry) -> dict[str, Any]:
+        """Where a convolution of (N, C, H, W) lies, and its weights for all channels of the map that is read."""
+        sides = (x.shape[0], *x.shape[2:])
+        shape = (x.shape[0], geometry.side(0, sides[1]), geometry.side(1, sides[2]), len(weight))
+        spread = weight.new_zeros(len(weight), read.map.channels, *weight.shape[2:])
+        spread[:, read.channels] = weight
+        laid = spread.permute(2, 3, 1, 0).contiguous()  # (kh, kw, C_in, C_out)
+        return {"shape": shape, "sides": sides, "geometry": geometry, "weight": laid, "image": read.map.image}
+
     def _op_linear(self, x: Value, weight: Tensor, bias: Tensor | None = None) -> Value:
         if not isinstance(weight, Tensor):
             raise CannotSayError(f"weights that depend on the image in {self._layer}")
@@ -150,10 +149,10 @@ class Layers(Sums):
                     if all(bool((one == one[..., :1, :1]).all()) for one in flat[1:]):  # the same for all pixels
                         whole = Value(self._value(of).index, flat[1], flat[2])
                         out = self._weighed(whole, flat[0], bias, Geometry(of.shape[1:3]))
-                        return self._move(torch.reshape, (out, self._shape), {})
-        column = self._move(torch.transpose, (self._move(torch.reshape, (x, (1, -1, x.shape[-1], 1)), {}), 1, 2), {})
+                        return out.each(lambda part: part.reshape(self._shape))
+        column = x.each(lambda part: part.reshape(1, -1, x.shape[-1], 1).transpose(1, 2))
         out = self._weighed(self._contiguous(column, 1), weight[:, :, None, None], bias, Geometry((1, 1)))
-        return self._move(torch.reshape, (self._move(torch.movedim, (out, 1, -1), {}), self._shape), {})
+        return out.each(lambda part: part.movedim(1, -1).reshape(self._shape))
 
     # Activations, thresholds.
 
@@ -188,19 +187,13 @@ class Layers(Sums):
         """PReLU as `run_decompositions` leaves it."""
         return self._op_prelu(x, weight.flatten())
 
-    def _op_gt(self, x: Any, threshold: Any) -> Any:
-        return self._fired(x, threshold, strictly=True)
-
-    def _op_ge(self, x: Any, threshold: Any) -> Any:
-        return self._fired(x, threshold, strictly=False)
-
     def _fired(self, x: Any, threshold: Any, strictly: bool) -> Value:
         """Fire: each map that fires has one channel for every pair of a channel and a threshold."""
         if not isinstance(x, Value) or isinstance(threshold, Value):
             raise CannotSayError(f"a threshold that depends on the image in {self._layer}")
         if any(of.kind == "u8" for of in self.maps_of(x.index)):
             x = self._summed([x])
-        x = mapped(x, lambda gain, shift, k: (gain, shift - k), threshold)  # gain * q + shift > 0
+        x = self._add_tensors(x, threshold, -1.0)  # gain * q + shift > 0
         index, gain, shift = x.index.flatten(), x.gain.flatten(), x.shift.flatten()
         gain = torch.where(index < 0, 0.0, gain)
         edge = -shift / gain
@@ -232,3 +225,6 @@ class Layers(Sums):
             self._add(new)
             out[here] = new.offset + place // of.channels * new.channels + which
         return Value(out.view(x.shape), torch.ones(x.shape, dtype=torch.float64), fixed.view(x.shape))
+
+    _op_gt = partialmethod(_fired, strictly=True)
+    _op_ge = partialmethod(_fired, strictly=False)

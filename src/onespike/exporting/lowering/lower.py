@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onespike.errors import OnespikeError, listed
 from onespike.exporting.lowering.layers import Layers
 from onespike.exporting.lowering.maps import Map, Sum, needed
 from onespike.exporting.lowering.values import Value, as_value
@@ -18,8 +17,8 @@ def lower(
 ) -> tuple[Layers, list[list[Value] | None]]:
     """Lower a network to maps of one kind of numbers, the last of them the class scores; returns its spikes, too.
 
-    Spikes are values of bits that add up to them. Those that the scores do not need, which nothing computes, are None,
-    and so are outputs of neurons that are no spikes, such as a ReLU's.
+    The spikes of a layer are values of bits, of which they are the sum. They are None if the scores do not need them,
+    so that nothing computes them, or if the layer's outputs are no spikes, such as a ReLU's.
 
     Args:
         exported: The network.
@@ -37,8 +36,6 @@ def lower(
     with torch.no_grad():
         outputs = lowering.run(lowering.image(torch.Size((1, *exported.contract.shape)), image))
     lowering.check(name, exported.contract.model)
-    if lowering.problems:
-        raise OnespikeError(f"{name}: it cannot say {listed(lowering.problems, '; ')}; {numbers.others}")
     logits, *spikes = [as_value(one) if isinstance(one, Tensor) else one for one in outputs]  # some are constants
     lowering.unit = lowering.scores(logits)
     computed = set(needed(lowering.maps))

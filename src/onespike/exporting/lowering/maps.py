@@ -206,7 +206,7 @@ class Fire(Map):
     inverted: Tensor
 
 
-@dataclass(eq=False, kw_only=True)
+@dataclass(eq=False)
 class Part:
     """Some pixels and channels of a map, and where they go."""
 

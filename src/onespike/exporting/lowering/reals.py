@@ -25,9 +25,8 @@ class Reals(Layers):
     def _product_of(self, first: Map, second: Map) -> tuple[str, int, float]:  # noqa: ARG002
         return "f32", 0, 1.0
 
-    def _sum(self, terms: list[tuple[Read, Tensor]], constant: Tensor) -> tuple[Sum, float]:
-        added = [Term(read, gain) for read, gain in terms]
-        return Sum(shape=(1, 1, 1, len(constant)), kind="f32", bound=0, terms=added, constant=constant), 1.0
+    def _sum(self, terms: list[Term], constant: Tensor) -> tuple[Sum, float]:
+        return Sum(shape=(1, 1, 1, len(constant)), kind="f32", bound=0, terms=terms, constant=constant), 1.0
 
     def _plain(self, value: Value, anew: bool = False) -> Value:
         """A value as elements of maps of floats, without gain and shift; if `anew`, of new sums."""
@@ -65,8 +64,7 @@ class Reals(Layers):
     def _together(self, values: list[Value]) -> list[Value]:
         """Values of one shape, each covering one whole map, with all channels along one axis."""
         shape = torch.broadcast_shapes(*(one.shape for one in values))
-        wide = (self._move(torch.broadcast_to, (one, shape), {}) for one in values)
-        return [self._gathered(one, -min(3, len(shape))) for one in wide]
+        return [self._gathered(one.expand(shape), -min(3, len(shape))) for one in values]
 
     def _summed(self, values: list[Value]) -> Value:
         try:
@@ -95,19 +93,8 @@ class Reals(Layers):
         read = self._single(x, 1)
         if read is None:
             raise CannotSayError(f"values of several scales side by side in {self._layer}")
-        of, sides = read.map, (x.shape[0], *x.shape[2:])
-        spread = torch.zeros(len(weight), of.channels, *weight.shape[2:], dtype=torch.float64)
-        spread[:, read.channels] = weight * x.gain[0, :, 0, 0].view(-1, 1, 1)
-        shape = (x.shape[0], geometry.side(0, sides[1]), geometry.side(1, sides[2]), len(weight))
-        new = Conv(
-            shape=shape,
-            kind="f32",
-            bound=0,
-            source=of,
-            sides=sides,
-            geometry=geometry,
-            weight=spread.permute(2, 3, 1, 0).contiguous(),
-        )
+        scaled = weight * x.gain[0, :, 0, 0].view(-1, 1, 1)
+        new = Conv(kind="f32", bound=0, source=read.map, **self._laid_out(x, read, scaled, geometry))
         self._add(new)
         return self._value(new, 1.0, (weight.sum((2, 3)) * shift).sum(1) + (bias if bias is not None else 0.0))
 
@@ -120,14 +107,14 @@ class Reals(Layers):
         if isinstance(a, Tensor):
             raise CannotSayError(f"a constant times a tensor in {self._layer}")
         outer = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-        first = self._move(torch.broadcast_to, (a, (*outer, *a.shape[-2:])), {})
-        turned = self._move(torch.transpose, (b, -1, -2), {})
-        second = self._move(torch.broadcast_to, (turned, (*outer, *turned.shape[-2:])), {})
+        first = a.expand((*outer, *a.shape[-2:]))
+        turned = b.each(lambda part: part.transpose(-1, -2))
+        second = turned.expand((*outer, *turned.shape[-2:]))
         rows, columns = first.shape[-2], second.shape[-2]
         (left,), (right,) = (self.maps_of(self._rows(one).index) for one in (first, second))
         new = Matmul(shape=(1, 1, outer.numel() * rows, columns), kind="f32", bound=0, rows=rows, factors=(left, right))
         self._add(new)
-        return self._laid(new, [*outer, rows], len(outer) + 1, torch.ones(columns, dtype=torch.float64))
+        return self._laid(new, (*outer, rows, columns), -1)
 
     def _rows(self, x: Value) -> Value:
         """A value whose rows, along the last axis, follow each other in one map of floats, constants included."""
@@ -167,9 +154,9 @@ class Reals(Layers):
 
     def _op_clamp(self, x: Value, least: float | None = None, most: float | None = None) -> Value:
         if least is not None:
-            x = self._add_tensors(self._op_relu(self._add_tensors(x, float(least), -1.0)), float(least), 1.0)
+            x = self._op_relu(x + -least) + least
         if most is not None:
-            x = self._add_tensors(float(most), self._op_relu(self._add_tensors(float(most), x, -1.0)), -1.0)
+            x = self._op_relu(x * -1.0 + most) * -1.0 + most
         return x
 
     def _op_hardtanh(self, x: Value, least: float = -1.0, most: float = 1.0) -> Value:

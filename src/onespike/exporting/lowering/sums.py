@@ -2,14 +2,15 @@
 
 import math
 from abc import ABC, abstractmethod
+from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from onespike.errors import OnespikeError
-from onespike.exporting.lowering.maps import Geometry, Map, Pool, Read, Sum
-from onespike.exporting.lowering.values import CannotSayError, Value, in_rows, pair, rows_of, sides_of
+from onespike.exporting.lowering.maps import Geometry, Map, Pool, Read, Sum, Term
+from onespike.exporting.lowering.values import CannotSayError, Value, axes_of, pair, sides_of, without
 from onespike.exporting.lowering.walk import Walk
 
 
@@ -23,10 +24,10 @@ class Sums(Walk, ABC):
         """Convolve a value (N, C, H, W) that covers one whole map, with real weights (C_out, C, kh, kw)."""
 
     @abstractmethod
-    def _sum(self, terms: list[tuple[Read, Tensor]], constant: Tensor) -> tuple[Sum, float]:
-        """A map of sums of values times gains (C,) and of a constant (C,), and the gain of its elements."""
+    def _sum(self, terms: list[Term], constant: Tensor) -> tuple[Sum, float]:
+        """A map of sums of values times real factors and of a constant (C,), and the gain of its elements."""
 
-    def _scored(self, terms: list[tuple[Read, Tensor]], constant: Tensor) -> tuple[Sum, float]:
+    def _scored(self, terms: list[Term], constant: Tensor) -> tuple[Sum, float]:
         """The same for class scores."""
         return self._sum(terms, constant)
 
@@ -79,9 +80,7 @@ class Sums(Walk, ABC):
         if ceil_mode or (any(pair(padding)) and not count_include_pad):
             raise CannotSayError(f"average pooling whose windows differ in size in {self._layer}")
         geometry = Geometry(pair(kernel), pair(stride or kernel), pair(padding))
-        out = self._pooled(x, geometry, largest=False)
-        divisor = divisor_override or math.prod(geometry.kernel)
-        return Value(out.index, out.gain / divisor, out.shift / divisor)
+        return self._pooled(x, geometry, largest=False) / (divisor_override or math.prod(geometry.kernel))
 
     def _adaptive(self, x: Value, size: Any) -> Geometry:
         height, width = x.shape[-2:]
@@ -105,8 +104,7 @@ class Sums(Walk, ABC):
 
     def _op_mean(self, x: Value, dim: Any = (), *_: Any, **__: Any) -> Value:
         out = self._reduced(x, dim, largest=False)
-        count = x.index.numel() // out.index.numel()
-        return Value(out.index, out.gain / count, out.shift / count)
+        return out / (x.index.numel() // out.index.numel())
 
     def _reduced(self, x: Value, dim: Any, largest: bool) -> Value:
         """Reduce axes: all pixels of a map, seen as one column; the node's own shape says whether they stay, as 1."""
@@ -114,23 +112,21 @@ class Sums(Walk, ABC):
         axes = sorted(axis % x.index.ndim for axis in axes)
         kept = [axis for axis in range(x.index.ndim) if axis not in axes]
         if any(x.shape[axis] > 1 for axis in axes):
-            order = self._move(torch.permute, (x, [*axes, *kept]), {})
             channels = math.prod(x.shape[axis] for axis in kept)
-            column = self._move(torch.reshape, (order, (1, -1, channels, 1)), {})
-            column = self._move(torch.transpose, (column, 1, 2), {})  # (1, channels, pixels, 1)
+            column = x.each(lambda part: part.permute(*axes, *kept).reshape(1, -1, channels, 1).transpose(1, 2))
             x = self._pooled(column, Geometry((column.shape[2], 1)), largest)
-        return self._move(torch.reshape, (x, self._shape), {})
+        return x.each(lambda part: part.reshape(self._shape))
 
     def _pooled(self, x: Value, geometry: Geometry, largest: bool) -> Value:
         """Pool (N, C, H, W)."""
         if largest and bool((x.gain < 0).any()):
             x = self._summed([x])
         decoded = self._decoded(x, 1)
-        if decoded is None or len(decoded) != 1 or (decoded[0][0].channels < 0).any():
+        if decoded is None or len(decoded) != 1 or (decoded[0].read.channels < 0).any():
             x = self._collected(x, 1)
             decoded = self._decoded(x, 1)
             assert decoded is not None
-        read = decoded[0][0]
+        read = decoded[0].read
         images, height, width = x.shape[0], *x.shape[2:]
         sides = geometry.side(0, height), geometry.side(1, width)
         count = 1 if largest else math.prod(geometry.kernel)
@@ -164,27 +160,25 @@ class Sums(Walk, ABC):
     def _summed(self, values: list[Value]) -> Value:
         """Add values of one shape; there is one map for all pixels that read the same maps."""
         shape = values[0].shape
-        for axis in dict.fromkeys(one % len(shape) for one in (1, -1, 0, -min(3, len(shape)))):
-            rows = [in_rows(value, axis) for value in values]
+        for axis in axes_of(shape):
+            rows = [value.rows(axis) for value in values]
             owners = torch.cat([self._owners(row.index) for row in rows], 1)
             groups, which = torch.unique(owners, dim=0, return_inverse=True)
             chosen = [torch.nonzero(which == group).flatten() for group in range(len(groups))]
-            decoded = [[self._decoded(rows_of(row, pixels), 1) for row in rows] for pixels in chosen]
+            decoded = [[self._decoded(row.each(itemgetter(pixels)), 1) for row in rows] for pixels in chosen]
             if all(one is not None for group in decoded for one in group):
                 break
         else:
             raise CannotSayError(f"an addition of elements in another order in {self._layer}")
-        out = Value(*(torch.empty_like(part) for part in (rows[0].index, rows[0].gain, rows[0].shift)))
-        rest = [side for place, side in enumerate(shape) if place != axis]
+        out = rows[0].each(torch.empty_like)
         for pixels, group in zip(chosen, decoded, strict=True):
-            constant = torch.stack([rows_of(row, pixels).shift[0] for row in rows]).sum(0)
-            terms = [term for one in group for term in one or []]
-            new, size = self._sum([term for term in terms if term[1].any()], constant)
-            new.shape = sides_of(rest, shape[axis]) if len(chosen) == 1 else (1, 1, len(pixels), shape[axis])
+            constant = torch.stack([row.shift[pixels[0]] for row in rows]).sum(0)
+            new, size = self._sum([term for one in group for term in one or [] if term.factors.any()], constant)
+            new.shape = sides_of(shape, axis) if len(chosen) == 1 else (1, 1, len(pixels), shape[axis])
             self._add(new)
             out.index[pixels] = torch.arange(new.size).view(len(pixels), -1) + new.offset
             out.gain[pixels], out.shift[pixels] = size, 0.0
-        return Value(*(part.view(*rest, -1).movedim(-1, axis) for part in (out.index, out.gain, out.shift)))
+        return out.each(lambda part: part.view(*without(shape, axis), -1).movedim(-1, axis))
 
     def scores(self, logits: Value) -> float:
         """Add the last map, the class scores; returns the logit that a score of 1 stands for."""

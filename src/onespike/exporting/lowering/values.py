@@ -1,7 +1,7 @@
 """Tensors of a network in a lowered program: each element is gain * q + shift, with q an element of a map."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +22,36 @@ class Value:
         """The tensor's shape."""
         return self.index.shape
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Value":
+        """Move elements: index, gain and shift alike."""
+        return Value(change(self.index), change(self.gain), change(self.shift))
 
-@dataclass(frozen=True)
+    def expand(self, shape: Sequence[int]) -> "Value":
+        """Broadcast to a shape."""
+        return self.each(lambda part: part.expand(shape))
+
+    def rows(self, axis: int) -> "Value":
+        """See it as (pixels, channels), with its channels along an axis."""
+        return self.each(lambda part: part.movedim(axis, -1).reshape(-1, self.shape[axis]))
+
+    def __mul__(self, factor: Tensor | float) -> "Value":
+        return self._changed(factor, lambda gain, shift, k: (gain * k, shift * k))
+
+    def __truediv__(self, divisor: Tensor | float) -> "Value":
+        return self._changed(divisor, lambda gain, shift, k: (gain / k, shift / k))
+
+    def __add__(self, constant: Tensor | float) -> "Value":
+        return self._changed(constant, lambda gain, shift, k: (gain, shift + k))
+
+    def _changed(self, other: Tensor | float, change: Callable[..., tuple[Tensor, Tensor]]) -> "Value":
+        """Change gain and shift by a constant that broadcasts."""
+        constant = torch.as_tensor(other, dtype=torch.float64)
+        index, gain, shift, constant = torch.broadcast_tensors(self.index, self.gain, self.shift, constant)
+        return Value(index, *change(gain, shift, constant))
+
+
 class Unsaid:
     """A tensor that cannot be expressed."""
-
-    shape: torch.Size
 
 
 class CannotSayError(Exception):
@@ -39,34 +63,26 @@ def as_value(constant: Tensor) -> Value:
     return Value(torch.full(constant.shape, -1), torch.zeros(constant.shape, dtype=torch.float64), constant.double())
 
 
-def mapped(value: Value, change: Callable[..., tuple[Tensor, Tensor]], other: Any) -> Value:
-    """Change gain and shift by a constant that broadcasts."""
-    constant = torch.as_tensor(other, dtype=torch.float64)
-    index, gain, shift, constant = torch.broadcast_tensors(value.index, value.gain, value.shift, constant)
-    return Value(index, *change(gain, shift, constant))
-
-
 def pair(value: Any) -> tuple[int, int]:
     """One number for rows and columns, or two."""
     both = [value, value] if isinstance(value, int) else list(value) * (2 if len(value) == 1 else 1)
     return int(both[0]), int(both[1])
 
 
-def in_rows(value: Value, axis: int) -> Value:
-    """A value as (pixels, channels)."""
-    parts = (value.index, value.gain, value.shift)
-    return Value(*(part.movedim(axis, -1).reshape(-1, value.shape[axis]) for part in parts))
+def axes_of(shape: Sequence[int]) -> dict[int, None]:
+    """The axes along which channels may lie, the likeliest first."""
+    return dict.fromkeys(axis % len(shape) for axis in (1, -1, 0, -min(3, len(shape))))
 
 
-def rows_of(value: Value, pixels: Tensor) -> Value:
-    """Some pixels of (pixels, channels)."""
-    return Value(value.index[pixels], value.gain[pixels], value.shift[pixels])
+def without(shape: Sequence[int], axis: int) -> list[int]:
+    """The sides along all axes but one."""
+    return [side for place, side in enumerate(shape) if place != axis % len(shape)]
 
 
-def sides_of(rest: list[int], channels: int) -> tuple[int, int, int, int]:
-    """The shape of a map with its pixels along the axes `rest`."""
-    height, width = (rest[-2], rest[-1]) if len(rest) >= 2 else (1, rest[-1] if rest else 1)
-    return math.prod(rest) // (height * width), height, width, channels
+def sides_of(shape: Sequence[int], axis: int) -> tuple[int, int, int, int]:
+    """The shape of a map for a tensor whose channels lie along an axis."""
+    *images, height, width = (1, 1, *without(shape, axis))
+    return math.prod(images), height, width, shape[axis]
 
 
 def read_bits(parts: list[Value] | None, bits: Tensor) -> Tensor | None:

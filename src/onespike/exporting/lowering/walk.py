@@ -5,25 +5,16 @@ constants and scales change gain and shift. Operations that make new maps are el
 """
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from onespike.errors import shown
-from onespike.exporting.lowering.maps import Collect, Map, Part, Pixels, Read
-from onespike.exporting.lowering.values import (
-    CannotSayError,
-    Unsaid,
-    Value,
-    as_value,
-    in_rows,
-    sides_of,
-)
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from onespike.errors import OnespikeError, listed, shown
+from onespike.exporting.lowering.maps import Collect, Map, Part, Pixels, Read, Term
+from onespike.exporting.lowering.values import CannotSayError, Unsaid, Value, as_value, sides_of, without
 
 #: Operations that move elements, and those that leave them as they are.
 MOVES = {
@@ -45,6 +36,8 @@ class Walk(fx.Interpreter):
         graph: A graph of ATen operations on float64, without effects, for one image.
     """
 
+    others = "onnx and pt2 can"  # for errors: which formats can express more
+
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph)
         self.maps: list[Map] = []
@@ -58,8 +51,10 @@ class Walk(fx.Interpreter):
         self._add(pixels := Pixels(shape=(1, height, width, channels), kind=kind, bound=255, image=True))
         return self._value(pixels)
 
-    def check(self, name: str, model: str) -> None:
-        """Raise `OnespikeError` if these numbers cannot express this kind of network."""
+    def check(self, name: str, model: str) -> None:  # noqa: ARG002
+        """Raise `OnespikeError`, which begins with the format's name, if these numbers cannot express a model."""
+        if self.problems:
+            raise OnespikeError(f"{name}: it cannot say {listed(self.problems, '; ')}; {self.others}")
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one operation; remember which layer it belongs to."""
@@ -88,7 +83,7 @@ class Walk(fx.Interpreter):
         if not any(isinstance(leaf, Value | Unsaid) for leaf in leaves):
             return super().call_function(target, args, kwargs)
         if name == "getitem":
-            return Unsaid(self._shape) if isinstance(args[0], Unsaid) else args[0][args[1]]
+            return args[0] if isinstance(args[0], Unsaid) else args[0][args[1]]
         if name in SAME:
             if self._dtype.is_floating_point or isinstance(args[0], Unsaid) or self._are_spikes(args[0]):
                 return args[0]
@@ -117,12 +112,11 @@ class Walk(fx.Interpreter):
 
     def _refuse(self, reason: str) -> Unsaid:
         self.problems += [reason] if reason else []  # without a reason, `check` says it
-        return Unsaid(self._shape)
+        return Unsaid()
 
-    def _of_unsaid(self, name: str, args: tuple[Any, ...]) -> Any:
+    def _of_unsaid(self, name: str, args: tuple[Any, ...]) -> Any:  # noqa: ARG002
         """The result of an operation on a tensor that cannot be expressed."""
-        del name, args
-        return Unsaid(self._shape)
+        return Unsaid()
 
     # Elements that are moved.
 
@@ -133,20 +127,17 @@ class Walk(fx.Interpreter):
 
     def _value(self, of: Map, gain: Tensor | float = 1.0, shift: Tensor | float = 0.0) -> Value:
         """A whole map as (N, C, H, W), with a gain and a shift, () or (C,)."""
-        index = (torch.arange(of.size) + of.offset).view(of.shape).permute(0, 3, 1, 2)
-        shaped = [torch.as_tensor(one, dtype=torch.float64).view(-1, 1, 1).expand(index.shape) for one in (gain, shift)]
-        return Value(index, *shaped)
+        images, height, width, channels = of.shape
+        return self._laid(of, (images, channels, height, width), 1, gain, shift)
 
-    def _laid(self, of: Map, rest: list[int], axis: int, gain: Tensor) -> Value:
-        """A whole map as a value, its pixels along the axes `rest`, its channels along another, with a gain (C,)."""
-        index = (torch.arange(of.size) + of.offset).view(*rest, -1).movedim(-1, axis)
-        shape = [1] * index.ndim
-        shape[axis] = -1
-        gain = gain.view(shape).expand(index.shape)
-        return Value(index, gain, torch.zeros_like(gain))
-
-    def _ones(self, index: Tensor) -> Value:
-        return Value(index, torch.ones(index.shape, dtype=torch.float64), torch.zeros(index.shape, dtype=torch.float64))
+    def _laid(
+        self, of: Map, shape: Sequence[int], axis: int, gain: Tensor | float = 1.0, shift: Tensor | float = 0.0
+    ) -> Value:
+        """A whole map as a tensor of a shape whose channels lie along an axis, likewise."""
+        index = (torch.arange(of.size) + of.offset).view(*without(shape, axis), -1).movedim(-1, axis)
+        behind = [1] * (len(shape) - 1 - axis % len(shape))
+        both = (torch.as_tensor(one, dtype=torch.float64).view(-1, *behind) for one in (gain, shift))
+        return Value(index, *(one.expand(index.shape) for one in both))
 
     def _move(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if target in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
@@ -167,7 +158,7 @@ class Walk(fx.Interpreter):
         x, *others = args
         if not isinstance(x, Value) or any(isinstance(one, Value) for one in pytree.tree_leaves((others, kwargs))):
             raise CannotSayError(f"an order that depends on the image in {self._layer}")
-        return Value(*(target(part, *others, **kwargs) for part in (x.index, x.gain, x.shift)))
+        return x.each(lambda part: target(part, *others, **kwargs))
 
     # Which maps a value reads.
 
@@ -180,9 +171,9 @@ class Walk(fx.Interpreter):
         """The maps that an index names."""
         return [self.maps[place] for place in torch.unique(self._owners(index)).tolist() if place >= 0]
 
-    def _decoded(self, value: Value, axis: int) -> list[tuple[Read, Tensor]] | None:
-        """A value as pixels and channels of maps, and the gain of each channel; None if it has no such form."""
-        flat = in_rows(value, axis)
+    def _decoded(self, value: Value, axis: int) -> list[Term] | None:
+        """A value as pixels and channels of maps, times the gain of each channel; None if it has no such form."""
+        flat = value.rows(axis)
         index, gain, shift = flat.index, flat.gain, flat.shift
         if bool((gain != gain[0]).any()) or bool((shift != shift[0]).any()):
             return None
@@ -200,7 +191,7 @@ class Walk(fx.Interpreter):
             chosen[columns] = channels[0]
             same = len(pixels) == of.pixels and torch.equal(pixels[:, 0], torch.arange(of.pixels))
             read = Read(of, chosen, None if same else pixels[:, 0])
-            found.append((read, torch.where(columns, gain[0], 0.0)))
+            found.append(Term(read, torch.where(columns, gain[0], 0.0)))
         return found
 
     def _are_spikes(self, value: Value) -> bool:
@@ -212,9 +203,9 @@ class Walk(fx.Interpreter):
     def _single(self, value: Value, axis: int) -> Read | None:
         """The one map that a value reads, all its pixels in order; None if it has no such form."""
         decoded = self._decoded(value, axis)
-        if decoded is None or len(decoded) != 1 or decoded[0][0].pixels is not None:
+        if decoded is None or len(decoded) != 1 or decoded[0].read.pixels is not None:
             return None
-        read = decoded[0][0]
+        read = decoded[0].read
         fits = bool((read.channels >= 0).all()) and len(read.channels.unique()) == len(read.channels)
         return read if fits else None
 
@@ -224,7 +215,7 @@ class Walk(fx.Interpreter):
 
     def _collected(self, value: Value, axis: int) -> Value:
         """Collect a value in a map of its own."""
-        flat = in_rows(value, axis)
+        flat = value.rows(axis)
         index, gain, shift = flat.index, flat.gain, flat.shift
         maps = self.maps_of(index)
         kinds = {of.kind for of in maps}
@@ -237,39 +228,30 @@ class Walk(fx.Interpreter):
         column = torch.where(column.isinf(), 1.0, column)
         if bool(((gain != column) & ~gain.isnan()).any()) or bool((shift != shift[0]).any()):
             raise CannotSayError(f"values of several scales side by side in {self._layer}")
-        parts = []
-        for of in maps:
-            inside = of.holds(index)
-            for columns in torch.unique(inside, dim=0):  # pixels that take the same channels of it
-                rows = (inside == columns).all(1)
-                if not columns.any():
-                    continue
-                place = index[rows][:, columns] - of.offset
-                for channels in torch.unique(place % of.channels, dim=0):
-                    chosen = (place % of.channels == channels).all(1)
-                    pixels = place[chosen] // of.channels
-                    to_pixels = torch.nonzero(rows).flatten()[chosen]
-                    to_channels = torch.nonzero(columns).flatten()
-                    blocks, which = torch.unique(pixels, dim=1, return_inverse=True)
-                    for number, block in enumerate(blocks.unbind(1)):  # channels that come from the same pixels
-                        own = which == number
-                        parts.append(
-                            Part(
-                                map=of,
-                                to_pixels=to_pixels,
-                                pixels=block,
-                                to_channels=to_channels[own],
-                                channels=channels[own],
-                            )
-                        )
-        rest = [side for place, side in enumerate(value.shape) if place != axis % len(value.shape)]
         new = Collect(
-            shape=sides_of(rest, value.shape[axis]),
+            shape=sides_of(value.shape, axis),
             kind=kinds.pop(),
             bound=max(of.bound for of in maps),
             image=all(of.image for of in maps),
-            parts=parts,
+            parts=[part for of in maps for part in _parts(of, index)],
         )
         self._add(new)
-        laid = self._laid(new, rest, axis, column)
+        laid = self._laid(new, value.shape, axis, column)
         return Value(laid.index, laid.gain, value.shift)
+
+
+def _parts(of: Map, index: Tensor) -> Iterator[Part]:
+    """The elements of (pixels, channels) that are those of a map, in parts that have the same channels and pixels."""
+    inside = of.holds(index)
+    for columns in torch.unique(inside, dim=0):  # pixels that take the same channels of it
+        if not columns.any():
+            continue
+        rows, to_channels = (inside == columns).all(1), torch.nonzero(columns).flatten()
+        place = index[rows][:, columns] - of.offset
+        for channels in torch.unique(place % of.channels, dim=0):
+            chosen = (place % of.channels == channels).all(1)
+            to_pixels = torch.nonzero(rows).flatten()[chosen]
+            blocks, which = torch.unique(place[chosen] // of.channels, dim=1, return_inverse=True)
+            for number, pixels in enumerate(blocks.unbind(1)):  # channels that come from the same pixels
+                own = which == number
+                yield Part(of, to_pixels, pixels, to_channels[own], channels[own])
