@@ -33,11 +33,11 @@ from onespike.durable import (
     path_of,
     read_whole,
     remove,
-    whole_folder,
     write_whole,
 )
 from onespike.environment import environment
 from onespike.errors import OnespikeError, shown, unknown, warn
+from onespike.folders import whole_folder
 from onespike.lock import LOCK
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.pretrained import fetched, is_pretrained, located, read_pretrained
