@@ -25,6 +25,13 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Tensor:
 
 
 @pytest.fixture
+def photographs(shared_data: Path, tmp_path: Path) -> Tensor:
+    """Photographs of CIFAR-10, (1000, 32, 32, 3)."""
+    config = DataConfig(name="cifar10", root=str(shared_data / "cifar10"), cache=str(tmp_path / "cache"))
+    return open_dataset(config).test.gather(torch.arange(1000).numpy())[0]
+
+
+@pytest.fixture
 def run(tmp_path: Path) -> Run:
     """A complete run of a strict network with random weights, on digits."""
     data = DataConfig(name="digits", cache=str(tmp_path / "cache"), image_size=32)

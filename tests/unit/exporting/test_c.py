@@ -114,14 +114,9 @@ def test_strict_networks_on_digits(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["spiking-vgg-xs", "spiking-resnet-xs"])
-def test_strict_networks_on_photographs(name: str, shared_data: Path, tmp_path: Path, settled: Settle) -> None:
-    from onespike.data.config import DataConfig
-    from onespike.data.dataset import open_dataset
-
-    config = DataConfig(name="cifar10", root=str(shared_data / "cifar10"), cache=str(tmp_path / "cache"))
-    images = open_dataset(config).test.gather(torch.arange(1000).numpy())[0]
+def test_strict_networks_on_photographs(name: str, photographs: Tensor, tmp_path: Path, settled: Settle) -> None:
     torch.manual_seed(0)
-    prove(create_model(name, population=2), images, tmp_path / "out", settled)
+    prove(create_model(name, population=2), photographs, tmp_path / "out", settled)
 
 
 @pytest.mark.slow

@@ -170,12 +170,8 @@ def test_norse_reads_a_network_without_pooling(digits: Tensor, tmp_path: Path, s
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_others_on_500_photographs(shared_data: Path, tmp_path: Path, settled: Settle) -> None:
-    from onespike.data.config import DataConfig
-    from onespike.data.dataset import open_dataset
-
-    config = DataConfig(name="cifar10", root=str(shared_data / "cifar10"), cache=str(tmp_path / "cache"))
-    images = open_dataset(config).test.gather(torch.arange(500).numpy())[0]
+def test_others_on_500_photographs(photographs: Tensor, tmp_path: Path, settled: Settle) -> None:
+    images = photographs[:500]
     torch.manual_seed(0)
     readers = ("spikingjelly", "snntorch", "norse")
     for number, (network, accept) in enumerate([(create_model("spiking-vgg-xs"), readers[:2]), (Jelly(3), readers)]):
