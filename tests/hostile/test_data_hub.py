@@ -369,6 +369,7 @@ TABLES = {
     "bytes that are numbers": table(cells(pa.int64(), [2**40] * 20)),
     "labels from 2^63": table(labels=pa.array([2**63] * 20, pa.uint64()), names=None),
     "the last label": table(labels=pa.array([2**64 - 1] * 20, pa.uint64()), names=None),
+    "bytes twice": table(pa.StructArray.from_arrays([cells().field(0), cells().field(0)], ["bytes", "bytes"])),
     "images twice": _beside("img"),
     "labels twice": _beside("label"),
 }

@@ -223,6 +223,17 @@ SPOKEN: dict[str, dict[str, object]] = {
 }
 
 
+def test_spoken_digits_outside_are_not_read(tmp_path):
+    import h5py
+
+    (tmp_path / "root").mkdir()
+    for name in ("shd_train.h5", "shd_test.h5"):
+        with h5py.File(tmp_path / name, "w") as file:
+            file["extra/keys"] = np.array(["secret"], "S6")
+        (tmp_path / "root" / name).symlink_to(tmp_path / name)
+    fails(tmp_path / "root", "outside of", name="shd")
+
+
 @pytest.mark.parametrize("what", SPOKEN)
 def test_spoken_digits_that_are_none(what, tmp_path):
     import h5py
@@ -600,6 +611,16 @@ def test_special_files_in_the_cache(name, what, tree, fresh_cache, capsys):
         np.testing.assert_array_equal(open_dataset(config).train.images, whole)
     assert "decoding the images again" in capsys.readouterr().err
     assert not verify_cache(fresh_cache)[entry]
+
+
+def test_a_damaged_entry_that_cannot_be_deleted(tree, fresh_cache, monkeypatch):
+    config = DataConfig("folder", str(tree), holdout=0)
+    open_dataset(config)
+    (entry,) = fresh_cache.iterdir()
+    (entry / "meta.json").unlink()
+    monkeypatch.setattr("onespike.durable.shutil.rmtree", lambda *_, **__: None)  # as where it is another user's
+    open_dataset(config)
+    assert verify_cache(fresh_cache) == {entry: ""}
 
 
 def test_entries_that_changed_places(tmp_path, fresh_cache, capsys):

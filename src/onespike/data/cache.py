@@ -24,7 +24,7 @@ from onespike.data.events.stream import EVENT
 from onespike.data.sets import Dataset, ImageSet, RecordingSet
 from onespike.data.sources import PARTS, Content, HubUnreachableError, Source, expect_class_names
 from onespike.data.sources.image import fit
-from onespike.durable import digest_of, file_digest, flush, read_whole, remove
+from onespike.durable import beside, digest_of, file_digest, flush, read_whole, remove
 from onespike.errors import OnespikeError, shown, warn
 from onespike.folders import flush_folder, folder_beside
 
@@ -57,7 +57,9 @@ def open_cache(source: Source, directory: Path, image_size: int | None = None) -
                 return _read(entry)
             except OnespikeError as error:
                 warn(f"{error}: decoding the images again")
-                remove(entry)
+                aside = beside(entry)  # which says so if it cannot be moved, whereas `remove` does not
+                entry.rename(aside)
+                remove(aside)
         _build(source, entry, image_size)
     except OSError as error:  # the source reports its own, so this one is ours
         state = f"{directory}: cannot write the decoded images ({error.strerror or error})"

@@ -74,7 +74,7 @@ def warn_of_other_frames(data: Dataset, config: DataConfig) -> None:
     """Warn if recordings passed from Python to a test became frames in another way than those of the training."""
     for key in OF_FRAMES if data.opened and config.name in (PASSED, data.name) else ():
         if (trained := getattr(config, key)) != (own := getattr(data.opened, key)):
-            warn(f"data.{key}: {data.name} was opened with {own}, the network was trained with {trained}")
+            warn(f"data.{key}: {data.name} was opened with {own}, the run says {trained}")
 
 
 def _option(key: str, value: Any) -> str:

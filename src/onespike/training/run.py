@@ -118,8 +118,7 @@ class Run:
         pretrained = is_pretrained(self.folder)  # weights that nobody may have measured
         expect_results(content, {} if pretrained else _SUMMARY, str(path))
         whole: dict[str, Any] = content
-        summary = {key: value for key, value in whole.items() if key != "sha256"}
-        digest = None if pretrained else digest_of(summary)
+        digest = None if pretrained else digest_of(whole)
         if whole.get("sha256") != digest or (digest and not is_as_written(text, whole)):
             raise OnespikeError(f"{path} is not what was written: remove it, then train --resume writes it anew")
         return whole

@@ -154,7 +154,7 @@ def test_recordings_from_python_are_compared_with_those_of_the_run(root, tmp_pat
     assert "warning" not in capsys.readouterr().err
     evaluate(run, other)
     said = "data.representation: events-folder was opened with binary"
-    assert f"warning: {said}, the network was trained with histogram" in capsys.readouterr().err
+    assert f"warning: {said}, the run says histogram" in capsys.readouterr().err
     with pytest.raises(OnespikeError, match=f"^{said}; expected binary, got histogram"):
         train(run.recipe, run.folder, resume=True, data=other)
 

@@ -141,6 +141,7 @@ def open_shd(config: DataConfig, root: Path | None) -> Iterator[Source]:
     """Open the Spiking Heidelberg Digits (Cramer et al. 2020): shd_train.h5 and shd_test.h5, 700 channels, 20 words."""
     names = ["shd_train.h5", "shd_test.h5"]
     with _opened(config, root, {names[0]: f"beside {names[1]}"}, "SHD") as files:
+        files.expect_listed(names, files.names())
         (words, train), (others, test) = (_hdf5(files, name) for name in names)
         if others != words:  # a label would mean another word
             found = f"{files.where(names[1])}: its words are {shown(', '.join(others))}"
@@ -219,7 +220,7 @@ def _reader(files: Files, readers: Mapping[str, Reader], sensor: Sensor) -> Call
 def source(
     config: DataConfig, sensor: Sensor, origin: str, key: Callable[[], str], recordings: Content, others: str = ""
 ) -> Source:
-    """Make a source of frames out of recordings, which stand for its pixels; `key` is theirs, `others` a warning."""
+    """Make a source of frames; the pixels of `recordings` are their events, and `others` warns of files left out."""
     framing, keeps = Framing.of(config, sensor), config.changes_events
 
     def framed(name: str, part: Part) -> Part:

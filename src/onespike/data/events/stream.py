@@ -23,7 +23,7 @@ class Sensor(NamedTuple):
 
 
 def header_of(data: bytes, mark: bytes, last: bytes = b"") -> tuple[bytes, bytes]:
-    """Part a file behind the lines that begin with a mark, or behind the `last` of them."""
+    """Split a file after its first lines, which begin with a mark, or after the line `last` among them."""
     at = 0
     while data.startswith(mark, at):
         start, at = at, (data.find(b"\n", at) + 1) or len(data)

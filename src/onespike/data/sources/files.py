@@ -119,7 +119,7 @@ class Files(NamedTuple):
         return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
     def holders(self, marker: str) -> set[str]:
-        """Find what holds a file, or a folder if the marker ends in a slash: "" is the root, others are in it."""
+        """Names of the folders that hold a file, or a folder if the marker ends in a slash; "" is the root itself."""
         is_folder = marker.endswith("/")
         if self.members is None:
             wanted = Path.is_dir if is_folder else Path.is_file

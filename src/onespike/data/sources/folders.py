@@ -63,14 +63,14 @@ def in_class_folders(files: Files, endings: tuple[str, ...], what: str) -> tuple
 def below(
     files: Files, names: Sequence[str], folder: str, endings: tuple[str, ...], what: str, depth: int = 2
 ) -> list[str]:
-    """Choose the images or recordings below a folder, at least one: by their endings, and with `depth` folders above.
+    """List the images or recordings below a folder by their endings, without hidden ones; an OnespikeError if none is.
 
-    Folders of classes lie in those of parts; hidden files are none.
+    `depth` is how many folders each has above it: 2 for <part>/<class>/<image>.
     """
     inside = (name for name in names if name.startswith(f"{folder}/") and not is_hidden(name))
     found = [name for name in inside if name.lower().endswith(endings) and name.count("/") >= depth]
     if not found:
-        expected = f"{'<class>/' * (depth - 1)}<{what}>, ending in one of {' '.join(endings)}"
+        expected = f"{'<class>/' * (depth - 1)}<{what}>, ending in {' or '.join(endings)}"
         raise OnespikeError(f"{files.where(folder)}: no {what}s; expected {expected}; restore them")
     return found
 

@@ -145,8 +145,10 @@ def _table(path: Path, data: Hosted) -> Any:
     with opened(path) as file:
         table = pa.Table.from_batches(weighed(file, path), file.schema_arrow)
         schema, stored, label = table.schema, pa.null(), pa.null()
-        with suppress(KeyError, TypeError):  # a column that is missing or there twice, or holds no struct
-            stored, label = schema.field(data.image).type.field("bytes").type, schema.field(data.label).type
+        with suppress(KeyError, AttributeError):  # a column that is missing or there twice, or holds no struct
+            label, image = schema.field(data.label).type, schema.field(data.image).type
+            if (index := image.get_field_index("bytes")) >= 0:  # else there is none, or there are two
+                stored = image.field(index).type
         is_bytes = pa.types.is_binary(stored) or pa.types.is_large_binary(stored)
         if not (is_bytes and pa.types.is_integer(label)):
             found = ", ".join(f"{column.name}: {column.type}" for column in schema)
