@@ -91,7 +91,7 @@ def benchmark(
             data (the input path against the step), scaling (threads, batch, width, image size), engine (trained
             networks by our integer engine, ONNX Runtime and OpenVINO, at batch 1, 8 and 64).
         run: Run folders, by commas, for engine alone.
-        options: What the task takes.
+        options: What the task takes; by name, those that were given.
         rounds: Timings of each.
         threads: Threads that compute; by default as many as PyTorch takes.
     """

@@ -76,9 +76,9 @@ class Case:
 
     def build(self) -> Callable[[], object]:
         """Make what does it once; an `OnespikeError` if nobody has implemented it."""
-        make = {"train": self._train, "infer": self._infer}.get(self.task, self._unit)
+        make = {"train": self._train, "infer": self._infer, "neuron": self._unit, "conv-unit": self._unit}
         with torch.device(self.device):
-            return make()
+            return make[self.task]()
 
     def check(self) -> None:
         """Raise an `OnespikeError`, before anything is timed, if it cannot be built."""

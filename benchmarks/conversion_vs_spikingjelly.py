@@ -1,13 +1,4 @@
-"""`python -m benchmarks.conversion_vs_spikingjelly RUN`: our conversion beside SpikingJelly's rate coding.
-
-SpikingJelly converts once and is read after each time step, by its own example's loop, in three settings: its default
-(the maximum of each layer's activations), the 99.9th percentile, and channel by channel with potentials that start at
-half a threshold. Ours is calibrated for each T: thresholds, and the weights behind them by least squares; beside it
-stand its thresholds alone, and thresholds with biases. Both see the same training images, without labels; nothing is
-trained by gradients. (SpikingJelly's example calibrates on the whole training set: give more images to see whether that
-helps.) All classify the same test images, so the interval of the difference is of pairs: 95%, Student's. SpikingJelly's
-best setting at each T is what ours is compared with. It cannot trace resmlp12 and vit12.
-"""
+"""`python -m benchmarks.conversion_vs_spikingjelly RUN`: our conversion beside SpikingJelly's rate coding."""
 
 import sys
 import time
@@ -55,6 +46,15 @@ def conversion(
     csv: Path | None = None,
 ) -> int:
     """Our conversion beside SpikingJelly's rate coding: the same trained network and images. Needs the extra bench.
+
+    SpikingJelly converts once and is read after each time step, by its own example's loop, in three settings: its
+    default (the maximum of each layer's activations), the 99.9th percentile, and channel by channel with potentials
+    that start at half a threshold. Ours is calibrated for each T: thresholds, and the weights behind them by least
+    squares; beside it stand its thresholds alone, and thresholds with biases. Both see the same training images,
+    without labels; nothing is trained by gradients. (SpikingJelly's example calibrates on the whole training set: give
+    more images to see whether that helps.) All classify the same test images, so the interval of the difference is of
+    pairs: 95%, Student's. SpikingJelly's best setting at each T is what ours is compared with. It cannot trace resmlp12
+    and vit12.
 
     Args:
         run: A run of an artificial network with ReLU, such as of cifar10/resnet18.

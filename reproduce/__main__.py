@@ -111,8 +111,8 @@ def _sweep(sweep: Sweep) -> Callable[..., int]:
     command.__doc__ = (command.__doc__ or "").replace(
         "Train what is missing.",
         f"{sweep.about}\n\n        Trains what is missing, and writes the table after every run; the same command "
-        "goes on where it was stopped. All options of a recipe may be given, such as --data.root FOLDER; a folder that "
-        "holds a folder for each data set will do.",
+        "goes on where it was stopped. All options of a recipe may be given that the rows do not set, such as "
+        "--data.root FOLDER; a folder that holds a folder for each data set will do.",
     )
     return command
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from onespike.errors import OnespikeError
 from onespike.functional import FUSIONS, fuse
-from onespike.models import expect_blocks
+from onespike.models import OnespikeConfig, expect_blocks
 from onespike.search.drawing import make_plain
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.config import TrainConfig
@@ -102,7 +102,7 @@ class Firing:
         return fired / sum(self.neurons)
 
 
-def fire(run: Run, checkpoint: Checkpoint, images: int) -> dict[str, Firing]:
+def fire(run: Run, checkpoint: Checkpoint, config: OnespikeConfig, images: int) -> dict[str, Firing]:
     """Swap the fusion of a trained network, the weights as they are, and count its spikes; the same draws for all.
 
     Raises:
@@ -113,12 +113,12 @@ def fire(run: Run, checkpoint: Checkpoint, images: int) -> dict[str, Firing]:
     found = {}
     for kind in FUSIONS:
         swapped: dict[str, Any] = {"fusion": kind}
-        card = replace(checkpoint.card, model=replace(checkpoint.card.model, **swapped))
+        card = replace(checkpoint.card, model=replace(config, **swapped))
         network = card.build()
         own = network.state_dict().keys()
         if own - checkpoint.weights.keys():
             raise OnespikeError(
-                f"{run.folder} was trained with fusion {checkpoint.card.model.fusion}: it has no weights for "
+                f"{run.folder} was trained with fusion {config.fusion}: it has no weights for "
                 f"potentials that travel, as {kind} needs them; expected a run with another fusion"
             )
         network.load_state_dict({name: tensor for name, tensor in checkpoint.weights.items() if name in own})
@@ -153,7 +153,7 @@ def fusion(
     config = expect_blocks(checkpoint.card.build(), checkpoint.card.name).config
     neuron = config.neuron
     surfaces = {kind: measure(kind, config.theta, neuron.threshold) for kind in FUSIONS}
-    firing = fire(trained, checkpoint, images)
+    firing = fire(trained, checkpoint, config, images)
     means = {kind: one.rate for kind, one in firing.items()}
     blocks = range(len(firing["sum"].rates))
 
@@ -185,10 +185,10 @@ def fusion(
         "supplement's range. Suppressed: the plane over-activates, the fusion does not; added: the other way round. "
         "All three in percent of the square 0 <= X, Y <= th. grad D as in Table 1, over th <= X, Y <= 2 th.",
         Table(shape, rows),
-        f"Firing rates are those of {describe(checkpoint)}, trained with `{config.fusion}`: its weights are kept, the "
-        f"fusion alone is swapped, on {firing[config.fusion].images:,} test images; with `none` no potential at all is "
-        "handed on. Counted are the neurons whose potentials are fused, the last layer of each block: each once, so "
-        "that blocks on large maps weigh more. By block:",
+        f"Firing rates are those of {describe(checkpoint, config)}, trained with `{config.fusion}`: its weights "
+        f"are kept, the fusion alone is swapped, on {firing[config.fusion].images:,} test images; with `none` no "
+        "potential at all is handed on. Counted are the neurons whose potentials are fused, the last layer of each "
+        "block: each once, so that blocks on large maps weigh more. By block:",
         per_block,
         _remark(surfaces, means),
     ]

@@ -113,7 +113,7 @@ def _read(row: Row) -> None:
 
 
 def key(row: Row) -> tuple[str, int]:
-    """What training a row is of: that with the same `key`."""
+    """Recipe and seed of a row, which a training's `key` has, too."""
     return row["digest"], row["seed"]
 
 

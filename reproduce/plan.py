@@ -136,10 +136,10 @@ def resolve(sweep: Sweep, overrides: Mapping[str, Any]) -> list[Training]:
 
 
 def _expect_free(sweep: Sweep, overrides: Mapping[str, Any]) -> None:
-    """Raise an `OnespikeError` if a value was given that would make the label of a row wrong.
+    """Raise an `OnespikeError` if a value was given that rows set themselves: their labels would be wrong.
 
-    Rows that each stand for themselves are what their labels say, but for the budget of those that set none. Where a
-    row changes a baseline, that baseline is the user's to choose: but not by what the baseline itself sets.
+    Where rows change a baseline, only what all of them set is refused: the rest of the baseline is the user's to
+    choose. Elsewhere it is what any row sets, but for the budget.
     """
     keys = [set(setting.overrides) for setting in sweep.settings]
     swept = set.intersection(*keys)

@@ -77,10 +77,10 @@ def taylor(
     table = Table(columns, [list(vars(one).values()) for one in findings])
     count = sum(len(batch) for batch in batches)
     parts: list[str | Table] = [
-        f"Of {describe(checkpoint)}, fusion `{config.fusion}`, alpha = {neuron.decay:g}, on {count} test images. Sizes "
-        "are root mean squares over neurons, images and windows 2 to 4. V[eta-1, v] is what block eta receives: the "
-        "map of the block before, cut into the windows of block eta. Blocks behind a patch merging are left out, since "
-        "the map above has other channels.",
+        f"Of {describe(checkpoint, config)}, fusion `{config.fusion}`, alpha = {neuron.decay:g}, on {count} test "
+        "images. Sizes are root mean squares over neurons, images and windows 2 to 4. V[eta-1, v] is what block eta "
+        "receives: the map of the block before, cut into the windows of block eta. Blocks behind a patch merging are "
+        "left out, since the map above has other channels.",
         "- down = V[eta, v] - V[eta-1, v]\n- across = V[eta, v] - V[eta, v-1]\n"
         "- mixed = V[eta, v] - V[eta-1, v] - V[eta, v-1] + V[eta-1, v-1]: 0, says the supplement\n"
         "- Eq. 4 = down + across; Eq. 5 = V[eta, v] - alpha V[eta-1, v-1]; their difference in percent of Eq. 4\n"

@@ -9,6 +9,7 @@ from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader, Share
 from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import expect_same_images
+from onespike.models import OnespikeConfig
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.recipe import load_recipe
 from onespike.training.run import Run
@@ -27,9 +28,9 @@ def open_or_train(folder: Path | None, name: str, overrides: dict[str, Any], wor
     return run
 
 
-def describe(checkpoint: Checkpoint) -> str:
-    """Say which network of spiking blocks a checkpoint holds, in words for a table's head."""
-    card, config, epochs = checkpoint.card, checkpoint.card.model, checkpoint.state["progress"]["epoch"]
+def describe(checkpoint: Checkpoint, config: OnespikeConfig) -> str:
+    """Say which network of spiking blocks, of this config, a checkpoint holds, in words for a table's head."""
+    card, epochs = checkpoint.card, checkpoint.state["progress"]["epoch"]
     norm = "batch normalisation" if config.norm == "batch" else "no normalisation"
     return (
         f"{config.name} (unit {config.unit}, {sum(config.depths)} blocks, encoding {config.encoding}, {norm}) on "

@@ -110,7 +110,7 @@ def convert(value: Any, hint: Any, where: str, or_null: str = "") -> Any:
 def _number(parsed: Any, kind: type, value: Any, where: str) -> Any:
     """A finite number of this type, of at most 64 bits, that was given as `value`; None for what is no number."""
     number: Any = _number_of(parsed) if kind is float and isinstance(parsed, str) else parsed
-    if type(number) not in (int, kind):
+    if isinstance(number, bool) or not isinstance(number, int | float) or (kind is int and type(number) is not int):
         return None
     if isinstance(number, int) and number not in _WHOLE:
         raise OnespikeError(f"{where}: expected {_WORDS[kind]} of less than 2^63, got {shown(value)}")

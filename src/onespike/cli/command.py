@@ -118,7 +118,7 @@ def _help(text: str) -> str:
 
 
 def _kind(hint: Any, where: str) -> dict[str, Any]:
-    """What argparse makes of words for a type: of a list one or more; of X or None an X, so null is like any name."""
+    """What argparse makes of words for a type: a list takes one or more, X or None an X, so null is like any name."""
     kinds = [one for one in get_args(hint) if one is not NoneType]
     if get_origin(hint) is list:
         return {"nargs": "+", "type": partial(convert, hint=kinds[0], where=where)}

@@ -24,7 +24,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 #: The largest n of a graded value: a convention. By the prices of `energy.yaml`, 6 accumulates cost no less than a
 #: multiply-accumulate; a graded value costs its n accumulates all the same.
 LEVELS = 16
-#: Values to sample, of all and of each channel, before all are read: a sample is enough to tell real numbers.
+#: How many values, in all and of each channel, are sampled before all are read: enough to tell real numbers.
 _SAMPLE, _SAMPLE_OF_CHANNEL = 4096, 64
 #: Relative difference below which two multiples count as one, unless the values' own rounding is coarser (bfloat16's is
 #: 0.8%; neighbouring levels differ by 6%).

@@ -81,7 +81,7 @@ class Composed:
         made = self._begun.get(memory(x))
         if not isinstance(made, Padded) or len(made.zeros) > axes:
             return ()
-        _, shape, stride = made.layout  # of x, but that the axes before its maps may have been joined
+        _, shape, stride = made.layout  # x's own, except that axes before its maps may be joined
         alike = (x.shape[-axes:], x.stride()[-axes:]) == (shape[-axes:], stride[-axes:])
         return made.zeros if alike and x.numel() == shape.numel() else ()
 

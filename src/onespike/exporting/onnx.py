@@ -92,9 +92,9 @@ def graph(exported: Exported, names: Sequence[str]) -> Any:
 
 
 def name_outputs(graph: Any, names: Sequence[str]) -> None:
-    """Give the outputs their names: up to PyTorch 2.9, a value that is two outputs has wrong ones.
+    """Give the outputs their names: up to PyTorch 2.9, they are wrong where one value is two outputs.
 
-    In the first place it has the second name; in the second place is an alias, by a name that nobody asked for.
+    Then the first output has the second one's name, and the second is an alias, by a name that nobody asked for.
     """
     if [value.name for value in graph.output] == list(names):
         return
@@ -156,7 +156,7 @@ def _runtime(plain: Loaded, watched: Loaded, spikes: list[str], exported: Export
 
 @contextmanager
 def _signal_stack() -> Iterator[None]:
-    """Put back this thread's stack for signals, in whose place OpenVINO puts memory of a compiled model.
+    """Put back this thread's stack for signals, which OpenVINO replaces by memory of a compiled model.
 
     If two models were released in the order in which they were compiled, that memory would be freed: the next signal,
     such as Ctrl-C, would be a segmentation fault.

@@ -17,7 +17,7 @@ from onespike.training.losses import over_time
 #: A target maps images, raw or normalised, to logits (B, K) and to the spikes of each call of a layer of neurons. There
 #: are no spikes if it cannot show them, and None for a layer that it leaves out, since the logits do not need it.
 Target = Callable[[Tensor], tuple[Tensor, Sequence[Tensor | None]]]
-#: How far from its threshold a potential may lie if floats that are rounded otherwise decide otherwise; and how far
+#: How far from its threshold a potential may lie whose spike differs, as floats may that are rounded otherwise; how far
 #: logits from the same spikes may differ, in units of the largest logit, and in any case, where all are small.
 NEAR, CLOSE, TINY = 1e-4, 1e-4, 1e-6
 #: Stands for a distance that is not known, or not finite.
@@ -42,7 +42,7 @@ class Parity:
         spikes: Outputs of neurons, spike or none, that were compared.
         differing: Outputs that differ, in the first layer where any do; after it all may differ.
         first: That layer; None if no spike differs.
-        distance: The largest distance from the threshold, of its potentials whose spikes differ.
+        distance: Of its potentials whose spikes differ, the largest distance from the threshold.
         exact: Whether nothing at all may differ but the rounding of logits.
         holds: Whether the target computes the same as the network.
         weights: Those of the network: "fp32" or "int8"; "" in files of earlier versions.

@@ -26,7 +26,7 @@ KINDS = {"rectangle": 1, "triangle": 2}
 _KNOWN = {name: SURROGATES[name] for name in KINDS}  # as they are defined here
 #: Most channels, and most neurons of a pixel: kernels keep a sum for each on a thread's stack.
 CHANNELS, NEURONS = 2**13, 2**17
-#: How far a channel's first pixel may be from its mean, squared and in variances: further off, too many digits go.
+#: Largest squared distance, in variances, of a channel's first pixel from its mean; beyond it too many digits go.
 _FAR = 1000
 
 

@@ -174,14 +174,15 @@ def _put(out: Tensor, chunk: slice, backwards: bool, rows: Tensor) -> None:
 
 def _expect_weights(gates: int, x: Tensor, **weights: Tensor) -> None:
     """Raise a ValueError unless weights and biases fit x and this many gates: broadcasting or a cast would hide it."""
-    if x.dim() != 3:
-        raise ValueError(f"x: expected (N, T, C_in), got {tuple(x.shape)}")
+    if x.dim() != 3 or not x.is_floating_point():
+        raise ValueError(f"x: expected floats (N, T, C_in), got {x.dtype} {tuple(x.shape)}")
+    dtype = computed_in(x)
     rows = gates * weights["w_hh"].shape[-1] if weights["w_hh"].dim() else 0
     shapes = {"w_ih": (rows, x.shape[2]), "w_hh": (rows, rows // gates), "b_ih": (rows,), "b_hh": (rows,)}
     for name, one in weights.items():
-        if one.shape != shapes[name] or one.device != x.device or computed_in(one) != computed_in(x):
-            expected = f"{x.dtype} {shapes[name]} on {x.device} for x {tuple(x.shape)}"
-            raise ValueError(f"{name}: expected {expected}, got {one.dtype} {tuple(one.shape)} on {one.device}")
+        if one.shape != shapes[name] or one.device != x.device or computed_in(one) != dtype:
+            expected = f"{dtype} {shapes[name]} on {x.device} for x {tuple(x.shape)}"
+            raise ValueError(f"{name}: expected {expected}, got {computed_in(one)} {tuple(one.shape)} on {one.device}")
 
 
 def scan_rnn(x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, backwards: bool = False) -> Tensor:

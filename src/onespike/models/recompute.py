@@ -22,7 +22,7 @@ def run_again_later(module: nn.Module, function: Callable[..., Any] | None = Non
 
 
 class _AsBefore(AbstractContextManager):
-    """Inside it a module draws, and fuses layers, as at the time of its making, and keeps its statistics as they are.
+    """Inside this context a module draws and fuses layers as it did when the context was made; its statistics stay.
 
     It can be entered again, for another backward pass.
     """
@@ -33,18 +33,19 @@ class _AsBefore(AbstractContextManager):
         self.draws = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
 
     def __enter__(self) -> None:
-        self.stack = ExitStack()
-        if self.draws is not None:
-            self.stack.callback(torch.mps.set_rng_state, torch.mps.get_rng_state())
-            torch.mps.set_rng_state(self.draws)
-        for one in self.watched:  # layers with hooks were not fused; those hooks may be gone
-            self.stack.callback(one.register_forward_hook(lambda *_: None).remove)
-        for norm in self.module.modules():
-            if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):  # it has seen this batch before
-                self.stack.callback(setattr, norm, "momentum", norm.momentum)
-                norm.momentum = 0.0
-                if norm.num_batches_tracked is not None:
-                    self.stack.callback(norm.num_batches_tracked.copy_, norm.num_batches_tracked.clone())
+        with ExitStack() as stack:  # undoes what is done if something fails
+            if self.draws is not None:
+                stack.callback(torch.mps.set_rng_state, torch.mps.get_rng_state())
+                torch.mps.set_rng_state(self.draws)
+            for one in self.watched:  # layers with hooks were not fused; those hooks may be gone
+                stack.callback(one.register_forward_hook(lambda *_: None).remove)
+            for norm in self.module.modules():
+                if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):  # it has seen this batch before
+                    stack.callback(setattr, norm, "momentum", norm.momentum)
+                    norm.momentum = 0.0
+                    if norm.num_batches_tracked is not None:
+                        stack.callback(norm.num_batches_tracked.copy_, norm.num_batches_tracked.clone())
+            self.stack = stack.pop_all()
 
     def __exit__(self, *_: object) -> None:
         self.stack.close()

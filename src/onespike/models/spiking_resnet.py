@@ -89,7 +89,7 @@ class Residual(nn.Module):
 
 
 @register_model(StrictResNetConfig, {f"spiking-resnet-{size}": one for size, one in SIZES.items()}, PRESETS)
-class StrictResNet(StrictNetwork):
+class SpikingResNet(StrictNetwork):
     """Stem; stages of `depth` convolutions, of which the first changes the width and halves the map; fire; head."""
 
     def __init__(self, config: StrictResNetConfig, num_classes: int, in_channels: int, image_size: int) -> None:

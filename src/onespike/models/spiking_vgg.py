@@ -21,7 +21,7 @@ class StrictVGGConfig(StrictConfig):
 
 
 @register_model(StrictVGGConfig, {f"spiking-vgg-{size}": one for size, one in SIZES.items()}, PRESETS)
-class StrictVGG(StrictNetwork):
+class SpikingVGG(StrictNetwork):
     """Stem; stages of `depth` convolutions, of which the first changes the width and halves the map; head.
 
     The stem's convolution is the first one of the first stage. Max pooling comes between convolution and batch norm.

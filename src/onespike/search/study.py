@@ -36,8 +36,8 @@ BEAT, GRACE = 10.0, 90.0
 DEATHS = 5
 #: Draws in a row that are discarded because they repeat earlier values; then hardly any other values are left.
 REPEATS = 20
-#: What is said of the states of an attempt.
-WORDS = {"COMPLETE": "trained", "PRUNED": "pruned", "RUNNING": "running", "WAITING": "waiting"}
+#: What the page calls the states of an attempt.
+_WORDS = {"COMPLETE": "trained", "PRUNED": "pruned", "RUNNING": "running", "WAITING": "waiting"}
 #: Attributes of a study: which search it is, and of which images.
 IDENTITY, IMAGES = "search", "images"
 
@@ -237,7 +237,7 @@ def tried(study: "optuna.Study", energy: str) -> list[Tried]:
         result = result_of(attempts)
         one = result or attempts[-1]
         died = f"its process died {DEATHS} times" if result else "waiting"
-        outcome = WORDS.get(one.state.name) or one.user_attrs.get(OUTCOME) or died
+        outcome = _WORDS.get(one.state.name) or one.user_attrs.get(OUTCOME) or died
         facts = {key: value for key, value in one.user_attrs.items() if key not in (SLOT, WORKER, SEEN, OUTCOME)}
         values, measured = one.params or attempts[0].params, _measured(one, energy)
         found.append(Tried(number, outcome, values, *measured, facts, one.number in best))

@@ -74,7 +74,7 @@ def expect_steps(network: nn.Module, logits: Tensor) -> None:
 def expect_loss(loss: Loss, logits: Tensor, soft: bool, splits: int = 1) -> None:
     """Raise an `OnespikeError` unless a user's loss maps these logits and labels, or `soft` ones, to one number.
 
-    An image has a single label, and logits of each of AugMix's `splits`. The optimiser moves the network's weights
+    With AugMix an image has logits of each of its `splits`, and one label. The optimiser moves the network's weights
     alone, so a loss may have none that need a gradient.
     """
     weights = loss.named_parameters() if isinstance(loss, nn.Module) else ()

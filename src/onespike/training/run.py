@@ -37,7 +37,6 @@ from onespike.durable import (
 )
 from onespike.environment import environment
 from onespike.errors import OnespikeError, shown, unknown, warn
-from onespike.folders import whole_folder
 from onespike.lock import LOCK
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.pretrained import fetched, is_pretrained, located, read_pretrained
@@ -178,7 +177,7 @@ class Run:
 
     def has_checkpoint(self) -> bool:
         """Whether anything was saved yet."""
-        return any(whole_folder(folder).is_dir() for folder in (self.last, self.best))
+        return any((self.folder / name).is_dir() for name in ("last", "best", ".last.old", ".best.old"))
 
     def checkpoint(self, which: str = "last") -> Checkpoint:
         """Read the "best" or "last" checkpoint, or the other one if it is missing or damaged."""
@@ -243,7 +242,8 @@ class Run:
     def begin(self, recipe: Recipe) -> None:
         """Write what is known before the first step; a resumed run, perhaps with other values, writes it again."""
         self.__dict__.pop("recipe", None)
-        places = [self.folder / name for name in ("summary.json", self.config.name, "environment.json")]
+        # Those of `KEPT` too, since `Saving` may write them before the first step. The results come first.
+        places = [self.folder / name for name in ("summary.json", self.config.name, *KEPT)]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._before = {path: read_whole(path) if path.is_file() else None for path in places}

@@ -29,7 +29,7 @@ class Saving(Callback):
     def start(self, trainer: "Trainer") -> None:
         """Start counting the minutes; write the table and the curves that a session may have owed to its last epoch."""
         self._saved = time.monotonic()
-        if _is_at_the_end(trainer):
+        if trainer.progress.history and _is_at_the_end(trainer):
             self._report(trainer)
 
     def after_step(self, trainer: "Trainer", step: Step) -> None:  # noqa: ARG002
@@ -70,8 +70,9 @@ def draw_curves(progress: Progress, path: Path) -> None:
     from matplotlib.ticker import MaxNLocator
 
     def draw(axis: Any, across: str, key: str, **style: Any) -> None:
-        if points := [(row[across], row[key]) for row in history if row.get(key) is not None]:
-            axis.plot(*zip(*points, strict=True), marker="o" if len(history) < 3 else None, **style)
+        values = [row.get(key) for row in history]  # None leaves a gap
+        if any(value is not None for value in values) or axis is firing:  # each layer takes its colour
+            axis.plot([row[across] for row in history], values, marker="o" if len(history) < 3 else None, **style)
 
     history, best = progress.history, progress.best_row()
     figure = Figure(figsize=(11, 7), layout="constrained")

@@ -170,15 +170,14 @@ def test_what_gives_no_real_numbers_is_left_at_one_time_step_alone():
         onespike.convert(network, points, allow_real=True, time_steps=2)
 
 
-def spiking_already(net, x):
-    return (net.first(x) >= 0.5).float()
+spiking_already = nn.Sequential(nn.Linear(4, 4), Forward(lambda _, x: (x >= 0.5).float()))
 
 
 @pytest.mark.parametrize(
     ("network", "points", "message"),
     [
         (nn.Linear(4, 2), torch.randn(8, 4), "no activation to convert"),
-        (three_layers(spiking_already), torch.randn(8, 6), r"ge \(ge\): .* a network that spikes already"),
+        (spiking_already, torch.randn(8, 4), r"1\.ge \(ge\): .* a network that spikes already"),
         (nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.randn(0, 4), "expected at least one image"),
         (nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.full((8, 4), torch.nan), "expected finite images"),
         (nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.randn(8, 5), r"does not take a batch of \(2, 5\)"),

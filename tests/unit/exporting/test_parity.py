@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from onespike.exporting.contract import Contract
-from onespike.exporting.parity import FAR, Parity, compare
+from onespike.exporting.parity import BATCH, FAR, Parity, compare
 from onespike.neurons import LIF
 from onespike.neurons.watch import watch_neurons
 
@@ -77,5 +77,5 @@ def proof(scale: float, change: Callable[[Tensor, list[Tensor]], Answer], resolu
             logits = network(contract.normalise(raw))
         return change(logits, calls)
 
-    images = torch.full((3, 2, 2, 1), 255, dtype=torch.uint8)
+    images = torch.full((BATCH + 3, 2, 2, 1), 255, dtype=torch.uint8)  # more than one batch
     return compare("target", network, target, contract, images, resolution=resolution)

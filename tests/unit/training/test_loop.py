@@ -482,7 +482,9 @@ def test_a_checkpoint_is_due_after_so_many_minutes(tmp_path: Path, monkeypatch):
     assert saved == [121.0, 242.0]
 
 
-@pytest.mark.parametrize(("epoch", "enough", "drawn"), [(0, False, 0), (1, False, 0), (2, False, 1), (1, True, 1)])
+@pytest.mark.parametrize(
+    ("epoch", "enough", "drawn"), [(0, False, 0), (0, True, 0), (1, False, 0), (2, False, 1), (1, True, 1)]
+)
 def test_before_the_first_step_only_a_run_at_its_end_is_drawn(epoch, enough, drawn, tmp_path: Path, monkeypatch):
     """A session that could not draw its last epoch owes that to the run; any other epoch is drawn by the next one."""
     pictures = []
