@@ -19,6 +19,7 @@ from onespike.functional import to_integers
 from onespike.models import model_config
 from onespike.training.checkpoint import ModelCard
 from onespike.training.run import Run
+from tests.unit.exporting.conftest import SUMMARY
 
 CLASSES = tuple("0123456789")
 
@@ -28,7 +29,9 @@ def answers(network: nn.Module) -> Tensor:
         return network.eval()(torch.randn(4, 1, 32, 32, generator=torch.Generator().manual_seed(1)))
 
 
-def test_a_folder_gives_the_same_network(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("held_out", [91.0, None])
+def test_a_folder_gives_the_same_network(held_out: float | None, run: Run, tmp_path: Path) -> None:
+    run.finish(SUMMARY | {"valid_top1": held_out})
     folder = onespike.save_pretrained(run, tmp_path / "out")
     names = ["README.md", "config.json", "config.yaml", "model.json", "model.safetensors", "summary.json"]
     assert sorted(path.name for path in folder.iterdir()) == names
