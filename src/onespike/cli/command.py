@@ -46,7 +46,7 @@ def call(function: Callable[..., int], arguments: Sequence[str], usage: str, sec
     configs = {name: hints[name] for name in parameters if is_dataclass(hints[name])}
     parser = _Parser(usage=f"{usage} [options]", allow_abbrev=False)
     parser.description, texts = documented(function)
-    if "run" in texts:
+    if "run" in texts and usage.startswith("onespike"):  # benchmarks write nothing into run folders
         texts["run"] += f" {SHARED}"
     for name, parameter in parameters.items():
         if name in configs:
