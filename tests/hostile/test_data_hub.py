@@ -381,6 +381,10 @@ def test_tables_of_no_images(what, name, tmp_path):
     fails(make(tmp_path / "mine", TABLES[what]), "mine", name=name)
 
 
+def test_a_struct_with_two_fields_of_bytes_is_named(tmp_path):
+    fails(make(tmp_path, TABLES["bytes twice"]), "train.parquet: columns img: struct<", "each once", name="cifar10")
+
+
 def test_a_column_that_is_called_like_a_part_of_another(tmp_path):
     assert opened(make(tmp_path, _beside("img.bytes")), "cifar10")[:2] == (20, 20)
 
