@@ -4,7 +4,6 @@ The batch axis holds time: a tensor (T*B, …) is T time steps of B images, one 
 """
 
 import math
-from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -102,7 +101,7 @@ class QCFS(nn.Module):
         super().__init__()
         if not isinstance(levels, int) or levels < 1:
             raise OnespikeError(f"levels: expected a whole number above 0, got {levels}")
-        if not isinstance(threshold, Real) or not 0 < threshold < math.inf:
+        if not isinstance(threshold, int | float) or not 0 < threshold < math.inf:
             raise OnespikeError(f"threshold: expected a finite number above 0, got {shown(repr(threshold))}")
         self.levels, self.raw_threshold = levels, nn.Parameter(torch.tensor(math.log(threshold)))
 
