@@ -17,6 +17,7 @@ from onespike.conversion.config import Calibration
 from onespike.conversion.correct import correct
 from onespike.conversion.kinds import WEIGHTS, reached_by_images
 from onespike.conversion.network import ConvertedNetwork
+from onespike.conversion.trace import taking
 from onespike.errors import OnespikeError
 from onespike.neurons.integrate_fire import QCFS, IntegrateFire
 
@@ -63,7 +64,8 @@ def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration) -
     exact = all(isinstance(one, QCFS) and one.levels == steps * neurons.population for neurons, one in pairs)
     reached, approximate = reached_by_images(network.body), set[fx.Node]()
     for node, twin in zip(network.body.graph.nodes, reference.graph.nodes, strict=True):
-        target = analog.env[twin] = analog.run_node(twin)
+        with taking(len(images)):
+            target = analog.env[twin] = analog.run_node(twin)
         path = str(node.target)
         layer = spiking.submodules[path] if node.op == "call_module" and node in reached else None
         if isinstance(layer, IntegrateFire) or approximate.intersection(node.all_input_nodes):
@@ -86,7 +88,8 @@ def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration) -
         elif steps == 1 and isinstance(layer, IntegrateFire):
             out = torch.cat([layer(part) for part in arriving.split(max(CACHED // arriving[0].numel(), 1))])
         else:
-            out = spiking.run_node(node)
+            with taking(steps * len(images)):
+                out = spiking.run_node(node)
         spiking.env[node] = out
         if node.op == "output":
             _expect_finite(out, "the spiking network gives")

@@ -18,7 +18,7 @@ from onespike.conversion.calibration import LayerError, calibrate
 from onespike.conversion.config import Calibration, ConversionConfig
 from onespike.conversion.kinds import WEIGHTS, reached_by_images
 from onespike.conversion.network import ConvertedNetwork, OverMeans, PoolSpikes, spiking
-from onespike.conversion.trace import trace
+from onespike.conversion.trace import taking, trace
 from onespike.durable import is_as_written, path_of, read_whole, sealed
 from onespike.errors import OnespikeError, shown
 from onespike.folders import expect_replaceable, save_folder, whole_folder
@@ -77,6 +77,7 @@ class Conversion:
         if the folder holds anything else, or cannot be written. An interrupted save leaves the earlier conversion, or
         nothing.
         """
+        _expect_few(self.traced)
         folder = path_of(folder)
         expect_replaceable(folder, SAVED if (folder / CARD).is_file() else (), "conversion")  # others have TENSORS, too
         weights = save(to_save(self.network.state_dict()))
@@ -125,8 +126,8 @@ def load_converted(folder: str | Path, model: nn.Module) -> Conversion:
 
     Args:
         folder: The folder where it was saved.
-        model: An artificial network of the architecture that was converted, such as `torchvision.models.vgg11_bn()`.
-            The spiking one is built from it; its weights do not matter, and it stays as it is.
+        model: An artificial network of the architecture that was converted, such as `torchvision.models.vgg11_bn()`, in
+            the same memory layout. The spiking one is built from it; its weights do not matter, and it stays as it is.
 
     Raises:
         OnespikeError: There is no saved conversion, it is damaged, or it is of another network.
@@ -141,15 +142,15 @@ def load_converted(folder: str | Path, model: nn.Module) -> Conversion:
         expect_keys(card, _CARD, CARD)
         if card != sealed(card, content) or not is_as_written(text, card):
             raise OnespikeError("it is not what was written")
-        config, weights = make(ConversionConfig, card["config"], "config"), read_tensors(content, TENSORS)
+        weights = read_tensors(content, TENSORS)
         layers = tuple(make(LayerError, layer, "layers") for layer in card["layers"])
         traced, outline, count = tuple(card["traced"]), list(card["graph"]), card["calibration_images"]
-        if not all(size > 0 for size in traced) or math.prod(traced) > _MOST:
-            raise OnespikeError(f"{CARD}: traced: expected the shape of some images, got {shown(traced)}")
+        _expect_few(traced)
         if (dtype := card.get("images_dtype", "")) not in ("", *_WHOLE):
             raise OnespikeError(f"{CARD}: images_dtype: expected one of {', '.join(_WHOLE)}, got {shown(dtype)}")
     except (OnespikeError, OSError) as error:
         raise OnespikeError(f"the conversion {folder} is damaged: {error}") from error
+    config = make(ConversionConfig, card["config"], "config")  # no damage if its surrogate is not registered here
     expect_weights(model)
     model = _unwrapped(model)
     like = next(model.parameters(), torch.empty(()))
@@ -163,8 +164,16 @@ def load_converted(folder: str | Path, model: nn.Module) -> Conversion:
         raise OnespikeError(f"the conversion {folder} is damaged: weights of several types: expected one")
     if name := not_finite(weights, network):
         raise OnespikeError(f"the conversion {folder} is damaged: {name} is not of finite numbers")
-    network.load_state_dict({name: one.to(like.device) for name, one in weights.items()}, assign=True)
+    own = network.state_dict()  # in its layout, such as channels last: sums in another order may round otherwise
+    laid = {name: torch.empty_like(own[name], dtype=one.dtype).copy_(one) for name, one in weights.items()}
+    network.load_state_dict(laid, assign=True)
     return Conversion(network, layers, count, traced, dtype)
+
+
+def _expect_few(traced: tuple[int, ...]) -> None:
+    """Raise `OnespikeError` unless images of this shape can be made to trace a network with, when it is loaded."""
+    if not all(size > 0 for size in traced) or math.prod(traced) > _MOST:
+        raise OnespikeError(f"traced: expected images, at most {_MOST:,} numbers in all, got {shown(traced)}")
 
 
 def _numbered(outline: Sequence[str]) -> list[str]:
@@ -218,8 +227,9 @@ def _expect_images_first(network: ConvertedNetwork, images: Tensor) -> None:
     graph = network.analog()
     reached = reached_by_images(graph)
     alone, among = (fx.Interpreter(graph, garbage_collect_values=False) for _ in range(2))
-    alone.run(images)
-    among.run(torch.cat([images, images.flip(0)]))
+    for interpreter, given in ((alone, images), (among, torch.cat([images, images.flip(0)]))):
+        with taking(len(given)):
+            interpreter.run(given)
     for node in graph.graph.nodes:
         path = str(node.target)
         layer = network.body.get_submodule(path) if node.op == "call_module" else None

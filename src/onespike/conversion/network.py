@@ -75,18 +75,22 @@ class OverMeans(nn.Module):
         return sum(one.numel() for one in found) // self.time_steps, self.time_steps
 
     def _so_far(self, x: Tensor) -> Tensor:
-        sums = x.unflatten(0, (self.time_steps, -1)).cumsum(0)
+        sums = self._split(x, "reads").cumsum(0)
         return (sums if self.degree is not None else sums / self._counts(sums)).flatten(0, 1)
 
     def _steps(self, out: Tensor | None) -> Tensor | None:
         if out is None:
             return None
-        if not isinstance(out, Tensor) or not out.is_floating_point():
-            name = getattr(self.function, "__name__", type(self.function).__name__)
-            found = out.dtype if isinstance(out, Tensor) else "tensors within tuples"
-            raise OnespikeError(f"cannot run over several time steps: {name} gives {found}; expected one time step")
-        out = out.unflatten(0, (self.time_steps, -1))
+        out = self._split(out, "gives")
         return _changes(out * self._counts(out) ** (1 - (self.degree or 0))).flatten(0, 1)
+
+    def _split(self, x: Tensor, verb: str) -> Tensor:
+        """View (T*B, …) as (T, B, …); `OnespikeError` for what has no mean, which the function "reads" or "gives"."""
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            name = getattr(self.function, "__name__", type(self.function).__name__)
+            found = x.dtype if isinstance(x, Tensor) else "tensors within tuples"
+            raise OnespikeError(f"cannot run over several time steps: {name} {verb} {found}; expected one time step")
+        return x.unflatten(0, (self.time_steps, -1))
 
     def _counts(self, x: Tensor) -> Tensor:
         return torch.arange(1, self.time_steps + 1, device=x.device, dtype=x.dtype).view(-1, *[1] * (x.ndim - 1))

@@ -2,6 +2,8 @@
 
 import copy
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -18,7 +20,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from onespike.conversion.kinds import ACTIVATIONS, LINEAR, MAX_POOLS, WEIGHTS, module_of
-from onespike.errors import OnespikeError, reason
+from onespike.errors import OnespikeError, lacks_memory, reason
 from onespike.models.affine import Affine
 from onespike.neurons.watch import copied
 from onespike.units.channel import ChannelLinear
@@ -57,18 +59,27 @@ def trace(network: nn.Module, images: Tensor, fold: bool) -> fx.GraphModule:
     _out_of_place(graph)
     _unshare(graph)
     interpreter = fx.Interpreter(graph, garbage_collect_values=False)
-    try:
-        with torch.no_grad():
-            interpreter.run(images)
-    except Exception as error:  # for one, if it uses an argument that is None
-        state = "the network's graph by torch.fx does not take images"
-        raise OnespikeError(f"{state}: {reason(error, first=True)}") from error
+    with torch.no_grad(), taking(len(images)):
+        interpreter.run(images)
     for node, value in interpreter.env.items():
         if isinstance(value, Tensor):
             node.meta["shape"] = value.shape
     if fold:
         _fold(graph)
     return graph
+
+
+@contextmanager
+def taking(count: int) -> Iterator[None]:
+    """Turn what a graph raises on this many images into an `OnespikeError`; a lack of memory passes through."""
+    try:
+        yield
+    except Exception as error:  # for one, if it uses an argument that is None, or knows the number of images
+        if isinstance(error, OnespikeError) or lacks_memory(error):
+            raise
+        state = f"the network's graph by torch.fx does not take {count} images"
+        expected = "expected a forward pass that takes any number of them"
+        raise OnespikeError(f"{state}: {reason(error, first=True)}; {expected}") from error
 
 
 def free_path(path: str, taken: set[str]) -> str:

@@ -27,11 +27,11 @@ class OnespikeConfig(ModelConfig):
     Attributes:
         name: The registered model these values started from.
         preset: The preset that changed them: "paper" (the supplement's), "released-cifar10" and "released-cifar100"
-            (the released code's), "modern" (no draws, no dropout: deterministic), "strict" (after the stem every weight
-            layer reads spikes alone; options that break this are refused), "improved" (modern, with normalisation
-            before the thresholds, thresholds learned for each channel, a wide triangle as surrogate, and two
-            convolutions in the stem), or the twins for comparison "ann" (ReLU instead of spikes, nothing handed on) and
-            "binary" (spikes, nothing handed on).
+            (the released code's), "modern" (no draws, no dropout: deterministic), "strict" (at test time every weight
+            layer after the stem reads spikes alone; options that break this are refused), "improved" (modern, with
+            normalisation before the thresholds, thresholds learned for each channel, a wide triangle as surrogate, and
+            two convolutions in the stem), or the twins for comparison "ann" (ReLU instead of spikes, nothing handed on)
+            and "binary" (spikes, nothing handed on).
         unit: The spiking unit inside the blocks: "conv", or a layer over the window's tokens: "lstm" (both ways),
             "lstm-forward", "gru", "bigru", "rnn", "birnn" or "mlp" (see `onespike.units.UNITS`).
         neuron: The neurons, in units, encodings and readout alike.

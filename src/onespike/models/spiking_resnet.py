@@ -26,7 +26,7 @@ from onespike.units.layers import BatchNorm, Layers, MaxPool
 
 @dataclass(frozen=True)
 class StrictResNetConfig(StrictConfig):
-    """A strictly spiking ResNet.
+    """A strictly spiking ResNet. Where a stage is narrower than the one before, shortcuts lose their last channels.
 
     Attributes:
         stream: What follows each addition to the real-valued stream: "plain", nothing; or "rprelu", a PReLU with
@@ -60,7 +60,7 @@ class Residual(nn.Module):
     """A branch beside a shortcut without weights: (B, C, L, L) to (B, C', L', L').
 
     If the branch halves the map, the shortcut takes means of 2x2 pixels. If the branch has more channels, those of the
-    shortcut are repeated, up to the branch's number.
+    shortcut are repeated, up to the branch's number; if it has fewer, the shortcut's last channels are cut off.
     """
 
     carries = True

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from onespike.configs import read_json
 from onespike.durable import open_regular, path_of, save_text
-from onespike.errors import OnespikeError, reason
+from onespike.errors import OnespikeError, damage_named, reason
 
 _LAYOUT = "layout"
 
@@ -64,11 +64,11 @@ class FrameStream:
             raise OnespikeError(f"stream: expected a frame of the shape {self.shape}, as the first had, got {shape}")
         if not frame.is_floating_point() or not frame.isfinite().all():
             raise OnespikeError(f"stream: expected a frame of finite numbers, normalised, got {frame.dtype}")
-        refusal = "the state does not suit this network and batch" if self.frames else "the network refuses this frame"
-        try:
+        refusal, expected = "the network refuses this frame", "the channels and the size that it was built for"
+        if self.frames:
+            refusal, expected = "the state does not suit this network and batch", "one of such a stream"
+        with damage_named("stream", refusal, expected):
             logits, state = self.model.over_time(frame[None], self.state)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            raise OnespikeError(f"stream: {refusal}: {reason(error)}") from error
         if self.frames and _shapes(state) != _shapes(self.state):
             raise OnespikeError(f"stream: {refusal}: it hands on {_shapes(state)}, not {_shapes(self.state)}")
         self.state, self.frames, self.shape = state, self.frames + 1, shape

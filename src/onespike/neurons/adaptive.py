@@ -8,7 +8,7 @@ from torch import Tensor
 
 from onespike.errors import OnespikeError
 from onespike.functional.charge import expect_windows
-from onespike.neurons.base import Incoming, Neuron, NeuronConfig, State, step
+from onespike.neurons.base import Incoming, Neuron, NeuronConfig, State, expect_config, step
 
 _OPTIONS = {"adaptation": 0.2, "adaptation_decay": 0.8}
 
@@ -36,7 +36,7 @@ class AdaptiveLIF(Neuron):
         adaptation: float | None = None,
         adaptation_decay: float | None = None,
     ) -> None:
-        config = config or NeuronConfig()
+        config = expect_config(config)
         given = {"adaptation": adaptation, "adaptation_decay": adaptation_decay}
         options = _OPTIONS | config.options | {name: one for name, one in given.items() if one is not None}
         super().__init__(channels, replace(config, name="adaptive", options=options), integrates)  # which checks them

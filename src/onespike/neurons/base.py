@@ -124,7 +124,7 @@ class Neuron(nn.Module):
         super().__init__()
         if not isinstance(channels, int) or channels < 1:
             raise OnespikeError(f"channels: expected a whole number above 0, got {shown(repr(channels))}")
-        config = config or NeuronConfig()
+        config = expect_config(config)
         self.surrogate, self.reset = Surrogate(config.surrogate, config.surrogate_width), config.reset
         self.constant_threshold, self.constant_decay = config.threshold, config.decay
         # The threshold is learned as its logarithm, the decay as its logit, so they cannot leave their ranges.
@@ -238,6 +238,14 @@ class Neuron(nn.Module):
             return False
         # What a subclass overrides counts: that function would pass it by.
         return all(getattr(type(self), name) is getattr(Neuron, name) for name in ("leak", "handed_on", "decay"))
+
+
+def expect_config(config: NeuronConfig | None) -> NeuronConfig:
+    """Return a config of neurons, the paper's for None; an `OnespikeError` for anything else, such as a name alone."""
+    if not isinstance(config, NeuronConfig | None):
+        expected = "expected a NeuronConfig, such as NeuronConfig('plif')"
+        raise OnespikeError(f"config: {expected}, got {shown(repr(config))}")
+    return config or NeuronConfig()
 
 
 def along_channels(value: float | Tensor, like: Tensor) -> float | Tensor:

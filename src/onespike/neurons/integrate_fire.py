@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, shown
 from onespike.neurons.base import NeuronConfig
 from onespike.neurons.lif import LIF
 
@@ -101,8 +101,8 @@ class QCFS(nn.Module):
         super().__init__()
         if not isinstance(levels, int) or levels < 1:
             raise OnespikeError(f"levels: expected a whole number above 0, got {levels}")
-        if not 0 < threshold < math.inf:
-            raise OnespikeError(f"threshold: expected a finite number above 0, got {threshold}")
+        if not isinstance(threshold, int | float) or not 0 < threshold < math.inf:
+            raise OnespikeError(f"threshold: expected a finite number above 0, got {shown(repr(threshold))}")
         self.levels, self.raw_threshold = levels, nn.Parameter(torch.tensor(math.log(threshold)))
 
     def forward(self, x: Tensor) -> Tensor:

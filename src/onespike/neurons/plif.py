@@ -5,7 +5,7 @@ from typing import final
 
 from torch import Tensor
 
-from onespike.neurons.base import Neuron, NeuronConfig, State, along_channels
+from onespike.neurons.base import Neuron, NeuronConfig, State, along_channels, expect_config
 
 
 @final
@@ -21,7 +21,7 @@ class PLIF(Neuron):
     """
 
     def __init__(self, channels: int, config: NeuronConfig | None = None, integrates: bool = True) -> None:
-        config = config or NeuronConfig()
+        config = expect_config(config)
         if config.learnable_decay == "none":
             config = replace(config, learnable_decay="layer")
         super().__init__(channels, config, integrates)

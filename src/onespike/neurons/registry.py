@@ -1,7 +1,7 @@
 """Neurons by name."""
 
 from onespike.neurons.adaptive import AdaptiveLIF
-from onespike.neurons.base import Neuron, NeuronConfig
+from onespike.neurons.base import Neuron, NeuronConfig, expect_config
 from onespike.neurons.lif import LIF
 from onespike.neurons.plif import PLIF
 from onespike.neurons.relu import ReLU
@@ -13,4 +13,4 @@ NEURONS: dict[str, type[Neuron]] = {"lif": LIF, "plif": PLIF, "adaptive": Adapti
 
 def make_neuron(channels: int, config: NeuronConfig = NeuronConfig(), integrates: bool = True) -> Neuron:
     """Make a layer of neurons of the kind that its config names; `integrates` as for `Neuron`."""
-    return config.neuron(channels, config, integrates, **config.options)
+    return expect_config(config).neuron(channels, config, integrates, **config.options)

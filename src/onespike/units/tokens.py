@@ -45,13 +45,13 @@ class TravellingUnit(Unit):
         return UnitOutput(state[1], self.neuron.handed_on(*state[:2]) if self.travels else None, (state,))
 
     def potential_traffic(self, potential: Tensor | None, memory: Memory | None, out: UnitOutput) -> Traffic:
-        """All windows go to the next block; the first window also reads the second one of the block before."""
+        """All windows go to the next block; the first also reads the second of the block before, if there is one."""
         v, reads, writes = out.memory[0][0], 0.0, 0.0
         if self.travels:
             more = chained(out) * (len(out.memory[0]) - 2)  # such as the rise of adaptive thresholds
             reads, writes = chained(out) + more, v.numel() + more
             if potential is not None:
-                reads += v.numel() + v.numel() // len(v)
+                reads += v.numel() + (v.numel() // len(v) if len(v) > 1 else 0)
         kept = kept_over_time(out, memory, v.numel() if self.travels else 0)
         return Traffic(reads + kept.reads, writes + kept.writes)
 

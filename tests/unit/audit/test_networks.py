@@ -55,6 +55,12 @@ def test_potentials_of_conv12_by_hand(conv12: Operations):
     assert traffic == (3 * passed, 2 * passed)
 
 
+def test_a_window_that_is_alone_reads_the_potentials_of_the_block_before_once():
+    layers = count("mlp12", windows="none", **TINY).layers
+    traffic = [layer.potentials for layer in layers if layer.path.endswith(".unit")]
+    assert traffic == [(0, 6 * 8 * 8), (8 * 4 * 4, 8 * 4 * 4)]
+
+
 def test_fusion_and_charge_by_hand(conv12: Operations):
     """2 sin(a X) cos(a Y) of three windows: four products, a sine, a cosine; charging two layers: a product, a sum."""
     (unit,) = (layer for layer in conv12.layers if layer.path == "layers.0.unit")

@@ -137,7 +137,7 @@ def test_what_a_networks_own_code_raises_is_said_in_one_line():
         def forward(self, x, mask=None):
             return x.relu() if mask is None else x.relu() * mask
 
-    with pytest.raises(OnespikeError, match=r"graph by torch\.fx does not take images: "):
+    with pytest.raises(OnespikeError, match=r"graph by torch\.fx does not take 2 images: "):
         onespike.convert(Masked(), torch.randn(2, 3))
 
 
@@ -168,6 +168,28 @@ def test_what_gives_no_real_numbers_is_left_at_one_time_step_alone():
     assert conversion.real == ("gt", "mul")
     with pytest.raises(OnespikeError, match=r"several time steps: gt gives torch\.bool; expected one time step"):
         onespike.convert(network, points, allow_real=True, time_steps=2)
+
+
+def test_what_reads_no_real_numbers_is_left_at_one_time_step_alone():
+    network = nn.Sequential(nn.Embedding(9, 6), nn.Flatten(), nn.Linear(24, 8), nn.ReLU(), nn.Linear(8, 3))
+    with pytest.raises(OnespikeError, match=r"time steps: Embedding reads torch\.int64; expected one time step"):
+        onespike.convert(network, torch.randint(9, (8, 4)), allow_real=True, time_steps=2)
+
+
+@pytest.mark.parametrize(
+    ("forward", "images", "steps", "most"),
+    [
+        (lambda net, x: net.layers(x.view(2, 6)), 12, 1, 4),
+        (lambda net, x: net.layers(x + net.shift[: x.shape[0]]), 12, 1, 12),
+        (lambda net, x: net.layers(x + net.shift[: x.shape[0]]), 6, 2, 12),
+    ],
+    ids=["twice as many", "all", "several steps of all"],
+)
+def test_a_graph_that_takes_only_some_numbers_of_images_is_refused(forward, images, steps, most):
+    layers = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    network = Forward(forward, layers=layers, shift=torch.rand(8, 6))
+    with pytest.raises(OnespikeError, match=rf"fx does not take {most} images: .*; expected a forward pass"):
+        onespike.convert(network, torch.rand(images, 6), time_steps=steps)
 
 
 spiking_already = nn.Sequential(nn.Linear(4, 4), Forward(lambda _, x: (x >= 0.5).float()))

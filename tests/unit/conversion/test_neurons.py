@@ -84,7 +84,7 @@ def test_one_step_of_either_is_the_same_to_the_bit_ties_included(levels):
     assert layer(values).unique().numel() == levels + 1
 
 
-@pytest.mark.parametrize("given", [(0,), (-1,), (2.5,), (4, 0.0), (4, -1.0), (4, float("nan")), (4, float("inf"))])
+@pytest.mark.parametrize("given", [(0,), (-1,), (2.5,), (4, 0.0), (4, "2"), (4, float("nan")), (4, float("inf"))])
 def test_a_staircase_has_whole_levels_and_a_height(given):
     with pytest.raises(OnespikeError, match=r"^(levels|threshold): expected a (whole|finite) number above 0, got"):
         QCFS(*given)

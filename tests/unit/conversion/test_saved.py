@@ -15,6 +15,7 @@ from onespike import load_converted
 from onespike.conversion import Calibration
 from onespike.conversion.network import ConvertedNetwork
 from onespike.errors import OnespikeError
+from onespike.functional import SURROGATES
 from onespike.models import create_model
 from onespike.neurons import QCFS
 from tests.forward import Forward
@@ -107,6 +108,34 @@ def test_double_precision_is_saved_as_it_is(tmp_path):
         assert torch.equal(load_converted(tmp_path, plain()).network(images), conversion.network(images))
 
 
+def test_channels_last_stays_channels_last(tmp_path):
+    make = lambda: deep().to(memory_format=torch.channels_last)  # noqa: E731
+    images = torch.randn(6, 3, 16, 16)
+    conversion = onespike.convert(make(), images, calibration=FAST)
+    conversion.save(tmp_path / "saved")
+    loaded = load_converted(tmp_path / "saved", make())
+    own, other = ([one.stride() for one in each.network.state_dict().values()] for each in (conversion, loaded))
+    assert own == other
+    with torch.no_grad():
+        assert torch.equal(loaded.network(images), conversion.network(images))
+
+
+def test_a_surrogate_that_nobody_registered_is_no_damage(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setitem(SURROGATES, "mine", torch.zeros_like)
+        onespike.convert(plain(), torch.randn(16, 3, 8, 8), surrogate="mine").save(tmp_path / "saved")
+    with pytest.raises(OnespikeError, match=r"^unknown surrogate 'mine'.* add --import MODULE$"):
+        load_converted(tmp_path / "saved", plain())
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path, monkeypatch):
+    conversion = onespike.convert(plain(), torch.randn(16, 3, 8, 8))
+    monkeypatch.setattr("onespike.conversion.conversion._MOST", 383)
+    with pytest.raises(OnespikeError, match=r"traced: expected images, at most 383 numbers in all, got \(2, 3, 8, 8\)"):
+        conversion.save(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
 def test_an_earlier_conversion_is_replaced_and_nothing_else(tmp_path, monkeypatch):
     images, out = torch.randn(16, 3, 8, 8), tmp_path / "saved"
     for steps in (1, 2):
@@ -146,7 +175,7 @@ def test_an_earlier_conversion_is_replaced_and_nothing_else(tmp_path, monkeypatc
         (lambda: plain(9), r"another network: expected %1 = 0 Conv2d\(3, 8, .*, got %1 = 0 Conv2d\(3, 9, "),
         (lambda: plain(pool=nn.AvgPool2d), r"another network: expected %3 = 2 PoolSpikes\(.*, got %3 = 2 AvgPool2d"),
         (lambda: nn.Sequential(*plain(), nn.Identity(), nn.Linear(5, 5)), r"expected %6 = output \(%5,"),
-        (lambda: torchvision.models.squeezenet1_1(num_classes=5), r"does not take images|another network"),
+        (lambda: torchvision.models.squeezenet1_1(num_classes=5), r"does not take 2 images|another network"),
     ],
 )
 def test_another_network_is_refused_in_one_line(other, message, tmp_path):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from onespike.functional import SURROGATES, Surrogate, fire_over_time, has_kernels_over_time
+from onespike.functional import SURROGATES, Surrogate, fire_over_time, has_kernels, has_kernels_over_time
 from onespike.functional.kernels import kernels_for
 from onespike.models import create_model, strict_layers
 from onespike.models.spiking_vgg import StrictVGGConfig
@@ -118,6 +118,13 @@ def test_a_network_computes_what_it_does_without_kernels(family, steps, recomput
     assert found[0].keys() == found[1].keys()
     for key, expected in found[1].items():
         torch.testing.assert_close(found[0][key], expected, rtol=1e-9, atol=1e-10, msg=key)
+
+
+def test_each_file_of_kernels_is_loaded_once() -> None:
+    kernels_for.cache_clear()
+    assert has_kernels_over_time(currents(2, 1, 3, 4, 4))
+    assert has_kernels(currents(2, 1, 3, 4, 4)[0])
+    assert kernels_for.cache_info().misses == 2
 
 
 def test_whoever_goes_on_or_looks_takes_the_plain_way() -> None:

@@ -1,6 +1,7 @@
 """Networks over time: a stream gives the bits of all frames together; gradients are those of a plain loop."""
 
 import functools
+import itertools
 import json
 import math
 from pathlib import Path
@@ -89,10 +90,6 @@ def test_a_state_of_something_else_is_refused(tmp_path):
     stream = onespike.stream(network)
     stream(frames()[0])
     stream.save(tmp_path / "state")
-    wide = onespike.stream(make("spiking-resnet-xs", **SMALL["spiking-resnet-xs"]))
-    wide.load(tmp_path / "state")
-    with pytest.raises(OnespikeError, match="the state does not suit this network and batch"):
-        wide(frames()[0])
     with pytest.raises(OnespikeError, match="expected a frame of the shape"):
         stream(frames(batch=2)[0])
     for frame in (frames()[0].long(), frames()[0] * math.nan):
@@ -105,6 +102,18 @@ def test_a_state_of_something_else_is_refused(tmp_path):
         stream.load(tmp_path / "broken")
     with pytest.raises(OnespikeError, match="has no over_time"):
         onespike.stream(nn.Linear(2, 2))
+
+
+def test_a_state_of_another_family_is_refused(tmp_path):
+    names = ("conv-tiny", "spiking-vgg-xs", "spiking-resnet-xs", "spiking-mlp")
+    streams = {name: onespike.stream(make(name, passes=0, **SMALL[name])) for name in names}
+    for name, stream in streams.items():
+        stream(frames()[0])
+        stream.save(tmp_path / name)
+    for name, stream in itertools.permutations(streams, 2):
+        streams[name].load(tmp_path / stream)
+        with pytest.raises(OnespikeError, match=r"^stream: the state does not suit this network and batch"):
+            streams[name](frames()[0])
 
 
 @pytest.mark.parametrize("what", TAMPERED)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from onespike import OnespikeError
-from onespike.neurons import LIF, Incoming, Neuron, NeuronConfig, make_neuron
+from onespike.neurons import LIF, NEURONS, Incoming, Neuron, NeuronConfig, make_neuron
 from onespike.units import ConvUnit, UnitConfig
 
 LEARNABLE = {"layer": (), "channel": (3, 1, 1)}
@@ -179,6 +179,13 @@ def test_the_ends_of_the_ranges_are_allowed(changes):
 def test_channels_are_a_whole_number_above_0(channels):
     with pytest.raises(OnespikeError, match=f"channels: expected a whole number above 0, got {channels!r}"):
         LIF(channels)
+
+
+@pytest.mark.parametrize("config", ["plif", {"name": "plif"}, LIF])
+@pytest.mark.parametrize("make", [make_neuron, *NEURONS.values()])
+def test_a_config_is_no_name_alone(make, config):
+    with pytest.raises(OnespikeError, match=r"^config: expected a NeuronConfig, such as NeuronConfig\('plif'\), got "):
+        make(4, config)
 
 
 def test_over_no_time_step_there_is_nothing_to_run():
