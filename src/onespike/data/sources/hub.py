@@ -8,13 +8,13 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from onespike.classpath import installed_only
+from onespike.classpath import REFUSALS, installed_only
 from onespike.data.sources import Content, HubUnreachableError, Source
 from onespike.data.sources.files import Files, not_recognised, open_files
 from onespike.data.sources.local import content_within, read_local
 from onespike.data.sources.parquet import Hosted, parquet_folder, parquet_source
 from onespike.durable import is_full
-from onespike.errors import OnespikeError, reason
+from onespike.errors import OnespikeError, lacks_memory, reason
 
 _TIMEOUT = 10  # seconds until the Hub counts as unreachable
 
@@ -38,13 +38,14 @@ def open_hub(root: Path | None) -> Iterator[Source]:
                 with _quiet(datasets):
                     return read_local(files, folder)
 
-            yield Source(files.root.name, str(root), lambda: files.key(files.names()), read)
+            # Of the same files `folder`, or what the folder is called like, may make other images.
+            yield Source(files.root.name, str(root), lambda: f"hub {files.key(files.names())}", read)
         return
     origin, _, configuration = root.as_posix().partition(":")
     if origin.count("/") != 1:
         raise OnespikeError(f"{root}: no such folder; expected one, or the Hub's owner/name; correct --data.root")
     read_hub = partial(_load, origin, configuration or None)
-    yield _on_hub(root.name.replace(":", "-"), root.as_posix(), origin, read_hub)
+    yield _on_hub(root.name.replace(":", "-"), f"hub, {root.as_posix()}", origin, read_hub)
 
 
 @installed_only()
@@ -55,7 +56,9 @@ def _load(repository: str, name: str | None, revision: str) -> Content:
     try:
         with _quiet(datasets):
             loaded = datasets.load_dataset(repository, name=name, revision=revision)
-    except (ValueError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
+    except (*REFUSALS, ImportError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
+        if lacks_memory(error):
+            raise
         state = f"{repository}: not read by Hugging Face datasets ({reason(error)})"
         raise OnespikeError(f"{state}; correct --data.root") from error
     caches = [huggingface_hub.constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE]
@@ -119,7 +122,7 @@ def _on_hub(name: str, origin: str, repository: str, read: Callable[[str], Conte
 
 @contextmanager
 def _reached(name: str, repository: str) -> Iterator[None]:
-    from huggingface_hub.errors import RepositoryNotFoundError
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     try:
         yield
@@ -128,7 +131,12 @@ def _reached(name: str, repository: str) -> Iterator[None]:
     except RepositoryNotFoundError as error:
         where = f"{repository}: not on the Hugging Face Hub, or not open to you"
         raise OnespikeError(f"{where}; correct the name, or log in with `hf auth login`") from error
+    except HFValidationError as error:
+        state = f"{repository}: no such folder, and no name that the Hugging Face Hub takes"
+        raise OnespikeError(f"{state} ({reason(error)}); correct --data.root") from error
     except Exception as error:  # the client's errors come from whichever HTTP library its version uses
+        if lacks_memory(error):
+            raise
         if is_full(error):
             state = f"{name}: disk full while downloading {repository}"
             raise OnespikeError(f"{state}; free some, or move the Hub's cache with $HF_HOME") from error
