@@ -201,13 +201,6 @@ def test_too_little_memory_is_not_taken_for_no_network(hub):
         open_dataset(DataConfig("cifar10"))
 
 
-def test_one_folder_as_two_data_sets_has_two_entries(tmp_path, content, cache):
-    root = str(write_hub(tmp_path / "cifar10", "cifar10", content["cifar10"], list("abcdefghij")))
-    for name in ("cifar10", "hub"):
-        assert open_dataset(DataConfig(name, root)).name == "cifar10"
-    assert len(list(cache.iterdir())) == 2
-
-
 @pytest.mark.usefixtures("hub")
 def test_tiny_imagenet_of_the_hub(tmp_path, monkeypatch):
     image = save_image(tmp_path / "a.png").read_bytes()

@@ -38,14 +38,13 @@ def open_hub(root: Path | None) -> Iterator[Source]:
                 with _quiet(datasets):
                     return read_local(files, folder)
 
-            # Of the same files `folder`, or what the folder is called like, may make other images.
-            yield Source(files.root.name, str(root), lambda: f"hub {files.key(files.names())}", read)
+            yield Source(files.root.name, str(root), lambda: files.key(files.names()), read)
         return
     origin, _, configuration = root.as_posix().partition(":")
     if origin.count("/") != 1:
         raise OnespikeError(f"{root}: no such folder; expected one, or the Hub's owner/name; correct --data.root")
     read_hub = partial(_load, origin, configuration or None)
-    yield _on_hub(root.name.replace(":", "-"), f"hub, {root.as_posix()}", origin, read_hub)
+    yield _on_hub(root.name.replace(":", "-"), root.as_posix(), origin, read_hub)
 
 
 @installed_only()
