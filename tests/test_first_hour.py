@@ -97,7 +97,7 @@ def test_its_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, comma
     image = np.zeros((32, 32), np.uint8)
     image[4:28, 14:18] = 255
     done = subprocess.run(["./classify"], input=image.tobytes(), capture_output=True, check=True)
-    assert done.stdout.decode().strip() in "0123456789"
+    assert done.stdout.decode().strip() in set("0123456789")
     made = {path.relative_to(tmp_path).as_posix() for folder in (".", "runs") for path in (tmp_path / folder).iterdir()}
     assert made >= {"report.html", "classify", "runs/digits", "runs/snn", "runs/snn-finetuned", "runs/exported"}
     if missing := why_no_runtime():

@@ -4,6 +4,7 @@ import os
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -85,6 +86,7 @@ def test_what_a_killed_writer_left_is_removed_once_it_is_surely_dead(write, tmp_
     for name in (LEFT, LEFT.replace("0", "1")):
         (tmp_path / name).mkdir()
     os.utime(tmp_path / LEFT, (0, 0))
+    os.utime(tmp_path / LEFT.replace("0", "1"), (time.time() - 3600,) * 2)  # as of one who writes for long
     os.utime(tmp_path / ".x.mine.new", (0, 0))
     write(tmp_path / "y", "new")
     assert sorted(path.name for path in tmp_path.iterdir()) == [LEFT.replace("0", "1"), ".x.mine.new", ".x.new", "y"]

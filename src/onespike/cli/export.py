@@ -22,7 +22,8 @@ def export(
     """Write a run's network for other runtimes and devices, and prove on test images that they compute the same.
 
     The proof is printed, and written to parity.json; the exit code is 1 if it does not hold. The images are the run's
-    own; --data.* choose others.
+    own; --data.* choose others. With 8-bit weights it compares with the rounded network: onespike evaluate gives the
+    accuracy before rounding.
 
     Args:
         run: Run folder.

@@ -31,7 +31,9 @@ COMMANDS = {
     "inspect": Command("draw what a run's network makes of one image", "RUN --image FILE"),
     "audit": Command("what a network costs: operations, energy, memory, latency", "RUN|MODEL", ("data", "model")),
     "optimise": Command("make an engine of a run for fast inference on CPUs", "RUN"),
-    "export": Command("write a network as ONNX, pt2, NIR or C, each with a proof of parity", "RUN --out FOLDER"),
+    "export": Command(
+        "write a network as ONNX, pt2, NIR or C, each compared with the network on test images", "RUN --out FOLDER"
+    ),
     "demo": Command("show a run's network in the browser, spikes and costs included", "[RUN]"),
     "push": Command(
         "a run's weights with a model card: into a folder, or to the Hub", "RUN --out FOLDER|--repo USER/NAME"
@@ -49,7 +51,7 @@ COMMANDS = {
         "--recipe RECIPE --space FILE --out FOLDER",
         _TRAINING,
     ),
-    "check-spikes": Command("prove that every weight layer behind the stem reads spikes alone", "RUN"),
+    "check-spikes": Command("check on test images that every weight layer behind the stem reads spikes alone", "RUN"),
     "cache": Command("verify the decoded images, byte for byte", "verify", ()),
     "models": Command("list the registered models, or one model's presets and options", "[NAME]", ()),
     "cite": Command("print the references of what is implemented here", "", ()),

@@ -185,7 +185,8 @@ def inspect_image(
 
     Args:
         run: The run, or its folder.
-        path: The image file, in any format that Pillow reads; it is made to fit the network's size and channels.
+        path: The image file (JPEG, PNG, WebP, BMP, GIF, PPM or TIFF, 8 bits a channel); it is made to
+            fit the network's size and channels.
         which: "best" or "last", the checkpoint; the other one if it is damaged.
         seed: Seed of the draws of a Bernoulli encoding.
         model: As for `Run.model`, if the network is of a user's class.

@@ -33,7 +33,8 @@ class Parity:
     Attributes:
         target: What it is called.
         images: Test images that both saw.
-        top1: Accuracy of the network, in percent; None without labels.
+        top1: Accuracy of the network with the weights that were written (rounded, if they have 8 bits), in percent;
+            None without labels.
         target_top1: Accuracy of the target, likewise.
         same_class: Share of the images that both put into the same class, in percent.
         logit_error: The largest difference of two logits; `FAR` if it is larger, or a target's logit is not finite.

@@ -172,7 +172,7 @@ class Run:
         dataset = as_configured(data, self.recipe.data)
         warn_of_other_frames(dataset, self.recipe.data)
         if dataset.note:
-            warn(f"{dataset.name}: {dataset.note}; unless it was trained on, (data, data) tests on all of it")
+            warn(f"{dataset.name}: {dataset.note}; if it was not trained on, pass (data, data) to test on all of it")
         return dataset
 
     def has_checkpoint(self) -> bool:

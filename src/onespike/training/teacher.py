@@ -1,9 +1,9 @@
 """Distillation: a student learns from a teacher's answers (Hinton et al. 2015), and from its features if asked to.
 
-    loss = (1 - w) own + w T^2 KL(softmax(teacher / T) || softmax(student / T))
+    loss = (1 - w) own + w tau^2 KL(softmax(teacher / tau) || softmax(student / tau))
            + f mean_l |n(student_l) - n(teacher_l)|^2
 
-w, T and f are `train.teacher_weight`, `teacher_temperature` and `teacher_features`; l runs over layers of neurons.
+w, tau and f are `train.teacher_weight`, `teacher_temperature` and `teacher_features`; l runs over layers of neurons.
 Features are the layers' spikes, or the outputs of ReLUs; n divides those of an image by their norm. Logits over time
 are averaged.
 """

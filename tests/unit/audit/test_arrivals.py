@@ -29,6 +29,7 @@ def arrival(*batches: list[float]) -> Arrival:
         ([[-0.5, 0.0], [0.5, 0.0]], Arrival("signed", 0.5, 1, signs=True)),
         ([[-0.5, 0.0], [1.0, 0.0]], Arrival("graded", 0.5, 2, signs=True)),
         ([[-0.5, 0.0], [-1.0, 0.0]], Arrival("graded", 0.5, 2)),
+        ([[0.0, 1.0, 16.0]], Arrival("graded", 1.0, 16)),
         ([[0.0, 1.0, 17.0]], Arrival("real", None, 0)),
         ([[0.0, 1.0, 1.61803]], Arrival("real", None, 0)),
         ([list(torch.linspace(0.1, 3, 100))], Arrival("real", None, 0)),

@@ -74,22 +74,21 @@ def test_cells_are_counted_gate_by_gate(unit: str) -> None:
     assert case.operations() == 2 * (side * side * per_pixel + stem + head)
 
 
-@pytest.mark.parametrize("task", ["train", "infer"])
 @pytest.mark.parametrize("implementation", ["onespike", "sequential"])
-def test_a_case_does_its_task(task: str, implementation: str) -> None:
-    case = Case(task, implementation, "bf16", 4, preset="modern", **TINY)
-    outcome = case.build()()
-    if task == "infer":
-        assert isinstance(outcome, torch.Tensor)
-        assert outcome.shape == (4, 10)
+def test_a_case_classifies(implementation: str) -> None:
+    logits = Case("infer", implementation, "bf16", 4, preset="modern", **TINY).build()()
+    assert isinstance(logits, torch.Tensor)
+    assert logits.shape == (4, 10)
+    assert logits.isfinite().all()
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("implementation", ["onespike", "sequential", *PEERS])
-def test_a_training_step_trains(implementation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_step_trains(implementation: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if implementation in PEERS:
         pytest.importorskip(implementation.split("-")[0])
-    case = Case("train", implementation, "fp32", 4, preset="modern", **TINY)
+    case = Case("train", implementation, dtype, 4, preset="modern", **TINY)
     seen: list[tuple[nn.Module, list[torch.Tensor]]] = []
 
     def noted(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
@@ -101,6 +100,7 @@ def test_a_training_step_trains(implementation: str, monkeypatch: pytest.MonkeyP
     ((model, before),) = seen
     changed = [not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True)]
     assert sum(changed) > 0.8 * len(changed)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
 def test_recomputing_is_a_way_to_train_and_none_to_infer() -> None:
@@ -160,7 +160,7 @@ def test_the_conv_units_operations_are_those_of_its_convolutions() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("task", ["neuron", "conv-unit", "train"])
+@pytest.mark.parametrize("task", ["neuron", "conv-unit"])
 @pytest.mark.parametrize("implementation", ["onespike", "sequential", *PEERS])
 def test_every_implementation_of_every_unit(task: str, implementation: str) -> None:
     if implementation in PEERS:

@@ -125,7 +125,7 @@ def test_shd_has_a_channel_for_each_nerve_and_tonic_reads_the_same(tmp_path, mon
     content, found = recordings_of("shd", tmp_path)
     assert content.classes == ("null", "eins")
     monkeypatch.setattr(tonic.datasets.SHD, "_check_exists", lambda _: True)
-    for (label, ours), (its, target) in zip(found, tonic.datasets.SHD(str(tmp_path)), strict=False):
+    for (label, ours), (its, target) in zip(found, tonic.datasets.SHD(str(tmp_path)), strict=True):
         assert label == target
         assert np.array_equal(ours["t"], its["t"])
         assert np.array_equal(ours["p"], its["x"])

@@ -126,7 +126,7 @@ def test_loaders_leave_the_workers_of_others_alone(data):
 
 
 def test_augmix_puts_the_clean_images_first_and_all_splits_share_a_crop(data):
-    config = DataConfig(crop_padding=2, flip=0.5, augmix_splits=3, workers=0)
+    config = DataConfig(crop_padding=2, flip=0.5, augmix_splits=3, random_erasing=1.0, workers=0)
     images, labels = next(TrainLoader(data, config, 4, seed=0).epoch(0))
     clean, one, two = images.chunk(3)
     assert len(labels) == 4

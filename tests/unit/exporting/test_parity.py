@@ -31,12 +31,17 @@ def flipped_once(logits: Tensor, spikes: list[Tensor]) -> Answer:
         (1.0, flipped_everywhere, False),
         (1.0, flipped_once, True),
         (1.0, lambda logits, spikes: (logits * 1.00001, spikes), True),
-        (1.0, lambda logits, spikes: (logits * 1.01, spikes), False),
+        (1.0, lambda logits, spikes: (logits * 1.0005, spikes), False),
         (1e-5, lambda logits, spikes: (-logits, spikes), False),
     ],
 )
 def test_what_holds(scale: float, change: Callable[[Tensor, list[Tensor]], Answer], holds: bool) -> None:
     assert proof(scale, change).holds is holds
+
+
+@pytest.mark.parametrize(("potential", "holds"), [(0.50001, True), (0.501, False)])
+def test_a_spike_may_differ_at_the_threshold_alone(potential: float, holds: bool) -> None:
+    assert proof(1.0, flipped_once, potential=potential).holds is holds
 
 
 @pytest.mark.parametrize(
@@ -61,13 +66,18 @@ def test_a_target_that_answers_no_numbers_is_far_from_the_network(wrong: float) 
     json.dumps(found.to_json(), allow_nan=False)
 
 
-def proof(scale: float, change: Callable[[Tensor, list[Tensor]], Answer], resolution: float | None = None) -> Parity:
+def proof(
+    scale: float,
+    change: Callable[[Tensor, list[Tensor]], Answer],
+    resolution: float | None = None,
+    potential: float = 0.50001,  # just above the threshold
+) -> Parity:
     """Compare a network with a target that answers as it does, but for the change."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), LIF(1), nn.Flatten(), nn.Linear(4, 3)).eval()
     contract = Contract("net", "", ("a", "b", "c"), 1, 2, (0.0,), (1.0,), "fp32", False)
     with torch.no_grad():
-        network[0].weight.fill_(0.50001)  # all potentials lie just above the threshold
+        network[0].weight.fill_(potential)
         network[3].weight.mul_(scale)
         network[3].bias.mul_(scale)
 

@@ -120,6 +120,7 @@ def test_what_a_killed_process_left_is_removed(cache) -> None:
         folder.mkdir(parents=True)
         (folder / "half.so").touch()
     os.utime(left, (time.time() - 7200,) * 2)
+    os.utime(busy, (time.time() - 1800,) * 2)
     assert works()
     assert busy.exists()
     assert not left.exists()

@@ -56,7 +56,7 @@ def test_every_form(read):
         ("train.lr: 0.1", r"train.lr: expected \[low, high\]"),
         ("train.lr: [a, b]", r"train.lr.low: expected a number, got a"),
         ("train.lr: {low: 0.1}", r"train.lr: expected \[low, high\]"),
-        ("train.lr: {low: 0.1, high: 1, lgo: true}", r"unknown option 'space.yaml: train.lr.lgo'|train.lr.lgo"),
+        ("train.lr: {low: 0.1, high: 1, lgo: true}", r"unknown option '.*space.yaml: train.lr.lgo'"),
         ("model.preset: {choices: [paper]}", r"model.preset: expected \{choices: .* at least two values"),
         ("model.preset: {choices: [paper, papre]}", r"space.yaml: .*preset.*papre"),
         ("", "expected options and what each may be"),

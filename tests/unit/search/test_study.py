@@ -41,6 +41,35 @@ def dead(folder: Path, name: str) -> None:
     assert process.is_dir()
 
 
+def test_one_objective_is_searched_by_tpe_that_counts_what_runs_as_bad(tmp_path, monkeypatch):
+    made, sampler = [], optuna.samplers.TPESampler
+    monkeypatch.setattr(optuna.samplers, "TPESampler", lambda **given: made.append(given) or sampler(**given))
+    assert isinstance(open_study(open_storage(None, tmp_path), "test", 20, "", 4).sampler, sampler)
+    assert made == [{"constant_liar": True}]
+
+
+def test_a_trial_below_the_median_is_pruned_after_a_quarter_of_its_epochs(tmp_path):
+    study = open_study(open_storage(None, tmp_path), "test", 20, "", 8)
+    for _ in range(5):
+        other = study.ask()
+        for epoch in (1, 2, 3):
+            other.report(90.0, epoch)
+        study.tell(other, 90.0)
+    poor, pruned = study.ask(), []
+    for epoch in (1, 2, 3):
+        poor.report(10.0, epoch)
+        pruned.append(poor.should_prune())
+    assert pruned == [False, True, True]
+
+
+@pytest.mark.parametrize(("trials", "population"), [(10, 4), (100, 20), (1000, 50)])
+def test_two_objectives_are_searched_by_generations_that_fit_the_number_of_trials(tmp_path, trials, population):
+    study = open_study(open_storage(None, tmp_path), "test", trials, "field", 4)
+    assert isinstance(study.sampler, optuna.samplers.NSGAIISampler)
+    assert study.sampler.population_size == population
+    assert isinstance(study.pruner, optuna.pruners.NopPruner)
+
+
 def numbers(found: list[studies.Tried]) -> list[tuple[int, str]]:
     return [(one.number, one.outcome) for one in found]
 

@@ -13,8 +13,10 @@ import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
 from optuna.trial import TrialState
 
+from onespike.audit import audit
 from onespike.classpath import allow_imports
 from onespike.configs import Text
+from onespike.data.loader import EvalLoader
 from onespike.errors import OnespikeError
 from onespike.search import search, worker
 from onespike.search import storage as storages
@@ -22,7 +24,7 @@ from onespike.search import study as studies
 from onespike.search.report import write_report
 from onespike.search.search import _environment
 from onespike.search.worker import Job, work
-from onespike.training import Run
+from onespike.training import Run, load
 from onespike.training.callbacks import Callback
 from onespike.training.interrupt import Interrupt
 from onespike.training.recipe import load_recipe
@@ -68,7 +70,10 @@ def test_trials_are_runs_chosen_by_the_held_out_images(job, tmp_path, monkeypatc
         assert run.recipe.train.lr == one.values["train.lr"]
         with monkeypatch.context() as patch:
             patch.setattr(Run, "dataset", lambda self: replace(dataset(self), test=None))  # nobody asks for them
-            assert one.energy == worker.count_energy(run)["field"] > 0
+            assert one.energy == worker.count_energy(run)["field"]
+        data = run.dataset()
+        batches = [images for images, _ in EvalLoader(data.validation, data.mean, data.std, 64)]
+        assert one.energy == pytest.approx(1e6 * audit(load(run.folder), batches).energy("field").total)
     assert not (tmp_path / studies.WORKERS).exists()
     write_report(tmp_path, found, ["--recipe", "<digits>"], "field", study)
     page = (tmp_path / "search.html").read_text()
@@ -101,6 +106,15 @@ def test_what_a_killed_process_left_is_gone_on_with(job, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.glob("trial-*")] == ["trial-000"]
     again = study_of(made).trials[-1]
     assert list(again.intermediate_values) == [1, 2]  # the storage knows of the epoch before as well
+
+
+def test_values_that_have_a_result_are_not_trained_again(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(studies, "REPEATS", 0)
+    assert work(job(2, space={"train.momentum": CategoricalDistribution([0.9])})) == 0
+    first, second = studies.tried(study_of(job(2)), "")
+    assert (first.outcome, second.outcome) == ("trained", "trained")
+    assert (second.accuracy, second.facts) == (first.accuracy, first.facts)
+    assert [path.name for path in tmp_path.glob("trial-*")] == ["trial-000"]
 
 
 def test_a_trial_that_cannot_be_trained_is_one_with_a_reason(job):

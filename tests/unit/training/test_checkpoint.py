@@ -126,13 +126,6 @@ def test_a_damaged_checkpoint_is_refused_and_the_other_one_taken(
         run.checkpoint("last")
 
 
-def test_a_checkpoint_of_pickled_weights_is_not_read(tmp_path: Path):
-    make().save(tmp_path / "last")
-    torch.save(make().weights, tmp_path / "last" / "model.safetensors")
-    with pytest.raises(OnespikeError, match="damaged"):
-        Checkpoint.load(tmp_path / "last")
-
-
 trees = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.just(torch.arange(3)),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.integers() | st.text(), inner, max_size=3),

@@ -171,6 +171,24 @@ def test_off_by_default_nothing_is_measured(small, tmp_path, monkeypatch):
     assert not {"energy_uj", "penalty_weight", "synaptic_operations"} & metrics(tmp_path / "run")[0].keys()
 
 
+def test_of_augmixs_splits_each_image_counts_once(small):
+    quiet = {"model__encoding": "threshold", "model__norm": "none", "model__dropout": 0.0, "train__mixup": 0.0}
+    options = {"data__augmix_splits": 3, "data__workers": 0, "train__accumulate": 2, "train__rate_penalty": 0.1}
+    trainer = set_up(small(**quiet, **options))
+    (penalty,) = (one for one in trainer.callbacks if isinstance(one, EnergyBudget))
+    images, labels = next(trainer.batches.epoch(0))
+    meter = CostMeter(trainer.network, trainer.data.image)
+    with meter.watch(), torch.no_grad():
+        trainer.network(images)
+    cost = meter.read(len(images))
+    loss, _ = trainer.step(0, images, labels)
+    trainer.after_step(0, loss, len(labels))
+    penalty.measure(trainer, row := {})
+    assert len(images) == 3 * len(labels)
+    assert row["synaptic_operations"] == pytest.approx(cost.operations.item(), rel=1e-5)
+    assert row["energy_uj"] == pytest.approx(1e6 * cost.joules.item(), rel=1e-5)
+
+
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory):
     """Train conv-tiny, narrow, on the digits for a few epochs."""
@@ -221,6 +239,7 @@ def test_an_epoch_over_the_budget_ranks_below_all_that_keep_it():
 
     assert -1 < quality(row(99.0, 2.0)) < quality(row(98.0, 1.5)) < quality(row(0.0, 1.0)) < quality(row(1.0, 0.5))
     assert quality(row(None, 0.9)) == 3
+    assert quality(row(1.0, 1.04)) < 0 < quality(row(1.0, 1.02)), "the ascent hovers around the budget"
     assert quality({"epoch": 3, "valid_top1": 40.0}) == 40.0
 
 

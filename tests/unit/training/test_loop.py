@@ -17,7 +17,7 @@ from onespike.errors import OnespikeError
 from onespike.evaluation import evaluate
 from onespike.models import create_model, model_config
 from onespike.neurons import Neuron, NeuronConfig, make_neuron
-from onespike.training import load_recipe, train
+from onespike.training import Diverged, load_recipe, train
 from onespike.training.callbacks import Callback
 from onespike.training.config import TrainConfig
 from onespike.training.display import Display
@@ -27,6 +27,7 @@ from onespike.training.monitor import SpikeMonitor
 from onespike.training.run import Run
 from onespike.training.saving import Saving
 from onespike.training.scores import score
+from onespike.training.trainer import Trainer
 
 QUIET = {"model__encoding": "threshold", "model__norm": "none", "model__dropout": 0.0, "train__mixup": 0.0}
 
@@ -288,6 +289,28 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_try(small, tmp_
     for part in ("epoch 1", "--train.lr", "--train.warmup_epochs", "--model.norm batch"):
         assert part in message
     assert not (tmp_path / "run" / "summary.json").exists()
+
+
+@pytest.mark.parametrize("part", ["held_out", "test"])
+def test_a_loss_of_images_that_nobody_trains_on_stops_the_run_if_it_is_no_number(small, part, tmp_path, monkeypatch):
+    evaluate = Trainer.evaluate
+
+    def failing(self, batches):
+        scores = evaluate(self, batches)
+        return replace(scores, loss=math.nan) if batches is getattr(self, part) else scores
+
+    monkeypatch.setattr(Trainer, "evaluate", failing)
+    with pytest.raises(Diverged, match=rf"^the loss on the {part.replace('_', '-')} images is no longer a finite num"):
+        train(small(train__epochs=1, data__limit=60), tmp_path / "run", quiet=True)
+    assert not Run.open(tmp_path / "run").is_complete
+
+
+@pytest.mark.parametrize("which", ["network", "evaluated"])
+def test_weights_that_are_not_finite_are_not_saved(small, which):
+    trainer = set_up(small(train__ema=0.9, data__limit=60))
+    getattr(trainer, which).head.bias.data[0] = math.inf
+    with pytest.raises(Diverged, match=r"^the weights head\.bias are no longer finite numbers, in epoch 1, step 1: "):
+        trainer.checkpoint()
 
 
 def test_a_silent_block_is_warned_of(small, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

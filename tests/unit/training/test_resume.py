@@ -236,7 +236,11 @@ def test_a_run_folder_tells_the_whole_story(small, tmp_path):
     summary = train(small(), tmp_path / "run")
     written = Run.open(tmp_path / "run").summary
     assert written == summary
-    assert {"test_top1", "test_top5", "test_set", "seconds", "images_per_second", "parameters"} <= summary.keys()
+    assert {"test_top1", "test_top5", "test_set", "seconds"} <= summary.keys()
+    saved = Checkpoint.load(tmp_path / "run" / "last")
+    speeds = [row["images_per_second"] for row in saved.state["progress"]["history"]]
+    assert summary["images_per_second"] == sum(speeds) / 2, "the median of two"
+    assert summary["parameters"] == sum(one.numel() for one in saved.network().parameters())
     assert summary["epochs"] == 2
     assert 0 <= summary["test_top1"] <= summary["test_top5"] <= 100
     names = {path.name for path in (tmp_path / "run").iterdir()}
@@ -278,6 +282,7 @@ def test_another_architecture_is_refused(small, tmp_path):
     ("changed", "message"),
     [
         ({"train__seed": 5}, "train.seed was 0, now 5"),
+        ({"train__int8_weights": True}, "train.int8_weights was False, now True"),
         ({"train__batch_size": 32}, "train.batch_size was 16, now 32"),
         ({"data__limit": 100}, "training images were 135, now 90"),
     ],
@@ -300,6 +305,24 @@ def test_other_images_than_before_are_another_run(small, tmp_path):
     with pytest.raises(OnespikeError, match=said):
         train(made, tmp_path / "run", data=pairs(dark + 20), resume=True, quiet=True)
     assert train(made, tmp_path / "run", data=pairs(dark), resume=True, quiet=True)["epochs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"step": 10**6, "images": 16}, "epoch 1, step 1000000: not where it can have stopped"),
+        ({"epoch": 2}, "epoch 2, step 0: not where it can have stopped"),
+        ({"step": 3}, "0 images in 3 steps"),
+        ({"images": 16}, "16 images in 0 steps"),
+    ],
+)
+def test_a_place_where_no_training_can_have_stopped_is_damage(small, tmp_path, changed, message):
+    train(small(train__epochs=1, data__limit=60), tmp_path / "run", quiet=True)
+    saved = Checkpoint.load(tmp_path / "run" / "last")
+    saved.state["progress"] |= changed
+    saved.save(tmp_path / "run" / "last")  # its digests fit
+    with pytest.raises(OnespikeError, match=f"is damaged: {message}$"):
+        restore(set_up(small(train__epochs=3, data__limit=60)), Run.open(tmp_path / "run"))
 
 
 def test_rates_and_decay_are_chosen_anew(small, tmp_path):
