@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -79,14 +80,13 @@ def file_digest(path: Path) -> str:
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Replace a file at once, in an existing folder: readers find the old content (kept at an OSError) or the new."""
+    """Replace a file at once, in an existing folder: readers find the old content (kept at an OSError) or the new.
+
+    What is a device, a FIFO or the standard output is written into, behind what is there.
+    """
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     if _is_written_into(path):
-        # A FIFO that nobody reads is an OSError; without O_NONBLOCK opening it would wait for ever.
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK, 0o666)
-        os.set_blocking(descriptor, True)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+        _append(path, data)
         return
     new = beside(path)
     try:
@@ -101,12 +101,28 @@ def write_whole(path: Path, content: str | bytes) -> None:
     flush(path.parent)
 
 
+def _append(path: Path, data: bytes) -> None:
+    if sys.stdout:
+        sys.stdout.flush()  # if this is /dev/stdout, what was printed before it comes first
+    # A FIFO that nobody reads is an OSError; without O_NONBLOCK opening it would wait for ever.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o666)
+    os.set_blocking(descriptor, True)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        for own in (1, 2):
+            with suppress(OSError):  # it is closed, or has no end to go to
+                if os.path.sameopenfile(own, descriptor):
+                    os.lseek(own, 0, os.SEEK_END)  # or what is printed next would replace it
+
+
 def beside(path: Path) -> Path:
     """A temporary name beside a path, which no other process has; remove what killed processes left there."""
     with suppress(OSError):
         remove(path.with_name(f".{path.name}.new"))  # as all processes called it once
         for one in path.parent.iterdir():
-            if is_temporary(one) and time.time() - one.lstat().st_mtime > _DEAD:
+            # A folder keeps its time while a file in it grows.
+            if is_temporary(one) and time.time() - max(x.lstat().st_mtime for x in (one, *one.glob("*"))) > _DEAD:
                 remove(one)
     return path.with_name(f".{path.name[:50]}.{token_hex(8)}.new")  # of at most 255 bytes
 
@@ -120,9 +136,12 @@ def is_temporary(path: Path, *names: str) -> bool:
 def _is_written_into(path: Path) -> bool:
     """Whether a path is a device or a FIFO; /dev/stdout is not ours to replace, even if it is a file.
 
-    Elsewhere a link to a file is replaced: a stranger's run could point at yours.
+    Elsewhere, in /dev/shm too, a link to a file is replaced: a stranger's run could point at yours.
     """
-    return (path.exists() and not path.is_file()) or path.absolute().parts[1] in ("dev", "proc")
+    if path.exists() and not path.is_file():
+        return True
+    whole = path.absolute()
+    return whole.parts[1] in ("dev", "proc") and not whole.is_relative_to("/dev/shm")
 
 
 def expect_writable(*files: str | Path | None, folder: Path | None = None) -> None:

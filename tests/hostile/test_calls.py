@@ -90,6 +90,7 @@ def test_what_is_no_data_set(data):
         {"holdout": "x"},
         {"limit": -3},
         {"limit": "x"},
+        {"name": 3},
         {"classes": 5},
         {"classes": "ab"},
     ]
@@ -98,7 +99,7 @@ def test_what_is_no_data_set(data):
 )
 def test_arguments_of_data_sets(arguments):
     with pytest.raises(OnespikeError, match=next(iter(arguments))):
-        as_dataset([(np.zeros((8, 8), np.uint8), one % 2) for one in range(20)], name="mine", **arguments)
+        as_dataset([(np.zeros((8, 8), np.uint8), one % 2) for one in range(20)], **{"name": "mine", **arguments})
 
 
 @pytest.mark.parametrize("overrides", [[1], {1: 2}, "x", 5], ids=str)

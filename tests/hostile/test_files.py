@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import struct
+import sys
 import tarfile
 import warnings
 import zipfile
@@ -124,6 +125,19 @@ def test_hidden_folders_are_no_classes(form, name, tree, tmp_path):
     if form != "folder":
         tree = Path(shutil.make_archive(str(tmp_path / "packed"), form, tree))
     assert open_dataset(DataConfig("folder", str(tree), holdout=0)).classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize("name", ["folder", "hub"])
+def test_what_hidden_folders_hold_is_not_looked_at(name, tree):
+    for folder in (tree, tree / "train" / "cat"):
+        (folder / ".venv" / "bin").mkdir(parents=True)
+        (folder / ".venv" / "bin" / "python").symlink_to(sys.executable)
+        (folder / ".cache").symlink_to("/")
+    (tree / ".git").mkdir()
+    (tree / "train" / "cat" / "0.png").rename(tree / ".git" / "object")
+    (tree / "train" / "cat" / "0.png").symlink_to("../../.git/object")  # as git-annex and DataLad keep files
+    with in_time():
+        assert len(open_dataset(DataConfig(name, str(tree), holdout=0)).train) == 8
 
 
 RECORDING = np.zeros(8, [(key, np.int64) for key in "xytp"])
@@ -435,14 +449,31 @@ def test_damaged_images_are_pixels_or_a_line(form, data):
         assert str(error).startswith("x: ")  # noqa: PT017
 
 
+@pytest.mark.parametrize("what", ["a bomb", "a large bomb"])
+def test_images_that_are_too_large_are_not_called_corrupt(what):
+    with pytest.raises(OnespikeError, match=r"^x: too many pixels .*; expected at most [\d,]+; shrink it$"):
+        decode(IMAGES[what], "x")
+
+
+def test_an_image_is_read_though_its_exif_is_broken():
+    exif = Image.Exif()
+    exif[0x0112], exif[0x011A] = 6, 72.0
+    tag = struct.pack(">HHI", 0x011A, 5, 1)  # the resolution: a fraction, and then a text
+    damaged = exif.tobytes().replace(tag, struct.pack(">HHI", 0x011A, 2, 1))
+    assert damaged != exif.tobytes()
+    upright = np.asarray(Image.open(io.BytesIO(_encoded("PNG"))))
+    np.testing.assert_array_equal(decode(_encoded("PNG", exif=damaged), "x"), np.rot90(upright, -1))
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
 @pytest.mark.parametrize("turn", range(1, 9))
-def test_the_turn_that_exif_says_is_made(turn):
+def test_the_turn_that_exif_says_is_made(turn, form):
     exif = Image.Exif()
     exif[0x0112] = turn
     upright = np.asarray(Image.open(io.BytesIO(_encoded("PNG"))))
     made = {1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1], 5: upright.transpose(1, 0, 2)}
     made |= {6: np.rot90(upright, -1), 7: upright.transpose(1, 0, 2)[::-1, ::-1], 8: np.rot90(upright, 1)}
-    np.testing.assert_array_equal(decode(_encoded("PNG", exif=exif), "x"), made[turn])
+    np.testing.assert_array_equal(decode(_encoded(form, exif=exif), "x"), made[turn])
 
 
 def _zip(path: Path, members: dict[str, bytes]) -> Path:

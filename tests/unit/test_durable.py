@@ -3,13 +3,15 @@
 import os
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from onespike.durable import remove, write_whole
+from onespike.durable import expect_writable, remove, write_whole
+from onespike.errors import OnespikeError
 from onespike.folders import expect_replaceable, write_folder
 from tests.running import PATIENCE
 
@@ -101,6 +103,37 @@ def test_what_a_killed_writer_left_is_in_nobodys_way(tmp_path: Path):
 def test_a_name_may_be_as_long_as_the_system_takes(name, tmp_path: Path):
     write_whole(tmp_path / name, "new")
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("shell", [">", ">>"])
+def test_the_standard_output_is_written_behind_what_is_there(shell, start, tmp_path: Path):
+    place = tmp_path / "all"
+    place.write_text("mine ")
+    script = "import pathlib; from onespike.durable import write_whole; print('first', end=' ');"
+    script += "[write_whole(pathlib.Path('/dev/stdout'), f'{one} ') for one in (1, 2)]; print('last')"
+    with place.open("a" if shell == ">>" else "w") as out:
+        assert start("-c", script, program=[sys.executable], stdout=out).wait(PATIENCE) == 0
+    assert place.read_text() == ("mine " if shell == ">>" else "") + "first 1 2 last\n"
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no file system in memory")
+def test_a_file_in_memory_is_replaced_like_any_other(tmp_path: Path):
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        link, mine = Path(folder, "x"), tmp_path / "mine"
+        mine.write_text("mine")
+        link.symlink_to(mine)
+        write_whole(link, "new")
+        assert (link.read_text(), mine.read_text()) == ("new", "mine")
+        with pytest.raises(OnespikeError, match="two things are to go there"):
+            expect_writable(link, link)
+
+
+def test_a_folder_in_which_somebody_writes_is_left_alone(tmp_path: Path):
+    (tmp_path / LEFT).mkdir()
+    (tmp_path / LEFT / "images.npy").write_text("it grows")
+    os.utime(tmp_path / LEFT, (0, 0))
+    write_whole(tmp_path / "y", "new")
+    assert (tmp_path / LEFT).exists()
 
 
 def test_a_write_that_is_interrupted_leaves_nothing(tmp_path: Path, monkeypatch):

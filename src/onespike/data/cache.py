@@ -58,7 +58,8 @@ def open_cache(source: Source, directory: Path, image_size: int | None = None) -
             except OnespikeError as error:
                 warn(f"{error}: decoding the images again")
                 aside = beside(entry)  # which says so if it cannot be moved, whereas `remove` does not
-                entry.rename(aside)
+                with suppress(FileNotFoundError):  # another process that met it was faster
+                    entry.rename(aside)
                 remove(aside)
         _build(source, entry, image_size)
     except OSError as error:  # the source reports its own, so this one is ours
@@ -147,13 +148,16 @@ def _write(source: Source, folder: Path, image_size: int | None, name: str) -> N
 
 def _write_events(folder: Path, part: str, events: Callable[[int], np.ndarray], count: int) -> None:
     """Write <part>-events.npy and <part>-bounds.npy: all recordings one after the other, and where they begin."""
-    bounds = np.cumsum([0, *(len(events(index)) for index in range(count))])
+    header, bounds = {"descr": np.lib.format.dtype_to_descr(EVENT), "fortran_order": False}, [0]
     with (folder / f"{part}-events.npy").open("wb") as file:
-        header = {"descr": np.lib.format.dtype_to_descr(EVENT), "fortran_order": False, "shape": (int(bounds[-1]),)}
-        np.lib.format.write_array_header_1_0(file, header)
+        np.lib.format.write_array_header_1_0(file, header | {"shape": (0,)})
         for index in range(count):
-            file.write(np.ascontiguousarray(events(index), EVENT).tobytes())
-    np.save(folder / f"{part}-bounds.npy", bounds)
+            found = np.ascontiguousarray(events(index), EVENT)
+            file.write(found.data)
+            bounds.append(bounds[-1] + len(found))
+        file.seek(0)  # a header is as long for any number of events: numpy leaves room for one that grows
+        np.lib.format.write_array_header_1_0(file, header | {"shape": (bounds[-1],)})
+    np.save(folder / f"{part}-bounds.npy", np.array(bounds))
 
 
 def _decoder(content: Content, name: str, image_size: int | None) -> Callable[[str], Iterator[np.ndarray]]:

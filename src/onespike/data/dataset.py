@@ -15,7 +15,7 @@ from onespike.data.events.frames import EventAugment
 from onespike.data.items import content_of, parts_of
 from onespike.data.sets import Dataset as Dataset
 from onespike.data.sets import RecordingSet
-from onespike.data.sources import of_events, open_source
+from onespike.data.sources import NAMES, of_events, open_source
 from onespike.durable import path_of
 from onespike.errors import OnespikeError, lacks_memory, reason, shown, warn
 
@@ -48,6 +48,8 @@ def expect_used(config: DataConfig) -> None:
     """Raise an `OnespikeError` for a choice that this data set would ignore."""
     name, has_events = config.class_path or config.name, of_events(config)
     ignored = {} if has_events else dict.fromkeys(OF_EVENTS, "has images, no events")
+    if config.class_path:
+        ignored["root"] = "takes arguments of its own, such as --data.init_args.root"
     if has_events and name != "events-folder":
         ignored["sensor"] = "says itself what recorded it"
     if has_events and config.changes_events:
@@ -59,7 +61,19 @@ def expect_used(config: DataConfig) -> None:
 
 
 def expect_used_with(data: Any, config: DataConfig) -> None:
-    """Raise an `OnespikeError` for an option of events that a training on data passed from Python would ignore."""
+    """Raise an `OnespikeError` for an option that a training on data passed from Python would ignore.
+
+    Of a `Dataset`, that is a limit or a size of images that it does not keep to, or an option of events.
+    """
+    if isinstance(data, Dataset):
+        count, side = len(data.train), data.image_size
+        for key, fits, found in (
+            ("limit", not 0 < config.limit < count, f"{count:,} training images"),
+            ("image_size", config.image_size in (None, side), f"images of {side} pixels a side"),
+        ):
+            if not fits:
+                state = f"data.{key}: {data.name} was opened with {found}; got {getattr(config, key)}"
+                raise OnespikeError(f"{state}; open it with that, or pass {_option(key, getattr(DataConfig, key))}")
     if not isinstance(data, Dataset) or not data.opened:
         expect_used(replace(config, name=PASSED, class_path=None, init_args={}))
         return
@@ -113,12 +127,13 @@ def as_dataset(
     same bits.
 
     Args:
-        data: A `Dataset` of the library, which is returned as it is; a map-style `torch.utils.data.Dataset` of pairs
-            (image, label); a `datasets.Dataset`, whose columns are found by their features Image and ClassLabel; or
-            several of these: (train, test), (train, validation, test), or a mapping from "train", "validation" and
-            "test" (or "training", "val", "valid", "dev", "testing", "eval", "evaluation"; a warning names any others,
-            which are left out), such as a `datasets.DatasetDict`. Without a test part, the validation part takes its
-            place; without either, a fixed fifth of the images (stratified, seed 0) does, and `note` says so.
+        data: A `Dataset` of the library, which is returned as it is, and takes no other argument; a map-style
+            `torch.utils.data.Dataset` of pairs (image, label); a `datasets.Dataset`, whose columns are found by their
+            features Image and ClassLabel; or several of these: (train, test), (train, validation, test), or a mapping
+            from "train", "validation" and "test" (or "training", "val", "valid", "dev", "testing", "eval",
+            "evaluation"; a warning names any others, which are left out), such as a `datasets.DatasetDict`. Without a
+            test part, the validation part takes its place; without either, a fixed fifth of the images (stratified,
+            seed 0) does, and `note` says so.
         test: The test part, if `data` holds none.
         validation: The validation part, likewise.
         name: Name of the data set; if None, that of its class, or on the Hub.
@@ -128,15 +143,21 @@ def as_dataset(
         image_size: As in `DataConfig`, for raw images alone.
 
     Raises:
-        OnespikeError: It is no such data set, a label is missing or out of range, parts have other classes, or the
-            images are not square and alike. The item is named.
+        OnespikeError: It is no such data set, a part is given twice, a label is missing or out of range, parts have
+            other classes, or the images are not square and alike. The item is named.
     """
     if isinstance(data, Dataset):
+        others = (test, validation, name, classes, image_size)
+        if limit or holdout != 0.1 or any(one is not None for one in others):
+            state = f"{data.name}: a data set of the library, which is taken as it is; expected no other argument"
+            raise OnespikeError(f"{state}; give them where it is opened")
         return data
     checked = DataConfig(holdout=holdout, limit=limit, image_size=image_size)
     holdout, limit, image_size = checked.holdout, checked.limit, checked.image_size
     if isinstance(classes, str) or not isinstance(classes, Sequence | None):
         raise OnespikeError(f"classes: expected a list of names, got {shown(classes)}")
+    if not isinstance(name, str | None):
+        raise OnespikeError(f"name: expected a text, got {shown(name)}")
     name = name or _name(data)
     parts = parts_of(data, name, test, validation)
     content = content_of(parts, classes or ())
@@ -158,15 +179,20 @@ def as_dataset(
 
 
 def as_configured(data: Any, config: DataConfig, name: str | None = None) -> Dataset:
-    """Make a data set from a user's own, see `as_dataset`: held out, limited and resized as a configuration says."""
+    """Make a data set from a user's own, see `as_dataset`: held out, limited and resized as a configuration says.
+
+    One of the library's is returned as it is.
+    """
+    if isinstance(data, Dataset):
+        return data
     return as_dataset(data, name=name, holdout=config.holdout, limit=config.limit, image_size=config.image_size)
 
 
 def from_class(factory: Callable[..., Any], init_args: Mapping[str, Any], config: DataConfig) -> Dataset:
     """Make a data set from a user's class or function, and name it after that; see `as_dataset`.
 
-    If it takes `train` (True or False) or `split` ("train", "test", and "val" or "validation" if it knows that), as
-    torchvision's do, and the arguments do not set it, it is called once for each part; else once.
+    If it takes `train` (True or False) or `split` ("train", "test", and "validation", "val", "valid" or "dev" if it
+    knows one), as torchvision's do, and the arguments do not set it, it is called once for each part; else once.
     """
     name, signature = getattr(factory, "__name__", type(factory).__name__), inspect.signature(factory)
     open_keys = signature.parameters.keys() - init_args.keys()
@@ -193,16 +219,17 @@ def from_class(factory: Callable[..., Any], init_args: Mapping[str, Any], config
 def _splits(make: Callable[..., Any]) -> dict[str, Any]:
     """The splits that a factory knows; one that takes any name is asked for "train" and "test" alone."""
     found = {"train": make(split="train")}
-    refusals = (ValueError, KeyError, AssertionError, OSError)  # of unknown splits
 
-    def ask(*names: str, refused: tuple[type[Exception], ...] = (*refusals, RuntimeError)) -> Any:
+    def ask(*names: str, refused: tuple[type[Exception], ...] = (*REFUSALS, OSError)) -> Any:
         for name in names:
             with suppress(*refused):
-                return make(split=name)
+                if (made := make(split=name)) is not None:
+                    return made
         return None
 
-    validation = ("val", "validation") if ask("no such split") is None else ()
-    return found | {"validation": ask(*validation), "test": ask("test", refused=refusals)}  # else its files are missing
+    validation = NAMES["validation"] if ask("no such split") is None else ()
+    unknown = (ValueError, KeyError, AssertionError, OSError)  # a RuntimeError of torchvision's: files are missing
+    return found | {"validation": ask(*validation), "test": ask("test", refused=unknown)}
 
 
 def _name(data: Any) -> str:

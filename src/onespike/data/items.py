@@ -4,6 +4,7 @@ import operator
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -24,6 +25,8 @@ from onespike.errors import OnespikeError, damage_named, listed, reason, shown, 
 
 #: What is said of an image that cannot be read, and what is expected.
 _DAMAGED = "its image cannot be read", "a whole one; restore it"
+#: Precisions of floats that a batch can be made of.
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -78,19 +81,22 @@ class ItemSet(ImageSet):
 
 def parts_of(data: Any, name: str, test: Any = None, validation: Any = None) -> dict[str, ItemSet]:
     """Split a data set into its parts; arguments, errors and the choice of the test part are as in `as_dataset`."""
-    given: dict[str, Any] = {"test": test, "validation": validation}
     if isinstance(data, Mapping):
         used = {part: one for part, names in NAMES.items() for one in reversed(names) if one in data}
-        given |= {part: data[one] for part, one in used.items()}
+        given = {part: data[one] for part, one in used.items()}
         if "train" in used and (left := [str(one) for one in data if one not in used.values()]):
             known = listed((one for names in NAMES.values() for one in names), most=20)
             warn(f"{name}: left out: {listed(left)}; parts are called {known}")
     elif isinstance(data, tuple):
         if len(data) not in (2, 3):
             raise OnespikeError(f"{name}: {len(data)} data sets; expected (train, test), or (train, validation, test)")
-        given.update(zip(("train", "test") if len(data) == 2 else PARTS, data, strict=True))
+        given = dict(zip(("train", "test") if len(data) == 2 else PARTS, data, strict=True))
     else:
-        given["train"] = data
+        given = {"train": data}
+    for part, one in (("test", test), ("validation", validation)):
+        if one is not None and given.get(part) is not None:
+            raise OnespikeError(f"{name}: {part}=… beside its own {part} part; expected one of the two; leave one out")
+        given[part] = given.get(part) if one is None else one
     if given.get("train") is None:
         found = f"the parts {', '.join(map(str, data))}" if data else "nothing"
         raise OnespikeError(f"{name}: {found}; expected train, and test or validation")
@@ -150,9 +156,18 @@ def _fetch(source: Any, index: int, where: str, seed: int | None = None) -> tupl
     except OSError as error:  # of Pillow, too
         what, expected = _DAMAGED
         raise OnespikeError(f"{where}: item {index}: {what} ({reason(error)}); expected {expected}") from error
+    except IndexError as error:
+        state = f"{where}: item {index}: not there ({reason(error)}); expected {len(source):,} items"
+        raise OnespikeError(f"{state}; correct its length, or the indices of a subset") from error
     if not isinstance(item, tuple | list) or len(item) != 2:
         found = f"{where}: item {index}: a {type(item).__name__}"
         raise OnespikeError(f"{found}; expected an image and its label, (image, label); give a data set of such pairs")
+    for one in (one for one in item if isinstance(one, Tensor)):
+        fits = one.dtype in _FLOATS or not one.is_floating_point()
+        if one.device.type != "cpu" or one.layout is not torch.strided or not fits:
+            found = f"{where}: item {index}: a tensor of {one.dtype}, {one.layout}, on {one.device.type}"
+            expected = "expected a dense one of 16 to 64 bits on the CPU, from which batches go elsewhere"
+            raise OnespikeError(f"{found}; {expected}; convert it")
     try:
         return item[0], int(np.int64(operator.index(item[1])))
     except (TypeError, OverflowError):
@@ -162,8 +177,9 @@ def _fetch(source: Any, index: int, where: str, seed: int | None = None) -> tupl
 
 def _as_floats(image: Any) -> Tensor | None:
     if isinstance(image, np.ndarray) and image.dtype.kind == "f":
-        image = torch.from_numpy(image)
-    return image if isinstance(image, Tensor) and image.is_floating_point() else None
+        # In the order of bytes, and in memory, that PyTorch takes; it has no more than 64 bits.
+        image = torch.from_numpy(np.ascontiguousarray(image, f"f{min(image.itemsize, 8)}"))
+    return image.detach() if isinstance(image, Tensor) and image.is_floating_point() else None
 
 
 def _part(source: Any, where: str) -> ItemSet:
@@ -175,12 +191,11 @@ def _part(source: Any, where: str) -> ItemSet:
     if other or not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
         expected = "a map-style data set, such as a torch.utils.data.Dataset or a datasets.Dataset"
         raise OnespikeError(f"{where}: a {type(source).__name__}; expected {expected}")
-    if isinstance(source, TensorDataset) and any(tensor.device.type != "cpu" for tensor in source.tensors):
-        expected = "expected the CPU, from which batches go there; move it"
-        raise OnespikeError(f"{where}: tensors on an accelerator; {expected}")
     if not len(source):
         raise OnespikeError(f"{where}: empty; expected labelled images; add some")
-    labels = _known_labels(source)
+    labels = None
+    with suppress(TypeError, IndexError, RuntimeError):  # an item will say what is wrong
+        labels = _known_labels(source)
     if labels is None:
         labels = np.array([_fetch(source, index, where)[1] for index in range(len(source))], np.int64)
     first = _as_floats(_fetch(source, 0, where)[0])
@@ -207,7 +222,7 @@ def _known_labels(source: Any) -> np.ndarray | None:
     """The labels of a data set without loading its images, where the way is known for sure; else None."""
     if type(source) is Subset:  # a subclass may change labels
         known = _known_labels(source.dataset)
-        return None if known is None else known[np.asarray(source.indices, np.int64)]
+        return None if known is None else known[np.asarray(source.indices).astype(np.int64, casting="safe")]
     found: Any = ()
     if type(source) is TensorDataset and len(source.tensors) == 2:
         found = source.tensors[1]

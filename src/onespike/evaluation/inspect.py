@@ -235,6 +235,9 @@ def inspect_network(
         content = read_whole(path)
     except OSError as error:
         raise OnespikeError(f"cannot read the image {path}: {error.strerror}") from error
+    if card.in_channels not in (1, 3):
+        state = f"{path}: {name} takes {card.in_channels} channels; a picture has 1 or 3"
+        raise OnespikeError(f"{state}; pass --sample NUMBER, or call inspect_sample, for a sample of its data")
     whole = decode(content, str(path), card.in_channels)
     pixels = whole if whole.shape[:2] == (card.image_size, card.image_size) else fit(whole, card.image_size)
     return _inspect(network, card, pixels.copy(), (path, (whole.shape[1], whole.shape[0]), pixels), seed, name)

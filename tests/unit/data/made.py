@@ -20,6 +20,7 @@ class Made:
     classes: tuple = ("x", "y")
     recorded: bool = False  # whether there are recordings of events, too
     decoded: list = field(default_factory=list)
+    read: list = field(default_factory=list)  # whose events
 
     def key(self):
         return self.hash
@@ -34,6 +35,7 @@ class Made:
             return np.random.default_rng((seed, index)).integers(0, 256, (4, 4, 3), np.uint8)
 
         def events(index):
+            self.read.append(index)
             return np.array([(index, one, seed, one % 2) for one in range(3)], EVENT)
 
         images = np.arange(6) % 2, [f"image {i}" for i in range(6)], pixels

@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,7 +94,8 @@ def test_a_killed_process_leaves_no_entry_and_does_no_harm(cache, tmp_path):
     assert len(source.decoded) == 12
     assert leftover.is_dir()  # it is young, so its process may still be alive
     old = time.time() - 2 * 86_400
-    os.utime(leftover, (old, old))
+    for one in (leftover, *leftover.iterdir()):
+        os.utime(one, (old, old))
     open_cache(Made("b"), cache)
     assert not leftover.is_dir()
 
@@ -170,6 +172,28 @@ def test_a_damaged_entry_is_named_and_made_anew(cache, file, damage, capsys):
     assert f"{entry.name}: damaged cache entry" in capsys.readouterr().err
     assert verify_cache(cache) == {entry: ""}
     assert list(cache.iterdir()) == [entry]
+
+
+def test_two_processes_that_meet_damage_make_it_anew(cache, monkeypatch):
+    open_cache(Made(), cache)
+    (entry,) = cache.iterdir()
+    (entry / "meta.json").write_text("{}")
+
+    def other(path):
+        shutil.rmtree(path)  # as a faster process does
+        return path.with_name(".aside")
+
+    monkeypatch.setattr("onespike.data.cache.beside", other)
+    assert len(open_cache(Made(), cache).train.labels) == 6
+
+
+def test_recordings_are_read_once_for_their_frames_and_once_for_their_events(cache):
+    source = Made(recorded=True)
+    opened = open_cache(source, cache).train
+    assert len(source.decoded) == 12
+    assert source.read == [0, 1, 2, 3, 4, 5] * 2
+    assert opened.bounds.tolist() == [0, 3, 6, 9, 12, 15, 18]
+    assert opened.events["t"].tolist() == [one // 3 for one in range(18)]
 
 
 def test_what_is_too_large_to_hash_at_opening_is_noticed_when_it_is_fetched(cache, monkeypatch):

@@ -34,7 +34,8 @@ def test_a_value_out_of_range_is_named(key, value):
 def test_flips_that_alternate_mirror_half_of_all_images():
     assert DataConfig(alternate_flip=True).alternate_flip
     with pytest.raises(
-        OnespikeError, match=r"^data.alternate_flip: expected a flip of 0.5, .* got 0; change --data.flip$"
+        OnespikeError,
+        match=r"^data.alternate_flip: expected a flip of 0.5, .* got 0; pass --data.alternate_flip false",
     ):
         DataConfig(alternate_flip=True, flip=0)
 

@@ -370,6 +370,7 @@ def test_damaged_nmnist(tmp_path, change, message):
         (read_dvs128, lambda e: aedat2_bytes(e[:0]), "no events"),
         (read_dvs128, lambda e: aedat2_bytes(e) + b"\0\1\0\0\0\0\0\0", "the address 0x10000"),
         (read_ibm, lambda e: aedat2_bytes(e), "AEDAT 2; expected 3.1"),
+        (read_ibm, lambda e: aedat3_bytes(e).replace(b"DAT3.1", b"DAT4.0"), "AEDAT 4; expected 3.1"),
         (read_ibm, lambda e: aedat3_bytes(e)[:-3], "truncated, "),
         (read_ibm, lambda e: aedat3_bytes(e)[: -(8 * 8 + 3)], "truncated, "),
         (read_ibm, lambda e: aedat3_bytes(e[:0]), "no events"),
@@ -448,8 +449,10 @@ def test_a_folder_of_something_else_is_not_recognised(tmp_path, name):
     sensor = {"sensor": (8, 8)} if name == "events-folder" else {}
     with pytest.raises(OnespikeError, match=f"not recognised as {name}"):
         open_dataset(DataConfig(name=name, root=str(tmp_path), **sensor))
-    with pytest.raises(OnespikeError, match="no root given"):
+    with pytest.raises(OnespikeError, match="no root given") as caught:
         open_dataset(DataConfig(name=name, **sensor))
+    halves = name in ("nmnist", "dvs-gesture", "shd")
+    assert ("train=half) for half in (True, False)]" in str(caught.value)) == halves
 
 
 @pytest.mark.parametrize(

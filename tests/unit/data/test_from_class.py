@@ -45,6 +45,8 @@ def test_a_class_that_takes_train_is_made_twice():
     [
         (("train", "val", "test"), (25, 23, 24)),
         (("train", "validation", "test"), (25, 30, 24)),
+        (("train", "valid", "test"), (25, 25, 24)),
+        (("train", "dev", "test"), (25, 23, 24)),
         (("train", "test"), (25, 0, 24)),
         (("train", "val"), (25, 0, 23)),
         (("train",), (20, 0, 5)),
@@ -61,6 +63,20 @@ def test_a_class_may_refuse_a_split_by_a_runtime_error():
     assert (len(data.train), len(data.validation), len(data.test)) == (25, 0, 24)
     with pytest.raises(OnespikeError, match="unknown split test"):  # torchvision's way to say that files are missing
         from_class(type("Mine", (BySplit,), {"known": ("train",), "refusal": RuntimeError}), {}, PLAIN)
+
+
+@pytest.mark.parametrize("refusal", [TypeError, IndexError, AttributeError])
+def test_a_class_may_refuse_a_split_by_any_error(refusal):
+    data = from_class(type("Mine", (BySplit,), {"known": ("train", "test"), "refusal": refusal}), {}, PLAIN)
+    assert (len(data.train), len(data.validation), len(data.test)) == (25, 0, 24)
+
+
+def test_a_function_may_have_nothing_for_a_split():
+    def mine(split="train"):
+        return {"train": Own(raw(), labels()), "dev": Own(raw(4), labels(4)), "test": Own(raw(8), labels(8))}.get(split)
+
+    data = from_class(mine, {}, PLAIN)
+    assert (len(data.train), len(data.validation), len(data.test)) == (20, 4, 8)
 
 
 def test_a_class_that_looks_for_a_folder_of_the_splits_name(tmp_path):
@@ -155,3 +171,8 @@ def test_a_built_in_function_is_refused_in_one_line():
     allow_imports("torch")
     with pytest.raises(OnespikeError, match=r"^data.class_path: torch.zeros is built in and has no signature; wrap"):
         open_dataset(DataConfig(class_path="torch.zeros"))
+
+
+def test_a_root_that_no_class_would_be_given():
+    with pytest.raises(OnespikeError, match=r"^data.root: pkg.Data takes arguments of its own, such as --data.init"):
+        open_dataset(DataConfig(class_path="pkg.Data", root="x"))

@@ -181,6 +181,26 @@ def test_a_name_that_the_hub_does_not_know(monkeypatch, fails):
     fails("hub", Path("some/none"), "some/none: not on the Hugging Face Hub, or not open to you")
 
 
+def test_a_folder_that_is_not_there_and_no_name_of_the_hub(fails):
+    fails("hub", Path("my images/set"), "my images/set: no such folder, and no name that the Hugging Face Hub takes")
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ImportError, NotImplementedError, TypeError])
+@pytest.mark.usefixtures("hub")
+def test_what_datasets_does_not_read_is_not_taken_for_no_network(error, monkeypatch, fails):
+    def load_dataset(*_, **__):
+        raise error("Dataset scripts are no longer supported")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    fails("hub", Path("some/one"), "some/one: not read by Hugging Face datasets (Dataset scripts are no longer")
+
+
+def test_too_little_memory_is_not_taken_for_no_network(hub):
+    hub.error = MemoryError()
+    with pytest.raises(MemoryError):
+        open_dataset(DataConfig("cifar10"))
+
+
 @pytest.mark.usefixtures("hub")
 def test_tiny_imagenet_of_the_hub(tmp_path, monkeypatch):
     image = save_image(tmp_path / "a.png").read_bytes()

@@ -60,7 +60,9 @@ def test_linked_folders_and_archives_will_do(tree, tmp_path):
     linked.mkdir()
     for part in ("train", "test"):
         (linked / part).symlink_to(tree / part)
-    for root in (linked, pack(tree, tmp_path / "mine.zip"), pack(tree, tmp_path / "mine.tar")):
+    packed = [pack(tree, tmp_path / f"mine.{form}") for form in ("zip", "tar", "tar.gz")]
+    capitals = [path.rename(path.with_name(path.name.upper())) for path in packed[::2]]
+    for root in (linked, packed[1], *capitals):
         data = open_dataset(DataConfig("folder", str(root)))
         np.testing.assert_array_equal(data.train.images, direct.train.images)
 

@@ -156,6 +156,16 @@ def test_parts_come_as_tuple_mapping_or_arguments(names):
     assert as_dataset(lone) is lone
 
 
+def test_what_would_be_ignored_is_refused():
+    train, test = Own(raw(), labels()), Own(raw(8), labels(8))
+    for whole in ((train, test), {"train": train, "test": test}):
+        fails(["mine: test=… beside its own test part"], whole, test=test, name="mine")
+    fails(["mine: validation=… beside its own"], {"train": train, "dev": test}, validation=test, name="mine")
+    assert len(as_dataset({"train": train, "test": None}, test=test).test) == 8
+    for option in ({"test": test}, {"classes": list("abcd")}, {"limit": 3}, {"holdout": 0}, {"image_size": 4}):
+        fails(["Own: a data set of the library", "no other argument"], as_dataset(train), **option)
+
+
 def test_class_names_come_from_the_argument_or_the_data_set():
     source = Own(raw(), labels())
     source.classes = ["a", "b", "c", "d", "e"]
@@ -345,6 +355,24 @@ def test_floats_of_other_precisions_are_taken_too(dtype):
     assert images.dtype == torch.float32
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x.numpy()[..., ::-1],
+        lambda x: x.numpy().astype(">f4"),
+        lambda x: x.numpy().astype(np.longdouble),
+        lambda x: x.clone().requires_grad_(),
+    ],
+    ids=["mirrored", "big-endian", "long", "with a gradient"],
+)
+def test_floats_of_any_order_and_kind_go_through_workers(change):
+    made = change(floats())
+    data = as_dataset((Own(made, labels()),) * 2, holdout=0)
+    ((images, _),) = TrainLoader(data, DataConfig(workers=1), len(data.train), 0).epoch(0)
+    expected = np.asarray(made.detach() if isinstance(made, torch.Tensor) else made, np.float32)
+    np.testing.assert_array_equal(np.sort(images.numpy(), 0), np.sort(expected, 0))
+
+
 def test_floats_are_taken_as_they_are_whatever_is_asked_for_raw_images():
     data = as_dataset(Own(floats(), labels()), holdout=0)
     asked = DataConfig(alternate_flip=True, cutout=99, crop_padding=99, crop_fill="reflect", workers=0)
@@ -450,6 +478,34 @@ def test_what_is_no_map_style_data_set():
     fails(["Own: 1 data sets; expected (train, test)"], (Own(raw(), labels()),))
     fails(["Own: a single image and no test part"], Own(raw(1), [0]))
     fails(["data.holdout: 1 training image"], Own(raw(2), [0, 0]))
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (torch.zeros(3, 8, 8, device="meta"), "torch.float32, torch.strided, on meta"),
+        (torch.zeros(3, 8, 8, dtype=torch.uint8, device="meta"), "torch.uint8, torch.strided, on meta"),
+        (torch.zeros(3, 8, 8).to_sparse(), "torch.sparse_coo, on cpu"),
+        (torch.zeros(3, 8, 8).to(torch.float8_e5m2), "torch.float8_e5m2"),
+    ],
+    ids=["elsewhere", "raw, elsewhere", "sparse", "of 8 bits"],
+)
+def test_tensors_that_no_batch_can_be_made_of(image, said):
+    fails(["Own, train: item 0: a tensor of", said, "expected a dense one"], Own([image] * 9, labels(9)))
+
+
+def test_a_whole_data_set_elsewhere():
+    there = TensorDataset(floats().to("meta"), torch.tensor(labels()))
+    fails(["item 0: a tensor of torch.float32", "on meta"], there)
+    fails(["item 0: a tensor of torch.float32", "on meta"], Subset(there, [0, 1]))
+    fails(["item 0: a tensor of torch.int64", "on meta"], TensorDataset(floats(), torch.tensor(labels()).to("meta")))
+
+
+def test_labels_and_indices_that_are_none():
+    whole = TensorDataset(floats(), torch.tensor(labels()))
+    fails(["item 0: label", "a whole number"], TensorDataset(floats(), torch.tensor(labels()).bfloat16()))
+    fails(["item 1: not there", "out of bounds", "expected 2 items", "indices of a subset"], Subset(whole, [0, 20]))
+    fails(["item 1: not there", "expected 2 items"], Subset(whole, [0, 1.5]))
 
 
 # Hugging Face

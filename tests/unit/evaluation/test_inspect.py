@@ -166,6 +166,12 @@ def test_draws_follow_the_seed(make_run, image: Path):
     assert one["probabilities"] != other["probabilities"]
 
 
+def test_a_network_of_events_takes_no_picture(image: Path):
+    card = ModelCard(ClassPath.of(nn.Flatten()), ("ant", "bee"), 2, 16, (0.4,) * 2, (0.3,) * 2, "events")
+    with pytest.raises(OnespikeError, match=r"noise.png: the network takes 2 channels; .*; pass --sample NUMBER"):
+        inspect_network(nn.Flatten(), card, image)
+
+
 def test_another_size_and_other_colours(make_run, tmp_path: Path):
     """A picture of left half red, right half blue, twice as wide as high: the centre square keeps half of each."""
     pixels = np.zeros((40, 80, 3), dtype=np.uint8)

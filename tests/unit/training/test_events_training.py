@@ -128,6 +128,13 @@ def test_changed_recordings_are_the_same_with_workers(root):
             {"drop_events": 0.5, "flip": 0.5, "alternate_flip": True},
             "data.alternate_flip: events-folder was opened with False; expected False, got True",
         ),
+        (
+            {"name": "digits", "root": None, "sensor": None},
+            {"sensor": None, "limit": 60},
+            "data.limit: digits was opened with 1,437 training images; got 60; open it with that, or pass "
+            "--data.limit 0",
+        ),
+        ({}, {"image_size": 8}, "data.image_size: events-folder was opened with images of 16 pixels a side; got 8;"),
     ],
 )
 def test_options_of_events_that_data_from_python_ignore(root, opened, asked, said):

@@ -191,7 +191,9 @@ def open_folder(config: DataConfig, root: Path | None) -> Iterator[Source]:
 def _opened(config: DataConfig, root: Path | None, forms: Mapping[str, str], tonic: str = "") -> Iterator[Files]:
     """Open a data set in the first of its forms that is there: a file or folder marks each; `tonic` is its class."""
     if root is None:
-        advice = f"; tonic downloads it: python -c \"import tonic; tonic.datasets.{tonic}('FOLDER')\"" if tonic else ""
+        calls = f"[tonic.datasets.{tonic}('FOLDER', train=half) for half in (True, False)]"
+        calls = f"tonic.datasets.{tonic}('FOLDER')" if tonic == "CIFAR10DVS" else calls  # which has no halves
+        advice = f'; tonic downloads it: python -c "import tonic; {calls}"' if tonic else ""
         raise OnespikeError(f"{config.name}: no root given; expected its folder; pass --data.root FOLDER{advice}")
     with open_files(root) as files:
         found = next(filter(None, map(files.find, forms)), None)

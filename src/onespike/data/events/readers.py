@@ -77,7 +77,7 @@ def read_ibm(files: Files, name: str, sensor: Sensor) -> np.ndarray:
     """Read AEDAT 3.1, as DVS128 Gesture has it: the valid events of its packets of polarity events."""
     version, body = _aedat(files, name)
     origin, at, found = files.where(name), 0, [np.empty((0, 2), "<u4")]
-    if not version > 3:
+    if not 3 < version < 4:
         raise OnespikeError(f"{origin}: AEDAT {version:g}; expected 3.1, of DVS128 Gesture; is it another data set's?")
     while at < len(body):
         header = np.frombuffer(body[at : at + _PACKET_BYTES].ljust(_PACKET_BYTES, b"\0"), "<u4")

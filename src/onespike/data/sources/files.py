@@ -29,7 +29,7 @@ DAMAGE = (EOFError, RuntimeError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, 
 DAMAGE += (ValueError, LookupError, OverflowError, struct.error)
 
 
-def is_hidden(name: str) -> bool:
+def _is_hidden(name: str) -> bool:
     """Whether a file, or a folder it is in, is hidden: by a dot, or as a disk station hides its thumbnails."""
     return any(step.startswith(".") or step == "@eaDir" for step in name.split("/"))
 
@@ -43,9 +43,10 @@ class Files(NamedTuple):
     listed: frozenset[str] = frozenset()  # folders that an archive lists by themselves, empty ones among them
 
     def names(self) -> list[str]:
-        """Names of all files, sorted, so that a data set comes in the same order from every form."""
+        """Names of all files but hidden ones, sorted, so that a data set comes in the same order from every form."""
         if self.members is not None:
-            return sorted(name.removeprefix(self.prefix) for name in self.members if name.startswith(self.prefix))
+            inside = (name.removeprefix(self.prefix) for name in self.members if name.startswith(self.prefix))
+            return sorted(name for name in inside if not _is_hidden(name))
         root = Path(self.where(""))
         with _errors_named(str(root)):
             return sorted(path.relative_to(root).as_posix() for path in _below(root))
@@ -75,7 +76,7 @@ class Files(NamedTuple):
             within = f"{self.prefix}{name}/"
             inside = (one.removeprefix(within) for one in (*self.members, *self.listed) if one.startswith(within))
             found = {one.split("/")[0] for one in inside if "/" in one}
-        return {one for one in found if not is_hidden(one)}
+        return {one for one in found if not _is_hidden(one)}
 
     def read(self, name: str, most: int = MOST) -> bytes:
         """Content of a file; raises OnespikeError if it is missing or damaged, or has more than `most` bytes."""
@@ -153,15 +154,15 @@ def open_files(root: Path) -> Iterator[Files]:
             if root.is_dir():
                 if not any(root.iterdir()):
                     raise OnespikeError(f"{root}: empty folder; expected the data set there; correct --data.root")
-            elif root.suffix == ".zip":
+            elif root.suffix.lower() == ".zip":
                 archive = stack.enter_context(zipfile.ZipFile(stack.enter_context(open_regular(root))))
                 listed = [info.filename for info in archive.infolist() if info.is_dir()]
                 files = (info for info in archive.infolist() if not info.is_dir())
                 read = {info: partial(_member, info.file_size, partial(archive.read, info)) for info in files}
                 members = _by_name(root, ((info.filename, one) for info, one in read.items()))
-            elif root.name.endswith((".tar", ".tar.gz", ".tgz")):
+            elif root.name.lower().endswith((".tar", ".tar.gz", ".tgz")):
                 file: IO[bytes] = stack.enter_context(open_regular(root))
-                if root.name.endswith("gz"):
+                if root.name.lower().endswith("gz"):
                     file = _decompress(root, stack.enter_context(tempfile.TemporaryFile()))
                 found, listed = _tar_members(file)
                 members = _by_name(root, found)
@@ -179,7 +180,8 @@ def not_recognised(root: Path, name: str, forms: Iterable[str]) -> OnespikeError
 def _below(root: Path) -> Iterator[Path]:
     """All files below a folder, each once; a link out of it, or to what is there already, is an OnespikeError.
 
-    A folder of a part, or of a class, may be a link to elsewhere.
+    Hidden ones, and what is in hidden folders (a virtual environment, .git), are not looked at. A folder of a part, or
+    of a class, may be a link to elsewhere.
     """
     inside, seen, waiting = [root.resolve()], set[Path](), [(root, 0)]
 
@@ -197,7 +199,7 @@ def _below(root: Path) -> Iterator[Path]:
             inside.append(real)
         expect_new(folder, real)
         with os.scandir(folder) as entries:
-            listed = list(entries)
+            listed = [entry for entry in entries if not _is_hidden(entry.name)]
         for entry in listed:
             path = folder / entry.name
             if entry.is_dir():

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from onespike.data.sources import NAMES, PARTS, Content, Part, Source
-from onespike.data.sources.files import Files, is_hidden, not_recognised, open_files
+from onespike.data.sources.files import Files, not_recognised, open_files
 from onespike.data.sources.hub import open_hosted
 from onespike.data.sources.image import EXTENSIONS, decode
 from onespike.data.sources.parquet import Hosted
@@ -55,7 +55,7 @@ def in_class_folders(files: Files, endings: tuple[str, ...], what: str) -> tuple
     found = {folder: below(files, every, folder, endings, what) for folder in filter(None, places)}
     listings = {folder: [(name, name.split("/")[1]) for name in names] for folder, names in found.items()}
     classes = _classes_of(files, listings, f"{what}s")  # now: what is decoded already is not decoded again
-    others = {one for one in every if "/" in one and not is_hidden(one)}.difference(*found.values())
+    others = {one for one in every if "/" in one}.difference(*found.values())
     parts = PARTS if all(places) else ("train", "test")
     return classes, dict(zip(parts, listings.values(), strict=True)), files.left_out(others, f"{what} of a class")
 
@@ -63,11 +63,11 @@ def in_class_folders(files: Files, endings: tuple[str, ...], what: str) -> tuple
 def below(
     files: Files, names: Sequence[str], folder: str, endings: tuple[str, ...], what: str, depth: int = 2
 ) -> list[str]:
-    """List the images or recordings below a folder by their endings, without hidden ones; an OnespikeError if none is.
+    """List the images or recordings below a folder by their endings; an OnespikeError if there is none.
 
     `depth` is how many folders each has above it: 2 for <part>/<class>/<image>.
     """
-    inside = (name for name in names if name.startswith(f"{folder}/") and not is_hidden(name))
+    inside = (name for name in names if name.startswith(f"{folder}/"))
     found = [name for name in inside if name.lower().endswith(endings) and name.count("/") >= depth]
     if not found:
         expected = f"{'<class>/' * (depth - 1)}<{what}>, ending in {' or '.join(endings)}"

@@ -8,13 +8,13 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from onespike.classpath import installed_only
+from onespike.classpath import REFUSALS, installed_only
 from onespike.data.sources import Content, HubUnreachableError, Source
 from onespike.data.sources.files import Files, not_recognised, open_files
 from onespike.data.sources.local import content_within, read_local
 from onespike.data.sources.parquet import Hosted, parquet_folder, parquet_source
 from onespike.durable import is_full
-from onespike.errors import OnespikeError, reason
+from onespike.errors import OnespikeError, lacks_memory, reason
 
 _TIMEOUT = 10  # seconds until the Hub counts as unreachable
 
@@ -55,7 +55,9 @@ def _load(repository: str, name: str | None, revision: str) -> Content:
     try:
         with _quiet(datasets):
             loaded = datasets.load_dataset(repository, name=name, revision=revision)
-    except (ValueError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
+    except (*REFUSALS, ImportError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
+        if lacks_memory(error):
+            raise
         state = f"{repository}: not read by Hugging Face datasets ({reason(error)})"
         raise OnespikeError(f"{state}; correct --data.root") from error
     caches = [huggingface_hub.constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE]
@@ -119,7 +121,7 @@ def _on_hub(name: str, origin: str, repository: str, read: Callable[[str], Conte
 
 @contextmanager
 def _reached(name: str, repository: str) -> Iterator[None]:
-    from huggingface_hub.errors import RepositoryNotFoundError
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     try:
         yield
@@ -128,7 +130,12 @@ def _reached(name: str, repository: str) -> Iterator[None]:
     except RepositoryNotFoundError as error:
         where = f"{repository}: not on the Hugging Face Hub, or not open to you"
         raise OnespikeError(f"{where}; correct the name, or log in with `hf auth login`") from error
+    except HFValidationError as error:
+        state = f"{repository}: no such folder, and no name that the Hugging Face Hub takes"
+        raise OnespikeError(f"{state} ({reason(error)}); correct --data.root") from error
     except Exception as error:  # the client's errors come from whichever HTTP library its version uses
+        if lacks_memory(error):
+            raise
         if is_full(error):
             state = f"{name}: disk full while downloading {repository}"
             raise OnespikeError(f"{state}; free some, or move the Hub's cache with $HF_HOME") from error

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, reason
 
 #: The formats that are read, most common first. Pillow knows more, but tries all of them on each image, and some of
 #: those (PostScript, for one) start other programs.
@@ -19,13 +19,19 @@ EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", "
 #: Of an interlaced PNG's seven passes: the first pixel across and down, and the steps.
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _GREY_MODES = ("1", "L", "LA", "La")
+#: EXIF's tag of an orientation, and how to turn an image that has one.
+_ORIENTATION = 0x0112
+_TURN = Image.Transpose
+_TURNS = {2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM, 5: _TURN.TRANSPOSE}
+_TURNS |= {6: _TURN.ROTATE_270, 7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_90}
 
 
 def decode(data: bytes, origin: str, channels: int | None = None) -> np.ndarray:
     """Decode an image file: JPEG, PNG, WebP, BMP, GIF, PPM or TIFF, turned as its EXIF says; transparency is dropped.
 
     One channel converts to grey, 3 to colour; None is grey if it is stored so, else colour. An image that is damaged,
-    or has more than 8 bits a channel, is an OnespikeError, which names the origin.
+    has more than 8 bits a channel, or more pixels than Pillow takes without a warning is an OnespikeError, which names
+    the origin.
     """
     try:
         with warnings.catch_warnings():
@@ -36,16 +42,19 @@ def decode(data: bytes, origin: str, channels: int | None = None) -> np.ndarray:
                 if getattr(image, "is_animated", False) and image.format != "MPO":
                     raise OnespikeError(f"{origin}: several images in one file; expected one; save that alone")
                 _expect_8_bits(image, origin)
-                pixels = _pixels(ImageOps.exif_transpose(image), channels)
+                pixels = _pixels(_upright(image), channels)
                 if image.format == "PNG":
                     _expect_whole_png(data)
                 return pixels
     except OnespikeError:
         raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        expected = f"expected at most {Image.MAX_IMAGE_PIXELS:,}"
+        raise OnespikeError(f"{origin}: too many pixels ({reason(error)}); {expected}; shrink it") from error
     except Exception as error:  # on damaged bytes Pillow's decoders raise nearly anything
         # Pillow's own message ends in the address of the buffer it was given, which tells a user nothing.
-        reason = type(error).__name__ if "BytesIO" in str(error) else str(error).partition("\n")[0]
-        raise OnespikeError(f"{origin}: corrupt image ({reason}); expected a whole one; restore it") from error
+        said = type(error).__name__ if "BytesIO" in str(error) else str(error).partition("\n")[0]
+        raise OnespikeError(f"{origin}: corrupt image ({said}); expected a whole one; restore it") from error
 
 
 def _expect_whole_png(data: bytes) -> None:
@@ -77,7 +86,7 @@ def uint8_pixels(image: Any, origin: str) -> np.ndarray:
     """
     if isinstance(image, Image.Image):
         _expect_8_bits(image, origin)
-        return _pixels(ImageOps.exif_transpose(image) if isinstance(image, ImageFile.ImageFile) else image)
+        return _pixels(_upright(image) if isinstance(image, ImageFile.ImageFile) else image)
     pixels = np.asarray(image)
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
@@ -87,6 +96,13 @@ def uint8_pixels(image: Any, origin: str) -> np.ndarray:
         expected = "expected a Pillow image or uint8 with 1 or 3 channels, or floats (C, H, W) throughout"
         raise OnespikeError(f"{found}; {expected}; convert it")
     return pixels.transpose(1, 2, 0) if first and not (last and isinstance(image, np.ndarray)) else pixels
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn an image as its EXIF says. Pillow's own function writes the EXIF anew, and fails if a field is broken."""
+    image.load()  # which may read the EXIF, and turns a TIFF
+    turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    return image if turn is None else image.transpose(turn)
 
 
 def fit(pixels: np.ndarray, size: int) -> np.ndarray:

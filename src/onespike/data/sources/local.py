@@ -14,7 +14,7 @@ from typing import Any
 from onespike.classpath import installed_only
 from onespike.data.items import content_of, parts_of
 from onespike.data.sources import NAMES, PARTS, Content
-from onespike.data.sources.files import DAMAGE, Files, entries, is_hidden, open_files
+from onespike.data.sources.files import DAMAGE, Files, entries, open_files
 from onespike.data.sources.image import EXTENSIONS
 from onespike.data.sources.parquet import RATIO, expect_whole, features_of, opened, weighed
 from onespike.durable import is_full
@@ -80,7 +80,7 @@ def content_within(tables: Any, called: str, *roots: Path) -> Content:
 
 def _chosen(files: Files) -> tuple[str, dict[str, list[Path]]]:
     """The kind of the files to read, and those of each part; it warns of files left out that could be meant."""
-    names = [name for name in files.names() if not is_hidden(name)]
+    names = files.names()
     for name in names:
         _expect_unpacked(Path(files.where(name)))
     by_kind = {kind: [name for name in names if _is_of(kind, name)] for kind in _KINDS}
