@@ -266,7 +266,9 @@ def _watch(network: nn.Module, image: Tensor, seed: int, classes: int) -> tuple[
     """Run a network on one image (1, C, H, W), once; returns its logits (K,) and the activity of its neurons."""
     seen: dict[str, list[Fired]] = defaultdict(list)
     received: dict[nn.Module, list[Tensor]] = defaultdict(list)
-    blocks = network.blocks() if isinstance(network, Network) else []
+    blocks, spiking = [], True
+    if isinstance(network, Network):
+        blocks, spiking = network.blocks(), network.config.neuron.neuron.spiking
     with ExitStack() as stack:
         for block in blocks:
             hook = block.fc.register_forward_pre_hook(lambda fc, inputs: received[fc].append(inputs[0]))
@@ -281,7 +283,7 @@ def _watch(network: nn.Module, image: Tensor, seed: int, classes: int) -> tuple[
         inside = {name: f"{paths[block]}.{name}" for name, _ in block.named_modules()}
         layers = tuple(layer for name, path in inside.items() for layer in _layers(name, seen.get(path, [])))
         spikes = torch.stack(received[block.fc])
-        spike_map = (spikes.abs() if network.config.neuron.neuron.spiking else spikes.ne(0).float()).mean((0, 1, 2))
+        spike_map = (spikes.abs() if spiking else spikes.ne(0).float()).mean((0, 1, 2))
         windows = _window_pixels(block.size, block.window_kind, image.shape[-1])
         views.append(View(number, f"block {number}", spike_map, layers, block.window_kind, windows))
     if not blocks:

@@ -66,13 +66,14 @@ class CostMeter:
         self._readers: dict[nn.Module, _Reader] = {}
         self._macs = real = 0.0
         modules = dict(network.named_modules())
-        found = [(path, modules[path], one, one.conclude(NOISE)) for (path, *_), one in look(network, image).items()]
-        dense = {(layer, product.name) for _, layer, _, product in found if product.arrives == "real"}
-        for path, layer, tally, product in found:
+        found = [(key[:3], one, one.conclude(NOISE)) for key, one in look(network, image).items()]
+        dense = {key for key, _, product in found if product.arrives == "real"}
+        for key, tally, product in found:
+            (path, name, _), layer = key, modules[key[0]]
             self._macs += product.macs
-            if (layer, product.name) in dense:  # real in one of its calls: a pass cannot tell which call it is
+            if key in dense:  # real in one of its calls: a pass cannot tell which call it is
                 real += product.macs
-            elif isinstance(layer, _ConvNd | nn.Linear) or (isinstance(layer, nn.RNNBase) and product.name == "input"):
+            elif isinstance(layer, _ConvNd | nn.Linear) or (isinstance(layer, nn.RNNBase) and name == "input"):
                 self._readers[layer] = _reader(layer, tally, product)
             elif product.weights:
                 where = f"{path or 'the network itself'} ({type(layer).__name__})"
