@@ -100,7 +100,7 @@ class Audit:
 
 
 class Reading(NamedTuple):
-    """The input of one product of the layer at `path`.
+    """The input of one product of the layer at `path`; a product in the network's own forward has its class there.
 
     The stem is every product that reads the network's input with no product in between, and whatever is in a module
     named `stem`.
@@ -123,5 +123,8 @@ class Reading(NamedTuple):
 
 def read_spikes(operations: Operations) -> list[Reading]:
     """Tell what every weight layer, and every product of two activations, reads, in network order."""
-    products = [(layer.path, product) for layer in operations.layers for product in layer.products]
-    return [Reading(path, product, product.first or "stem" in path.split(".")) for path, product in products]
+    products = [(layer, product) for layer in operations.layers for product in layer.products]
+    return [
+        Reading(layer.path or layer.type, product, product.first or "stem" in layer.path.split("."))
+        for layer, product in products
+    ]

@@ -141,7 +141,8 @@ def _print(audit: "Audit", console: "Console") -> None:
     say(f"potentials handed on: {ops.potentials.reads:,.0f} values read, {ops.potentials.writes:,.0f} written\n")
     _print_energy(audit, console)
     for one in audit.latency:
-        memory = f", peak memory of the process {one.memory / 2**20:,.0f} MiB" if one.memory else ""
+        whose = "allocated" if one.device.startswith("cuda") else "of the process"
+        memory = f", peak memory {whose} {one.memory / 2**20:,.0f} MiB" if one.memory else ""
         text = f"batch {one.batch}: {1e3 * one.median:.2f} ms (quartiles {1e3 * one.low:.2f} to {1e3 * one.high:.2f}, "
         text += f"{one.runs} passes), {one.images_per_second:,.0f} images/s{memory}; {one.dtype}, {one.device}, "
         say(f"{text}threads {one.threads}{_distrust(one.busy)}", style="dim" if one.busy else None)
@@ -160,6 +161,14 @@ def _distrust(busy: str | None) -> str:
     return f"; NOT TO BE TRUSTED, the machine was busy: {busy}" if busy else ""
 
 
+def _joule(energy: float) -> str:
+    """An energy in three digits and a unit that suits it."""
+    units = ((1.0, "J"), (1e-3, "mJ"), (1e-6, "µJ"), (1e-9, "nJ"), (1e-12, "pJ"))
+    size, unit = next((one for one in units if energy >= 0.9995 * one[0]), units[-1])
+    number = energy / size
+    return f"{number:,.0f} {unit}" if number >= 999.5 else f"{number:#.3g}".rstrip(".") + f" {unit}"
+
+
 def _print_energy(audit: "Audit", console: "Console") -> None:
     from onespike.counting.energy import CONVENTIONS
 
@@ -167,7 +176,7 @@ def _print_energy(audit: "Audit", console: "Console") -> None:
     names = [titles[variant].split(":")[0] + (", estimate" if variant != "network" else "") for variant in variants]
     table = plain_table("energy for one image", *(f">{name}" for name in names))
     for convention in CONVENTIONS:
-        energies = (f"{1e6 * audit.energy(convention, variant).total:,.2f} µJ" for variant in variants)
+        energies = (_joule(audit.energy(convention, variant).total) for variant in variants)
         table.add_row(convention, *energies)
     console.print(table, soft_wrap=False)
     for line in (*(f"{name}: {titles[name]}" for name in CONVENTIONS), *(titles[name] for name in variants[1:])):

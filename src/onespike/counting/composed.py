@@ -1,4 +1,4 @@
-"""Products in two operations: a convolution of a map padded with zeros, and a sum of values times weights."""
+"""Products in two operations: a padded map's convolution, a sum of values times weights, a matrix product and bias."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -34,6 +34,12 @@ class Weighted(NamedTuple):
     first: bool  # as in `Product`
 
 
+class Summed(NamedTuple):
+    """The result of a matrix product, before any bias."""
+
+    layout: Layout
+
+
 class Padded(NamedTuple):
     """Activations with zeros around them."""
 
@@ -46,7 +52,7 @@ class Composed:
 
     def __init__(self, weights: Weights) -> None:
         self._weights = weights
-        self._begun: dict[int, Weighted | Padded] = {}
+        self._begun: dict[int, Weighted | Padded | Summed] = {}
 
     def clear(self) -> None:
         """Forget all."""
@@ -62,19 +68,31 @@ class Composed:
         if name == "constant_pad_nd" and not any(args[2:]) and min(args[1], default=0) >= 0:
             zeros = tuple(zip(args[1][::2], args[1][1::2], strict=True))
             self._remember(result, Padded(Layout.of(result), zeros))
-        if name not in ("mul", "mul_") or not all(isinstance(one, Tensor) for one in args):
+        factors = args[1:3] if name in ("addcmul", "addcmul_") else args if name in ("mul", "mul_") else ()
+        if not factors or not all(isinstance(one, Tensor) for one in factors):
             return
-        x, weight = sorted(args, key=self._weights.__contains__)
+        x, weight = sorted(factors, key=self._weights.__contains__)
         if weight not in self._weights or x in self._weights or result.is_complex() or not x.numel():
             return
         sides = zip(result.shape, weight.expand(result.shape).stride(), strict=True)
         if axes := {axis for axis, (side, step) in enumerate(sides) if side > 1 and step}:
             self._remember(result, Weighted(Layout.of(result), axes, path, x, weight, first))
 
-    def _remember(self, result: Tensor, begun: Weighted | Padded) -> None:
+    def _remember(self, result: Tensor, begun: Weighted | Padded | Summed) -> None:
         """Remember a result, and forget those that are freed."""
         self._begun = {place: one for place, one in self._begun.items() if not one.layout.storage.expired()}
         self._begun[memory(result)] = begun
+
+    def see_product(self, result: Tensor) -> None:
+        """Remember the result of a matrix product, to which PyTorch may add the bias apart."""
+        self._remember(result, Summed(Layout.of(result)))
+
+    def adds_bias(self, func: Any, tensors: Sequence[Tensor]) -> bool:
+        """Whether an operation adds a bias, (C,), to the result of a matrix product: it only starts the sum."""
+        if func.overloadpacket.__name__ not in ("add", "add_"):
+            return False
+        biased = any(isinstance(self._begun.get(memory(one)), Summed) for one in tensors)
+        return biased and any(one.dim() == 1 and one in self._weights for one in tensors)
 
     def zeros(self, x: Tensor, axes: int) -> Sequence[tuple[int, int]]:
         """The zeros around an input of a convolution, before and behind, along its last axis, the one before it, ..."""

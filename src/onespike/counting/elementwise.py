@@ -15,7 +15,7 @@ from torch import Tensor
 #: Work for each value of the result. A pointwise operation that is not here counts as "special", the most costly.
 _POINTWISE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("add", "sub", "rsub", "neg", "abs"), ("add",)),
-    **dict.fromkeys(("mul", "div", "square"), ("multiply",)),
+    **dict.fromkeys(("mul", "div", "reciprocal"), ("multiply",)),
     **dict.fromkeys(("addcmul", "lerp"), ("multiply", "add")),
     **dict.fromkeys(("gt", "ge", "lt", "le", "eq", "ne", "maximum", "minimum", "clamp", "clamp_min"), ("compare",)),
     **dict.fromkeys(("relu", "where", "masked_fill", "sign", "round", "floor", "ceil", "heaviside"), ("compare",)),
@@ -23,7 +23,7 @@ _POINTWISE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not"), ("compare",)),
     **dict.fromkeys(("logical_and", "logical_or", "logical_xor", "logical_not"), ("compare",)),
     **dict.fromkeys(("__lshift__", "__rshift__", "bitwise_left_shift", "bitwise_right_shift"), ("add",)),
-    **dict.fromkeys(("leaky_relu", "prelu", "_prelu_kernel"), ("compare", "multiply")),
+    **dict.fromkeys(("leaky_relu", "_prelu_kernel"), ("compare", "multiply")),
 }
 #: Work for each value of the first argument.
 _REDUCTIONS: dict[str, tuple[str, ...]] = {
@@ -51,12 +51,13 @@ _RANDOM = ("rand", "rand_like", "randn", "randn_like", "uniform", "normal", "ber
 #: Operations that move, copy, make or convert values and compute none.
 _MOVES = frozenset(
     """
-    clone copy _to_copy cat stack constant_pad_nd reflection_pad2d replication_pad2d index index_select gather
-    embedding repeat roll flip empty empty_like empty_strided new_empty new_empty_strided zeros zeros_like new_zeros
+    clone copy _to_copy cat stack constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d
+    replication_pad1d replication_pad2d replication_pad3d pixel_shuffle pixel_unshuffle channel_shuffle im2col
+    index _unsafe_index index_put index_select gather embedding repeat roll flip
+    empty empty_like empty_strided new_empty new_empty_strided zeros zeros_like new_zeros
     ones ones_like new_ones full full_like new_full fill zero arange scalar_tensor lift_fresh lift_fresh_copy
-    _unsafe_view _reshape_alias as_strided _local_scalar_dense detach resize tril triu eye upsample_nearest2d
-    select_scatter slice_scatter is_same_size masked_select nonzero one_hot unsafe_split unsafe_split_with_sizes
-    unsafe_chunk
+    _unsafe_view _reshape_alias as_strided _local_scalar_dense detach resize tril triu eye
+    select_scatter slice_scatter is_same_size masked_select nonzero unsafe_split unsafe_split_with_sizes
     """.split()  # noqa: SIM905 - a list would take a line for each
 )
 
@@ -77,6 +78,10 @@ def work(
     tensors = [argument for argument in args if isinstance(argument, Tensor)]
     if name in ("cudnn_batch_norm", "miopen_batch_norm") and args[5]:  # a batch's own statistics: unknown anywhere
         return None
+    if name == "index_put" and any((*args[3:], *kwargs.values())):  # it adds up, and nothing tells which weights met
+        return None
+    if name == "pow" and not isinstance(args[1], Tensor) and args[1] == 2:
+        name = "mul"
     if name in _RANDOM:
         return Counter(random=result.numel())
     if func.is_view or name in _MOVES or func.namespace == "prim":

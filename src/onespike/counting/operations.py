@@ -1,6 +1,5 @@
 """Operations of a network for one image, layer by layer, counted on real images."""
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -36,7 +35,7 @@ class Neurons:
     Attributes:
         path: Where the module is.
         firing_rate: Spikes per neuron, window and time step, 0..1; of a ReLU, the share that is not 0.
-        threshold: The threshold; the mean, if each channel has its own; None where it is not known.
+        threshold: The threshold; the mean, if each channel has its own; None where there is none.
         potentials: Potentials below which 5, 25, 50, 75 and 95% of them lie; empty where none were seen.
     """
 
@@ -288,10 +287,9 @@ class NeuronTally:
     def conclude(self, path: str) -> Neurons:
         """Summarise."""
         seen = torch.cat(self._samples) if self._samples else torch.empty(0)
-        seen = seen[seen.isfinite()]  # neurons that only integrate may have an infinite threshold
+        seen = seen[seen.isfinite()]  # potentials may overflow where spikes do not
         quantiles = seen.quantile(torch.tensor(QUANTILES)).tolist() if len(seen) else ()
-        threshold = None if self._threshold is None or not math.isfinite(self._threshold) else self._threshold
-        return Neurons(path, self._fired / max(self._values, 1), threshold, tuple(quantiles))
+        return Neurons(path, self._fired / max(self._values, 1), self._threshold, tuple(quantiles))
 
 
 def _layers(

@@ -184,14 +184,15 @@ def _spike_map(axis: Axes, block: View) -> None:
 
 
 def _potentials(axis: Axes, block: View, lowest: bool) -> None:
-    """Draw the potentials of the unit's layers, as distances to their threshold: right of the line, neurons fire."""
-    distances = [layer.distances.flatten().numpy() for layer in block.unit_layers if layer.distances is not None]
-    if not distances:
-        axis.text(0.5, 0.5, "potentials cannot be seen", ha="center", va="center", fontsize=8.5, color="dimgray")
+    """Draw how far the potentials of the unit's layers are beyond the threshold: right of the line, neurons fire."""
+    pairs = [(one, one.distances.flatten().numpy()) for one in block.unit_layers if one.distances is not None]
+    if not pairs:
+        why = "no threshold" if block.unit_layers[0].potentials is not None else "potentials cannot be seen"
+        axis.text(0.5, 0.5, why, ha="center", va="center", fontsize=8.5, color="dimgray")
         axis.set_axis_off()
         return
-    edges, reach = np.histogram_bin_edges(np.concatenate(distances), bins=60).tolist(), 0.0
-    for number, (layer, values) in enumerate(zip(block.unit_layers, distances, strict=True)):
+    edges, reach = np.histogram_bin_edges(np.concatenate([values for _, values in pairs]), bins=60).tolist(), 0.0
+    for number, (layer, values) in enumerate(pairs):
         colour = f"C{number}"
         label = f"layer {number + 1}: {layer.spikes.ne(0).float().mean():.1%} fire"
         if number == 0:  # one area and, in front of it, lines: outlines of several areas could not be told apart
@@ -210,7 +211,7 @@ def _potentials(axis: Axes, block: View, lowest: bool) -> None:
     axis.tick_params(labelsize=8)
     axis.legend(fontsize=7.5, loc="upper right", frameon=False, handlelength=1, borderaxespad=0.2)
     if lowest:
-        axis.set_xlabel("potential - threshold" + (" (grey: trainable)" if reach else ""), fontsize=8.5)
+        axis.set_xlabel("beyond the threshold" + (" (grey: trainable)" if reach else ""), fontsize=8.5)
 
 
 def save_figure(figure: Figure, path: Path, dpi: int) -> None:

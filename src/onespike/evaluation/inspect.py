@@ -1,6 +1,7 @@
 """What a trained network does with one image: the spikes and potentials of its neurons, its windows, and the answer."""
 
 from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,21 +39,18 @@ class LayerView:
         name: Where it is in its block, such as "unit.neuron1", or in the network.
         potentials: Potentials at the moment of firing, (T, V, C, M, M); without V outside the windows, without M where
             there is no map.
-        spikes: Zeros and ones, of the same shape; of a ternary neuron -1, 0 and 1.
-        threshold: Their threshold: a scalar, or in a shape that broadcasts to the potentials.
+        distances: How far the potentials are beyond the threshold, of the same shape: those above 0 fire.
+        spikes: Zeros and ones, of the same shape; of a ternary neuron -1, 0 and 1; of a ReLU, 1 where it is not 0.
+        threshold: Their threshold; the mean, if each channel has its own.
         surrogate: The surrogate derivative.
     """
 
     name: str
     potentials: Tensor | None
+    distances: Tensor | None
     spikes: Tensor
-    threshold: Tensor | None
+    threshold: float | None
     surrogate: Surrogate | None
-
-    @property
-    def distances(self) -> Tensor | None:
-        """Potentials minus their threshold: those above 0 fire."""
-        return None if self.potentials is None or self.threshold is None else self.potentials - self.threshold
 
     @property
     def firing_rate(self) -> float:
@@ -70,7 +68,7 @@ class LayerView:
             potential = {"mean": potentials.mean(), "std": potentials.std(), "quantiles": quantiles}
         return {
             "name": self.name,
-            "threshold": None if self.threshold is None else self.threshold.float().mean().item(),
+            "threshold": self.threshold,
             "firing_rate": self.firing_rate,
             "silent_neurons": (self.spikes.abs().sum(0) == 0).float().mean().item(),
             "above_threshold": None if distances is None else (distances > 0).float().mean().item(),
@@ -272,7 +270,9 @@ def _watch(network: nn.Module, image: Tensor, seed: int, classes: int) -> tuple[
     """Run a network on one image (1, C, H, W), once; returns its logits (K,) and the activity of its neurons."""
     seen: dict[str, list[Fired]] = defaultdict(list)
     received: dict[nn.Module, list[Tensor]] = defaultdict(list)
-    blocks = network.blocks() if isinstance(network, Network) else []
+    blocks, spiking = [], True
+    if isinstance(network, Network):
+        blocks, spiking = network.blocks(), network.config.neuron.neuron.spiking
     with ExitStack() as stack:
         for block in blocks:
             hook = block.fc.register_forward_pre_hook(lambda fc, inputs: received[fc].append(inputs[0]))
@@ -285,17 +285,27 @@ def _watch(network: nn.Module, image: Tensor, seed: int, classes: int) -> tuple[
     views = []
     for number, block in enumerate(blocks, 1):
         inside = {name: f"{paths[block]}.{name}" for name, _ in block.named_modules()}
-        layers = tuple(_layer(name, seen[path]) for name, path in inside.items() if path in seen)
-        spike_map = torch.stack(received[block.fc]).abs().mean((0, 1, 2))
+        layers = tuple(layer for name, path in inside.items() for layer in _layers(name, seen.get(path, [])))
+        spikes = torch.stack(received[block.fc])
+        spike_map = (spikes.abs() if spiking else spikes.ne(0).float()).mean((0, 1, 2))
         windows = _window_pixels(block.size, block.window_kind, image.shape[-1])
         views.append(View(number, f"block {number}", spike_map, layers, block.window_kind, windows))
     if not blocks:
-        for number, (path, calls) in enumerate(seen.items(), 1):
-            layer = _layer(path, calls)
+        found = [layer for path, calls in seen.items() for layer in _layers(path, calls)]
+        for number, layer in enumerate(found, 1):
             rates = layer.spikes.abs().mean(0)
             spike_map = rates.flatten(0, -3).mean(0) if rates.ndim > 2 else rates.view(-1, rates.shape[-1])
-            views.append(View(number, path, spike_map, (layer,)))
+            views.append(View(number, layer.name, spike_map, (layer,)))
     return logits.view(-1, logits.shape[-1]).mean(0), tuple(views)
+
+
+def _layers(name: str, calls: list[Fired]) -> Iterator[LayerView]:
+    """Join the calls of a layer of neurons; used on maps of several sizes, it has a view, and a name, for each."""
+    sizes: dict[tuple[int, ...], list[Fired]] = defaultdict(list)
+    for call in calls:
+        sizes[call.spikes.shape[call.batch_axis + 1 :]].append(call)
+    for size, some in sizes.items():
+        yield _layer(name if len(sizes) == 1 else f"{name}, {'x'.join(map(str, size))}", some)
 
 
 def _layer(name: str, calls: list[Fired]) -> LayerView:
@@ -308,11 +318,20 @@ def _layer(name: str, calls: list[Fired]) -> LayerView:
             steps.append(x.squeeze(call.batch_axis) if whole else x.squeeze(call.batch_axis)[None])
         return torch.cat(steps)
 
-    first = calls[0]
-    potentials = [call.potential for call in calls if call.potential is not None]
-    threshold = None if first.threshold is None else torch.as_tensor(first.threshold).detach()
-    spikes = over_time([call.spikes for call in calls])
-    return LayerView(name, over_time(potentials) if potentials else None, spikes, threshold, first.surrogate)
+    def known(values: list[Tensor | None]) -> Tensor | None:  # they may overflow where spikes do not
+        found = [one for one in values if one is not None and one.isfinite().all()]
+        return over_time(found) if len(found) == len(calls) else None
+
+    first, spikes = calls[0], over_time([call.spikes for call in calls])
+    threshold = None if first.threshold is None else torch.as_tensor(first.threshold).float().mean().item()
+    return LayerView(
+        name,
+        known([call.potential for call in calls]),
+        known([call.distance for call in calls]),
+        spikes if getattr(first.neuron, "spiking", True) else spikes.ne(0).float(),
+        threshold,
+        first.surrogate,
+    )
 
 
 def _window_pixels(size: int, kind: str, image_size: int) -> tuple[Box, ...]:

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from onespike.errors import OnespikeError, lacks_memory, reason
 from onespike.functional import Surrogate
 from onespike.neurons.base import Neuron
+from onespike.tensors import wide
 
 #: The message for a network without neurons that the library knows.
 NO_LAYERS = "no layers of neurons are known (subclasses of onespike.neurons.Neuron, SpikingJelly's and snnTorch's are)"
@@ -30,10 +31,20 @@ class Fired(NamedTuple):
     neuron: nn.Module
     potential: Tensor | None  # at the moment of firing, of the shape of the spikes; None where it cannot be seen
     spikes: Tensor  # the output: zeros and ones, or -1, 0 and 1, or real values of a ReLU
-    threshold: float | Tensor | None  # one number, or one for each channel in a shape that broadcasts to the potentials
-    surrogate: Surrogate | None  # None where it is not known
+    # One number, or one for each channel in a shape that broadcasts to the potentials; None where none can be reached:
+    # of a ReLU, and of neurons that only integrate.
+    threshold: float | Tensor | None
+    surrogate: Surrogate | None  # None where there is none, or it is not known
     steps: int  # time steps in this call, along the first axis of the spikes; 1 if they have no axis of time
     batch_axis: int  # the axis of the images
+
+    @property
+    def distance(self) -> Tensor | None:
+        """How far potentials are beyond the threshold, in float32 at least: those above 0 fire; None if not known."""
+        if self.potential is None or self.threshold is None:
+            return None
+        potential = wide(self.potential)
+        return (potential.abs() if getattr(self.neuron, "signed", False) else potential) - self.threshold
 
 
 def neuron_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -183,6 +194,8 @@ def _watch(
     path: str, neuron: Any, images: Callable[[], int], see: Callable[[Fired], None], foreign_potentials: bool
 ) -> Iterator[None]:
     own, caught = isinstance(neuron, Neuron), list[Tensor]()
+    constant = "v_threshold" if hasattr(neuron, "v_threshold") else "threshold"  # SpikingJelly's
+    fires = neuron.spiking if own else bool(torch.as_tensor(getattr(neuron, constant)).isfinite().all())
 
     def leave(_neuron: nn.Module, args: tuple[Any, ...], named: dict[str, Any], out: Any) -> None:
         spikes = out[0] if isinstance(out, tuple) else out
@@ -194,10 +207,10 @@ def _watch(
         ahead = steps or (own and (neuron.grouped or spikes.ndim == 5))
         ahead = ahead or (spikes.ndim > 2 and spikes.shape[1] == images() != len(spikes))
         with torch.no_grad():  # nothing may be saved for a backward pass: a recomputed block is not watched
-            threshold = neuron.v_threshold if hasattr(neuron, "v_threshold") else neuron.threshold  # SpikingJelly's
+            threshold = getattr(neuron, constant) if fires else None
         if isinstance(threshold, Tensor) and threshold.ndim == 3 > spikes.ndim:
             threshold = threshold.flatten()  # (C, 1, 1) is for maps, and here is none
-        surrogate = neuron.surrogate if own else None
+        surrogate = neuron.surrogate if own and fires else None
         see(Fired(path, neuron, potential, spikes, threshold, surrogate, steps or 1, int(bool(ahead))))
 
     with ExitStack() as stack:
@@ -206,7 +219,7 @@ def _watch(
             # Potentials of other packages are caught where they are compared with the threshold: in the surrogate, or
             # in `fire`.
             surrogate = getattr(neuron, "surrogate_function", None)
-            if isinstance(surrogate, nn.Module):
+            if isinstance(surrogate, nn.Module) and fires:  # less an infinite threshold, nothing is left of them
                 neuron.surrogate_function = _Catching(surrogate, caught, neuron.v_threshold)
                 stack.callback(setattr, neuron, "surrogate_function", surrogate)
             for name in ("fire", "fire_inhibition"):

@@ -18,6 +18,7 @@ from torch.nn.modules.conv import _ConvNd
 from onespike.counting.counter import ProductCounter
 from onespike.counting.energy import EnergyTable
 from onespike.counting.products import Product, Tally
+from onespike.errors import OnespikeError
 from onespike.neurons.watch import aside
 from onespike.tensors import wide
 from onespike.units.channel import ChannelLinear
@@ -53,7 +54,8 @@ class CostMeter:
     """Counts the cost of the forward passes inside `watch()`.
 
     Convolutions, linear and recurrent layers that read spikes are counted at each pass. Everything else keeps the cost
-    found at the start: layers that read real values their dense count, products of two spiking activations none.
+    found at the start: layers that read real values their dense count, products of two spiking activations none. Other
+    products of spikes and weights, which no hook sees, are an `OnespikeError`.
 
     Args:
         network: Any network, on its device. It is run on noise once, to see which layers read spikes, and of what size.
@@ -64,16 +66,20 @@ class CostMeter:
         self._readers: dict[nn.Module, _Reader] = {}
         self._macs = real = 0.0
         modules = dict(network.named_modules())
-        found = [
-            (modules[path], name, one, one.conclude(NOISE)) for (path, name, *_), one in look(network, image).items()
-        ]
-        dense = {(layer, name) for layer, name, _, product in found if product.arrives == "real"}
-        for layer, name, tally, product in found:
+        found = [(key[:3], one, one.conclude(NOISE)) for key, one in look(network, image).items()]
+        dense = {key for key, _, product in found if product.arrives == "real"}
+        for key, tally, product in found:
+            (path, name, _), layer = key, modules[key[0]]
             self._macs += product.macs
-            if (layer, name) in dense:  # real in one of its calls: a pass cannot tell which call it is
+            if key in dense:  # real in one of its calls: a pass cannot tell which call it is
                 real += product.macs
             elif isinstance(layer, _ConvNd | nn.Linear) or (isinstance(layer, nn.RNNBase) and name == "input"):
                 self._readers[layer] = _reader(layer, tally, product)
+            elif product.weights:
+                where = f"{path or 'the network itself'} ({type(layer).__name__})"
+                remedy = "expected convolutions, linear and recurrent layers as modules: make it one, or set both to 0"
+                options = "which train.rate_penalty and train.energy_budget cannot count"
+                raise OnespikeError(f"{where} reads spikes by a product of its own, {options}: {remedy}")
         self.least = MULTIPLY_ACCUMULATE * real  # joule for one image, even if no neuron fires
 
     @property

@@ -23,7 +23,7 @@ class Activity:
     firing_rate: float  # spikes per neuron, image and time step
     dead: float  # neurons that fired for no image
     always_firing: float  # neurons that fired for every image, at each time step
-    in_support: float | None  # potentials where the surrogate's gradient is not negligible; None where it is unknown
+    in_support: float | None  # potentials where the surrogate's gradient is not negligible; None where none is known
     silent: bool  # whether a whole layer of the group fires less than once in a thousand
     layers: tuple[float, ...]  # firing rate of each of the group's layers of neurons
 
@@ -106,10 +106,9 @@ class SpikeMonitor:
         fired = spikes.sum((0, 1) if call.batch_axis and call.steps > 1 else 0)  # how often each neuron fired
         counts.fired[fired.shape] = counts.fired.get(fired.shape, 0) + fired
         counts.seen[fired.shape] = counts.seen.get(fired.shape, 0) + len(spikes) * call.steps
-        if call.potential is not None and call.surrogate is not None and call.threshold is not None:
-            gradients = call.surrogate.of_peak(call.potential.float() - call.threshold)
-            counts.supported = counts.supported + (gradients > SUPPORT).sum()
-            counts.potentials += call.potential.numel()
+        if call.surrogate is not None and (distance := call.distance) is not None:
+            counts.supported = counts.supported + (call.surrogate.of_peak(distance) > SUPPORT).sum()
+            counts.potentials += distance.numel()
 
     def summary(self) -> dict[str, Activity]:
         """Summarise each group, by its label; nothing if nothing was watched yet."""

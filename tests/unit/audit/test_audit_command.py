@@ -14,7 +14,8 @@ from PIL import Image
 from torch import nn
 
 from onespike.audit import audit, audit_model, audit_run, compare
-from onespike.cli.audit import _print
+from onespike.audit.latency import Latency
+from onespike.cli.audit import _joule, _print
 from onespike.cli.tables import person
 from onespike.counting.energy import DEFAULT
 from onespike.counting.operations import count_operations
@@ -86,12 +87,14 @@ def test_an_evaluation_gives_the_accuracy_that_a_summary_lacks(make_run, monkeyp
     (run.folder / "evaluation").mkdir()
     tested = run.dataset().test_set()
     found = {"part": "test", "checkpoint": "best", "test_set": tested, "epochs": 1, "top1": {"mean": 12.5}}
+    found |= {"precision": "fp32"}
     (run.folder / "evaluation" / "evaluation.json").write_text(json.dumps(found))
     hashed, own = [], Dataset.test_set
     monkeypatch.setattr(Dataset, "test_set", lambda *given: (hashed.append(given), own(*given))[1])
     assert audit_run(run, images=8, latency=False).accuracy == 12.5
     assert len(hashed) == 1, "of many images it takes a while"
-    for other in ({"part": "train"}, {"checkpoint": "last"}, {"test_set": "others"}, {"epochs": 2}, {"time_steps": 4}):
+    others = {"part": "train", "checkpoint": "last", "test_set": "others", "epochs": 2, "time_steps": 4}
+    for other in ({key: value} for key, value in (others | {"precision": "bf16"}).items()):
         (run.folder / "evaluation" / "evaluation.json").write_text(json.dumps(found | other))
         assert audit_run(run, images=8, latency=False).accuracy is None
 
@@ -325,6 +328,25 @@ def test_on_a_busy_machine_latency_is_no_headline(command, monkeypatch: pytest.M
     assert [one["busy"] for one in found[0.0]] == [None, None]
     assert all("others used" in one["busy"] for one in found[9.0])
     assert "others used" in (tmp_path / "9.0.html").read_text()
+
+
+def test_the_peak_of_a_gpu_is_not_that_of_the_process(capsys):
+    found = audit(nn.PReLU(), [torch.randn(2, 3)])
+    for device, peak in (("cpu", "of the process"), ("cuda:0", "allocated")):
+        took = Latency(1, 10, 0.1, 0.1, 0.1, 2**20, "float32", device, 1, 1.0, 0.0, None)
+        _print(replace(found, latency=(took,)), person(None))
+        assert f"peak memory {peak} 1 MiB" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("joule", "text"),
+    [
+        *((2.5e-9, "2.50 nJ"), (9.996e-7, "1.00 µJ"), (3.632e-6, "3.63 µJ"), (1.234e-4, "123 µJ"), (0.5, "500 mJ")),
+        *((1234.0, "1,234 J"), (4e-14, "0.0400 pJ"), (0, "0.00 pJ")),
+    ],
+)
+def test_energies_have_three_digits_and_a_unit(joule, text):
+    assert _joule(joule) == text
 
 
 def test_a_network_without_a_product_is_printed(capsys):

@@ -98,6 +98,20 @@ def test_a_linear_layer_with_work_of_its_own(shape):
     assert operations.elementwise == {"special": pixels * 5, "add": pixels * 6 + pixels * 5}
 
 
+def test_a_bias_starts_the_sum_however_the_product_is_called():
+    def functional(net, x):
+        return F.linear(x.movedim(1, -1), net.weight, net.bias)
+
+    operations = count_operations(Forward(functional, weight=torch.ones(5, 6), bias=torch.ones(5)), [spikes(4, 6, 3)])
+    assert (operations.macs, operations.elementwise) == (3 * 6 * 5, {})
+
+    def later(net, x):
+        return F.linear(x, net.weight).relu_() + net.bias
+
+    operations = count_operations(Forward(later, weight=torch.ones(5, 6), bias=torch.ones(5)), [spikes(4, 6)])
+    assert operations.elementwise == {"compare": 5, "add": 5}, "what was rectified is a sum no more"
+
+
 @pytest.mark.parametrize(
     ("layer", "gates", "directions"),
     [
@@ -191,6 +205,7 @@ def test_multi_head_attention():
     operations = count_operations(network, [torch.randn(3, 5, 8)])
     assert operations.macs == 5 * 8 * 24 + 2 * 5 * 5 * 8 + 5 * 8 * 8
     assert sum(product.weights for product in operations.products) == 8 * 24 + 8 * 8
+    assert operations.elementwise["add"] == 2 * 5 * 5, "those of the softmax: biases start sums"
 
 
 def small_net() -> nn.Module:
@@ -337,6 +352,15 @@ def test_two_products_of_equal_shapes_are_two():
         ("matmul 6 x 6 x 6", "binary", "binary", 216),
         ("matmul 6 x 6 x 6", "binary", "real", 216),
     ]
+
+
+def test_a_last_batch_of_fewer_images_makes_no_second_product():
+    def forward(net, x):
+        return (net.a(x) > 0).float() @ (net.a(x) > 0).float()[:3].T
+
+    batches = torch.randn(11, 6).split(8)
+    product, _ = count_operations(Forward(forward, a=nn.Linear(6, 4)), batches).products
+    assert (product.name, product.macs) == ("matmul 4 x 3", 12)
 
 
 def test_weights_in_buffers_are_weights_and_shared_ones_are_counted_once():

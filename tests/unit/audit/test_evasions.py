@@ -41,6 +41,11 @@ def test_the_stem_is_what_reads_the_input_wherever_it_is_written():
     assert behind(counted(tanh, torch.randn(6, 8), **weights)) == [False, False]
 
 
+def test_a_product_in_the_networks_own_forward_has_the_name_of_its_class():
+    operations = counted(lambda self, x: F.linear(x, self.w), torch.randn(6, 8), w=torch.randn(4, 8))
+    assert [reading.path for reading in read_spikes(operations)] == ["Forward"]
+
+
 def test_the_order_of_registration_says_nothing():
     def forward(self, x):
         return self.head(fired(self.conv(x)))
@@ -161,7 +166,11 @@ def row_by_row(self, x):
     return torch.stack([(x * row).sum(-1) for row in self.w], 1)
 
 
-@pytest.mark.parametrize("function", [expanded, repeated, row_by_row])
+def added_to_a_bias(self, x):
+    return torch.addcmul(torch.ones(()), x[:, None].repeat(1, 5, 1), self.w).sum(-1)
+
+
+@pytest.mark.parametrize("function", [expanded, repeated, row_by_row, added_to_a_bias])
 @pytest.mark.parametrize("real", [True, False])
 def test_a_linear_layer_written_value_by_value_is_a_product(function, real):
     x = torch.randn(6, 4) if real else torch.randint(0, 2, (6, 4)).float()
@@ -246,10 +255,47 @@ def test_a_factor_of_each_channel_before_a_mean_over_the_map_is_no_product():
         (lambda _, x: torch.addmm(x, x, torch.eye(4), beta=0.5, alpha=0.1), {"multiply": 8}),
         (lambda _, x: torch.addmm(x, x, torch.eye(4), beta=0), {}),
         (lambda _, x: x.sort(-1).values, {"compare": 8}),  # 4 values, log2(4) comparisons each
+        (lambda _, x: x.square() + x**2 + x**3, {"multiply": 8, "special": 4, "add": 8}),
+        (lambda _, x: 1 / x, {"multiply": 8}),
+        (lambda _, x: F.prelu(x, torch.ones(1)), {"multiply": 4, "compare": 4}),
     ],
 )
 def test_work_is_counted_by_hand(function, work):
     assert counted(function, torch.randn(3, 4), w=torch.randn(4)).elementwise == work
+
+
+def masked(x: Tensor) -> Tensor:
+    x = x.clone()
+    x[x < 0] = 0
+    return x
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        *(nn.PixelShuffle(2), nn.PixelUnshuffle(2), nn.ChannelShuffle(2), nn.Unfold(3)),
+        *(nn.ReflectionPad1d(1), nn.ReplicationPad1d(1), nn.ReflectionPad3d(1), nn.ReplicationPad3d(1)),
+        *(nn.Upsample(scale_factor=2), nn.Upsample(scale_factor=2, mode="nearest-exact"), masked),
+    ],
+)
+def test_what_only_moves_values_costs_nothing(move):
+    axes = {nn.ReflectionPad1d: 1, nn.ReplicationPad1d: 1, nn.ReflectionPad3d: 3, nn.ReplicationPad3d: 3}
+    x = torch.randint(0, 2, (2, 4, *[4] * axes.get(type(move), 2))).float()
+    operations = counted(lambda self, x: self.layer(move(x).flatten(1)[:, :16]), x, layer=nn.Linear(16, 3))
+    (product,) = operations.products
+    assert (product.arrives, product.first) == ("binary", True)
+    # Upsampling computes where each row and column comes from, once for a batch; a mask compares.
+    allowed = {"add", "multiply"} if isinstance(move, nn.Upsample) else {"compare"} if move is masked else set()
+    assert operations.elementwise.keys() <= allowed
+    assert sum(operations.elementwise.values()) <= 64
+
+
+def test_sums_in_places_that_are_computed_are_refused():
+    def forward(_, x):
+        return torch.zeros(4).index_put((torch.tensor([0, 0, 1]),), x[:, 0], accumulate=True)
+
+    with pytest.raises(OnespikeError, match=r"does aten\.index_put, which the audit cannot count"):
+        counted(forward, torch.randn(3, 4))
 
 
 def test_windows_of_an_adaptive_pooling_overlap():

@@ -1,8 +1,10 @@
 """The distribution of potentials, over as many batches as there are."""
 
 import torch
+from spikingjelly.activation_based import neuron
+from torch import nn
 
-from onespike.counting.operations import QUANTILES, NeuronTally
+from onespike.counting.operations import QUANTILES, NeuronTally, count_operations
 
 
 def test_quantiles_of_more_values_than_the_framework_takes():
@@ -23,7 +25,12 @@ def test_few_values_are_all_kept():
 
 
 def test_neurons_that_never_fire_have_no_threshold_that_a_file_could_hold():
-    watch = NeuronTally()
-    watch.see(torch.full((1, 4), torch.nan), torch.zeros(1, 4), torch.inf)
-    found = watch.conclude("")
+    readout = neuron.LIFNode(v_threshold=torch.inf)
+    (found,) = count_operations(nn.Sequential(nn.Linear(4, 3), readout), [torch.randn(2, 4)]).neurons
     assert (found.threshold, found.potentials, found.firing_rate) == (None, (), 0)
+
+
+def test_potentials_that_overflow_are_left_out():
+    watch = NeuronTally()
+    watch.see(torch.tensor([[torch.inf, 1.0]]), torch.ones(1, 2), 0.5)
+    assert watch.conclude("").potentials == (1,) * len(QUANTILES)

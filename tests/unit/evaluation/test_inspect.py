@@ -1,5 +1,6 @@
 """What an inspection says, against numbers taken by other means."""
 
+import json
 from dataclasses import fields
 from pathlib import Path
 
@@ -116,8 +117,20 @@ def test_what_the_picture_says_of_neurons_that_fire(name: str, image: Path):
     }
     for block in view.blocks:
         for number, layer in enumerate(block.unit_layers, 1):
-            assert f"layer {number}: {(layer.spikes != 0).float().mean():.1%} fire" in texts
-        assert block.spike_map.min() >= 0
+            fired = (layer.spikes != 0).float().mean()
+            assert layer.firing_rate == pytest.approx(fired.item())
+            described = layer.to_json()
+            if name == "relu":
+                assert [described[key] for key in ("threshold", "above_threshold", "in_support")] == [None] * 3
+                continue
+            assert f"layer {number}: {fired:.1%} fire" in texts
+            if name == "ternary":
+                distances = layer.potentials.abs() - 0.2
+                assert described["above_threshold"] == pytest.approx(layer.firing_rate)
+                assert described["in_support"] == pytest.approx((distances.abs() < 0.5).float().mean().item())
+        assert 0 <= block.spike_map.min() <= block.spike_map.max() <= 1
+        assert 0 <= block.firing_rate <= 1
+    assert max(block.spike_map.max() for block in view.blocks) > 0
 
 
 def test_spike_maps_are_recomposed_output_spikes(make_run, image: Path):
@@ -265,6 +278,35 @@ def test_a_threshold_may_be_a_whole_number(card, image: Path):
     network = nn.Sequential(nn.Flatten(), nn.Linear(36, 10), snntorch.Leaky(0.9, threshold=1, init_hidden=True))
     (layer,) = inspect_network(network, card, image).to_json()["blocks"][0]["layers"]
     assert layer["threshold"] == 1
+
+
+def test_neurons_that_only_integrate_have_no_threshold(card, image: Path, tmp_path: Path):
+    import snntorch
+    from spikingjelly.activation_based import neuron
+
+    for readout in (neuron.LIFNode(v_threshold=torch.inf), snntorch.Leaky(0.9, threshold=torch.inf, init_hidden=True)):
+        view = inspect_network(nn.Sequential(nn.Flatten(), nn.Linear(36, 10), readout), card, image)
+        described = view.to_json()
+        (layer,) = described["blocks"][0]["layers"]
+        assert [layer[key] for key in ("threshold", "above_threshold", "firing_rate")] == [None, None, 0]
+        json.dumps(described, allow_nan=False)
+        save_figure(draw_inspection(view), tmp_path / "a.png", dpi=40)
+
+
+def test_neurons_of_two_places_have_a_view_for_each_size(card, image: Path):
+    from spikingjelly.activation_based import neuron
+
+    def forward(net, x):
+        x = net.fire(net.conv(x))
+        net.fire.reset()
+        return net.fire(x[..., ::2, ::2]).flatten(1)[:, :10]
+
+    torch.manual_seed(0)
+    network = Forward(forward, conv=nn.Conv2d(1, 4, 3), fire=neuron.IFNode(v_threshold=0.1))
+    first, second = inspect_network(network, card, image).blocks
+    assert (first.name, second.name) == ("fire, 4x4x4", "fire, 4x2x2")
+    assert (first.shape, second.shape) == ("4x4", "2x2")
+    assert torch.equal(first.layers[0].spikes[..., ::2, ::2], second.layers[0].spikes)
 
 
 OURS = [one for one in MODELS.values() if one.builder.__module__.startswith("onespike.")]  # others may be registered

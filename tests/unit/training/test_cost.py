@@ -1,6 +1,7 @@
 """Training for cost: the penalty on synaptic operations, and the energy budget."""
 
 import csv
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from onespike.training.penalties import EnergyBudget
 from onespike.training.progress import Progress, quality
 from onespike.training.restoring import restore
 from onespike.training.run import Run, load
+from tests.forward import Forward
 
 NARROW = {"channels": (4, 6, 8), "depths": (1, 2, 1)}
 
@@ -42,6 +44,23 @@ def test_a_layer_that_also_reads_real_numbers_is_dense_in_all_its_calls():
     meter = CostMeter(Twice(), (3, 8, 8))
     assert not meter.reads_spikes
     assert meter.least == pytest.approx(MULTIPLY_ACCUMULATE * 81 * (36 + 16))
+
+
+@pytest.mark.parametrize(
+    ("parts", "product", "name"),
+    [
+        ({"w": torch.randn(4, 8)}, lambda net, spikes: F.linear(spikes, net.w), "the network itself (Forward)"),
+        (
+            {"attention": torch.nn.MultiheadAttention(8, 2)},
+            lambda net, spikes: net.attention(spikes, spikes, spikes)[0],
+            "attention (MultiheadAttention)",
+        ),
+    ],
+)
+def test_spikes_that_a_product_of_its_own_reads_are_refused_not_left_out(parts, product, name):
+    network = Forward(lambda net, x: product(net, (net.stem(x) > 0).float()), stem=torch.nn.Linear(6, 8), **parts)
+    with pytest.raises(OnespikeError, match=re.escape(f"{name} reads spikes by a product of its own")):
+        CostMeter(network, (6,))
 
 
 def test_one_block_by_hand():

@@ -450,6 +450,16 @@ def test_the_support_is_as_wide_as_the_surrogate(width):
     assert activity.in_support == pytest.approx(((v - 0.5).abs() < 0.99 * width).float().mean().item())
 
 
+def test_the_support_of_neurons_that_fire_both_ways_is_around_both_thresholds():
+    v = 3 * torch.randn(50, 6)
+    expected = {"ternary": pytest.approx(((v.abs() - 0.5).abs() < 0.5).float().mean().item()), "relu": None}
+    for name, share in expected.items():
+        monitor = SpikeMonitor(neuron := make_neuron(6, NeuronConfig(name=name)))
+        with monitor.watch():
+            neuron(v)
+        assert monitor.summary()[""].in_support == share
+
+
 @pytest.mark.slow
 def test_watching_changes_nothing(small, tmp_path: Path):
     often, seldom = small(train__monitor_every=1), small(train__monitor_every=1000)
