@@ -10,7 +10,7 @@ import pytest
 
 from onespike.durable import remove, write_whole
 from onespike.folders import expect_replaceable, write_folder
-from tests.running import PATIENCE
+from tests.running import PATIENCE, raising
 
 #: Write a file, and a folder, many times.
 WRITE = """
@@ -102,11 +102,8 @@ def test_a_name_may_be_as_long_as_the_system_takes(name, tmp_path: Path):
 
 
 def test_a_write_that_is_interrupted_leaves_nothing(tmp_path: Path, monkeypatch):
-    def end(*_: object) -> None:
-        raise KeyboardInterrupt
-
     for module in ("durable", "folders"):
-        monkeypatch.setattr(f"onespike.{module}.flush", end)
+        monkeypatch.setattr(f"onespike.{module}.flush", raising(KeyboardInterrupt))
     for write in (lambda: write_whole(tmp_path / "x", "new"), lambda: write_folder(tmp_path / "x", {"a": b"new"})):
         with pytest.raises(KeyboardInterrupt):
             write()
