@@ -1,6 +1,5 @@
 """What ends from outside: kills, signals, pipes, full disks, two writers, workers that die."""
 
-import csv
 import json
 import os
 import shutil
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 from onespike.cli.main import exit_with
 from onespike.training import Run, load_recipe, train
 from onespike.training.recipe import dump
+from reproduce.report import read_rows
 from tests.hostile.harness import TINY
 from tests.running import PATIENCE, wait_until
 
@@ -69,11 +69,11 @@ def recipe(**more: object):
 
 
 def same_rows(one: Path, other: Path) -> None:
-    tables = []
-    for run in (one, other):
-        with (run / "metrics.csv").open(newline="") as file:
-            tables.append([{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)])
-    assert tables[0] == tables[1]
+    first, second = (
+        [{k: v for k, v in row.items() if k not in TIMES} for row in read_rows(run / "metrics.csv")]
+        for run in (one, other)
+    )
+    assert first == second
 
 
 @pytest.mark.slow

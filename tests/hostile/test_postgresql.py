@@ -1,6 +1,5 @@
 """A search whose storage is a real PostgreSQL server: its processes are killed, and it is called again."""
 
-import csv
 import os
 import shutil
 import signal
@@ -14,6 +13,7 @@ import pytest
 
 from onespike.search.storage import open_storage
 from onespike.search.study import open_study, slots_of
+from reproduce.report import read_rows
 from tests.hostile.test_search import TINY, children
 from tests.running import wait_until
 
@@ -71,8 +71,7 @@ def test_its_processes_are_killed_and_no_trial_is_lost_or_doubled(server: str, s
     assert running(server, out)
     again = start(*command, stdout=subprocess.DEVNULL)
     assert (again.communicate(timeout=600)[1], again.returncode) == ("", 0)
-    with (out / "search.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(out / "search.csv")
     assert [row["outcome"] for row in rows] == ["trained"] * TRIALS
     assert len({(row["train.lr"], row["model.preset"]) for row in rows}) == TRIALS
     assert {one.name for one in out.glob("trial-*")} == {row["run"] for row in rows}
