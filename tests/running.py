@@ -1,9 +1,11 @@
 """What tests of all folders share; the fixture `start` starts processes."""
 
+import csv
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 ONESPIKE = (sys.executable, "-m", "onespike")
@@ -21,6 +23,12 @@ def wait_until(
         assert time.monotonic() < end, f"it has not come true in {patience} s"
         time.sleep(every)
         ended = process.poll() is not None
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a table that was written, by the names of its columns."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def raising(error: BaseException | type[BaseException]) -> Callable[..., Any]:

@@ -15,9 +15,8 @@ from safetensors.torch import load_file
 from onespike.cli.main import exit_with
 from onespike.training import Run, load_recipe, train
 from onespike.training.recipe import dump
-from reproduce.report import read_rows
 from tests.hostile.harness import TINY
-from tests.running import PATIENCE, wait_until
+from tests.running import PATIENCE, read_rows, wait_until
 
 #: Trainings that are killed, each at a moment of its own: `ONESPIKE_KILLS=50 pytest tests/hostile/test_kills.py`.
 KILLS = int(os.environ.get("ONESPIKE_KILLS", 6))

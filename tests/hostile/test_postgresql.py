@@ -13,9 +13,8 @@ import pytest
 
 from onespike.search.storage import open_storage
 from onespike.search.study import open_study, slots_of
-from reproduce.report import read_rows
 from tests.hostile.test_search import TINY, children
-from tests.running import wait_until
+from tests.running import read_rows, wait_until
 
 PORT = 54329
 TRIALS = 5  # of six, the last might be pruned: the pruner begins once five are trained

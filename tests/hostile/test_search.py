@@ -11,8 +11,7 @@ import pytest
 
 from onespike.search.storage import open_storage
 from onespike.search.study import STOPPED, WORKERS, open_study
-from reproduce.report import read_rows
-from tests.running import PATIENCE, wait_until
+from tests.running import PATIENCE, read_rows, wait_until
 from tests.unit.search import trial
 
 TINY = trial.TINY | {"data.limit": 300, "train.epochs": 3}

@@ -22,7 +22,7 @@ from onespike.data.sets import Dataset
 from onespike.models import model_config
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.run import Run
-from reproduce.report import read_rows
+from tests.running import read_rows
 
 QUICK = ("--no-latency", "--images", 24, "--device", "cpu")
 

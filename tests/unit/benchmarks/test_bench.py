@@ -33,7 +33,7 @@ from onespike.training.config import TrainConfig
 from onespike.training.optim import make_optimizer
 from onespike.units import ConvUnit
 from onespike.units.layers import BatchNorm, Conv3x3, Layers, MaxPool
-from reproduce.report import read_rows
+from tests.running import read_rows
 
 PEAKS = {
     name: Peak(name, 100.0, 64, "torch._int_mm" if name == "int8" else "torch.mm") for name in ("fp32", "bf16", "int8")

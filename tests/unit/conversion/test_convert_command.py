@@ -21,8 +21,7 @@ from onespike.lock import LOCK, held
 from onespike.models import expect_blocks
 from onespike.training import Run, load_recipe, train
 from onespike.training.checkpoint import Checkpoint
-from reproduce.report import read_rows
-from tests.running import raising
+from tests.running import raising, read_rows
 
 #: Few images, and no large systems of equations.
 FAST = ("--images", 32, "--calibration.correct", "bias")

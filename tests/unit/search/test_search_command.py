@@ -10,7 +10,7 @@ from onespike.configs import Text, convert
 from onespike.search.report import command_of, words_of
 from onespike.search.study import Tried
 from onespike.training import Run
-from reproduce.report import read_rows
+from tests.running import read_rows
 from tests.unit.search.trial import TINY
 
 OPTIONS = [word for key, value in TINY.items() for word in (f"--{key}", str(value))]

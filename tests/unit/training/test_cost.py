@@ -18,7 +18,7 @@ from onespike.training.penalties import EnergyBudget
 from onespike.training.progress import Progress, quality
 from onespike.training.restoring import restore
 from onespike.training.run import Run, load
-from reproduce.report import read_rows
+from tests.running import read_rows
 from tests.unit.metered import expect_meter_equals_audit
 
 NARROW = {"channels": (4, 6, 8), "depths": (1, 2, 1)}

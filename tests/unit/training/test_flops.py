@@ -11,7 +11,7 @@ from onespike.models import create_model
 from onespike.training import Run, Stopped, train
 from onespike.training.loop import set_up
 from onespike.training.trainer import Trainer
-from reproduce.report import read_rows
+from tests.running import read_rows
 
 
 def pflops(run: Path) -> list[str]:

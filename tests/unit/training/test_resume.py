@@ -26,9 +26,8 @@ from onespike.training.recipe import dump
 from onespike.training.restoring import restore
 from onespike.training.saving import Saving
 from onespike.training.trainer import Trainer
-from reproduce.report import read_rows
 from tests import running
-from tests.running import raising, wait_until
+from tests.running import raising, read_rows, wait_until
 
 EVERYTHING = {
     "train__ema": 0.9,
