@@ -41,6 +41,12 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what is decoded, which tests share."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture(autouse=True)
 def trusts_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """What one test allows to be imported, no other test's command, nor its worker processes, may import."""

@@ -1,9 +1,11 @@
-"""A network for a test that needs a forward pass of its own."""
+"""A network for a test that needs a forward pass of its own, and a few steps of training for any."""
 
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
 
 
 class Forward(nn.Module):
@@ -21,3 +23,17 @@ class Forward(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         return self.function(self, x)
+
+
+def losses_of(
+    network: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, optimizer: Optimizer, steps: int
+) -> list[float]:
+    """Train for some steps on one batch; returns the loss before each."""
+    losses = []
+    for _ in range(steps):
+        loss = cross_entropy(network(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses

@@ -1,9 +1,12 @@
-"""What tests of processes share; the fixture `start` starts them."""
+"""What tests of all folders share; the fixture `start` starts processes."""
 
+import csv
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 ONESPIKE = (sys.executable, "-m", "onespike")
 #: No test waits for longer, in seconds, be the machine as busy as it may.
@@ -20,3 +23,18 @@ def wait_until(
         assert time.monotonic() < end, f"it has not come true in {patience} s"
         time.sleep(every)
         ended = process.poll() is not None
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a table that was written, by the names of its columns."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def raising(error: BaseException | type[BaseException]) -> Callable[..., Any]:
+    """A function that raises an error whatever it is given."""
+
+    def act(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return act

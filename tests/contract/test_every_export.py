@@ -34,23 +34,20 @@ def small(name: str) -> nn.Module:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("to", "options"), [(("pt2", "onnx"), {}), ("onnx", {"weights": "int8"})], ids=["floats", "integers"]
+)
 @pytest.mark.parametrize("name", NAMES)
-def test_onnx_and_pt2_compute_what_the_network_does(name: str, tmp_path: Path) -> None:
+def test_files_compute_what_the_network_does(
+    name: str, to: str | tuple[str, ...], options: dict[str, Any], tmp_path: Path
+) -> None:
     pytest.importorskip("onnxruntime")
     images = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    made = export(small(name), tmp_path / "out", ("pt2", "onnx"), images=images)
+    made = export(small(name), tmp_path / "out", to, images=images, **options)
     assert made.holds, made.parity
     assert all(proof.largest_logit > 0 for proof in made.parity)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_onnx_in_integers_computes_what_the_network_of_8_bits_does(name: str, tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
-    images = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    made = export(small(name), tmp_path / "out", "onnx", images=images, weights="int8")
-    assert made.holds, made.parity
-    assert all(proof.largest_logit > 0 for proof in made.parity)
+    if name in ("conv12", "spiking-vgg-xs"):
+        assert all(proof.spikes > 0 for proof in made.parity)
 
 
 @pytest.mark.parametrize("name", ["spiking-vgg-xs", "spiking-mlp"])
@@ -62,15 +59,6 @@ def test_networks_over_time_are_traced_for_any_number_of_images(name: str, tmp_p
     loaded = torch.export.load(tmp_path / "out" / "model.pt2").module()
     logits, *_ = loaded(images[:4])
     assert logits.shape == (4, 5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["conv12", "spiking-vgg-xs"])
-def test_pt2_of_both_kinds_of_strict_networks(name: str, tmp_path: Path) -> None:
-    images = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    made = export(small(name), tmp_path / "out", "pt2", images=images)
-    assert made.holds, made.parity
-    assert made.parity[0].spikes > 0
 
 
 @pytest.mark.slow

@@ -134,15 +134,6 @@ def test_bf16_autocast_gives_finite_logits_and_gradients(name):
 
 
 @every_unit
-def test_a_state_dict_makes_another_network_the_same(name):
-    network, twin = make(name).eval(), make(name, seed=1).eval()
-    with torch.no_grad():
-        assert not torch.equal(network(images(), generator=seeded()), twin(images(), generator=seeded()))
-        twin.load_state_dict(network.state_dict())
-        assert torch.equal(network(images(), generator=seeded()), twin(images(), generator=seeded()))
-
-
-@every_unit
 def test_an_image_knows_nothing_of_the_others_in_its_batch_in_evaluation(name):
     network = make(name).eval().double()
     with torch.no_grad():
@@ -150,14 +141,6 @@ def test_an_image_knows_nothing_of_the_others_in_its_batch_in_evaluation(name):
         together = network(images(3).double(), draws)
         alone = network(images(3).double()[1:2], [draw[:, 1:2] for draw in draws])
     torch.testing.assert_close(alone, together[1:2], rtol=1e-10, atol=1e-10)
-
-
-@every_unit
-def test_more_than_one_time_step_works(name):
-    network = make(name, time_steps=2).eval()
-    with torch.no_grad():
-        assert network(images(), generator=seeded()).isfinite().all()
-    assert len(network.draw(2)) == 2 * len(network.blocks())
 
 
 @every_preset

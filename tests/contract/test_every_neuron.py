@@ -14,6 +14,7 @@ from onespike.exporting import FORMATS
 from onespike.functional import SURROGATES, fuse
 from onespike.neurons import NEURONS, Incoming, Neuron, NeuronConfig, OverTime, make_neuron
 from onespike.neurons.adaptive import AdaptiveLIF
+from tests.forward import losses_of
 from tests.reference import plain_neurons
 
 CHANNELS = 3
@@ -201,13 +202,7 @@ def test_it_trains_in_a_plain_network(name):
     network = nn.Sequential(nn.Linear(4, 16), make_neuron(16, NeuronConfig(name), integrates=False), nn.Linear(16, 2))
     optimiser = torch.optim.SGD(network.parameters(), lr=0.5)
     x, y = torch.randn(8, 4), torch.tensor([0, 1] * 4)
-    losses = []
-    for _ in range(100):
-        loss = nn.functional.cross_entropy(network(x), y)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
+    losses = losses_of(network, x, y, optimiser, steps=100)
     assert losses[-1] < 0.7 * losses[0]
 
 
@@ -219,13 +214,7 @@ def test_it_trains_in_our_network(name):
     nn.init.normal_(network.head.weight)
     optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
     x, y = torch.randn(8, 3, 16, 16), torch.arange(8)
-    losses = []
-    for _ in range(8):
-        loss = nn.functional.cross_entropy(network(x), y)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
+    losses = losses_of(network, x, y, optimiser, steps=8)
     assert all(parameter.grad is not None for parameter in network.parameters())
     assert losses[-1] < losses[0]
 

@@ -10,6 +10,7 @@ from torch import nn
 from onespike.functional import FUSIONS, SURROGATES, encode, partition, recompose
 from onespike.neurons import NeuronConfig, base
 from onespike.units import UNITS, Unit, UnitConfig
+from tests.forward import losses_of
 
 CHANNELS = 3
 #: The output of a token layer is small, so its threshold is lower unless it stands here.
@@ -212,13 +213,7 @@ def test_a_unit_trains_inside_a_network_of_somebody_elses(name):
     images, labels = torch.randn(8, 1, 7, 7), torch.tensor([0, 1] * 4)
     network(images)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    losses = []
-    for _ in range(40):
-        error = nn.functional.cross_entropy(network(images), labels)
-        optimizer.zero_grad()
-        error.backward()
-        optimizer.step()
-        losses.append(error.item())
+    losses = losses_of(network, images, labels, optimizer, steps=40)
     assert losses[-1] < losses[0] / 2
 
 

@@ -32,11 +32,6 @@ BUDGET = {
 HERE = Path(__file__).parent
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
 def theirs(monkeypatch: pytest.MonkeyPatch):
     """The module, importable as anybody's is, and trusted by nobody yet."""

@@ -10,15 +10,16 @@ Weights and images are uniform numbers of a seeded generator, in float64: the sa
 import math
 import os
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from onespike import create_model
 from onespike.models import MODELS
 from onespike.units.registry import UNITS
+from tests.forward import losses_of
 
 FOLDER = Path(__file__).parent
 every_unit = pytest.mark.parametrize("name", ["conv-tiny", *(f"{unit}12" for unit in UNITS)])
@@ -96,13 +97,7 @@ def test_losses_of_three_steps_stay(name):
     network, generator = make(name).train(), torch.Generator().manual_seed(1)
     images, labels = uniform((16, 3, 32, 32), 2, generator), torch.arange(16) % 10
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
-    losses = []
-    for _ in range(3):
-        loss = F.cross_entropy(network(images, generator=generator), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses = losses_of(partial(network, generator=generator), images, labels, optimizer, steps=3)
     lines = [f"{loss:.6f}" for loss in losses]
     expected = [float(line) for line in pinned(f"{name}.losses.txt", lines)]
     assert losses == pytest.approx(expected, abs=1e-3)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -34,6 +35,30 @@ TINY = {
 }
 
 
+def _socket(path: Path) -> None:
+    here = Path.cwd()
+    os.chdir(path.parent)  # names of sockets are short
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(path.name)
+    os.chdir(here)
+
+
+def link(target: str) -> Callable[[Path], None]:
+    """What puts a link in a place."""
+    return lambda path: path.symlink_to(target)
+
+
+#: What may lie where a file is expected, and what puts it there.
+SPECIAL: dict[str, Callable[[Path], None]] = {
+    "a FIFO": os.mkfifo,
+    "a socket": _socket,
+    "a folder": Path.mkdir,
+    "a link to /dev/zero": link("/dev/zero"),
+    "a link to /dev/full": link("/dev/full"),
+    "a link to itself": lambda path: path.symlink_to(path),
+}
+
+
 @contextmanager
 def in_time() -> Iterator[None]:
     """Fail a case that computes, or waits, for too long."""
@@ -55,6 +80,17 @@ def in_time() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_PROF, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def fine_or_a_line(start: str = "") -> Iterator[None]:
+    """All goes well, or ends in one line that starts so."""
+    try:
+        yield
+    except OnespikeError as error:
+        said = str(error)
+        assert said.startswith(start)
+        assert said.isprintable()
 
 
 @contextmanager

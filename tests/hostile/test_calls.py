@@ -23,6 +23,7 @@ from onespike.models import model_config
 from onespike.training.checkpoint import ModelCard
 from onespike.training.requirements import expect_loss
 from tests.hostile.harness import in_time
+from tests.running import raising
 
 ITEMS = {
     "labels below 0": (np.zeros((8, 8), np.uint8), -1),
@@ -265,10 +266,6 @@ class Odd(nn.Module):
         return self.answer(self.network(x))
 
 
-def fail(error):
-    raise error
-
-
 ANSWERS = {
     "two": lambda y: (y, y),
     "a mapping": lambda y: {"y": y},
@@ -282,7 +279,7 @@ ANSWERS = {
     "no classes": lambda y: y[:, :0],
     "whole numbers": torch.Tensor.long,
     "complex numbers": lambda y: y.to(torch.complex64),
-    "a KeyError": lambda _: fail(KeyError("x")),
+    "a KeyError": raising(KeyError("x")),
     "an error in C": lambda y: y @ y,
 }
 
@@ -443,8 +440,5 @@ def test_losses_of_no_sense(what):
     ids=str,
 )
 def test_too_little_memory_is_a_line(error, refused, monkeypatch):
-    def raises(_: object) -> None:
-        raise error
-
-    monkeypatch.setattr("onespike.cli.main.dispatch", raises)
+    monkeypatch.setattr("onespike.cli.main.dispatch", raising(error))
     refused("models", words=("not enough memory",))

@@ -3,9 +3,7 @@
 import gzip
 import io
 import json
-import os
 import shutil
-import socket
 import struct
 import sys
 import tarfile
@@ -29,7 +27,7 @@ from onespike.data.dataset import open_dataset
 from onespike.data.sources.image import decode
 from onespike.errors import OnespikeError
 from onespike.training import load_recipe
-from tests.hostile.harness import as_nobody, fails, in_time, make_tree
+from tests.hostile.harness import SPECIAL, as_nobody, fails, fine_or_a_line, in_time, link, make_tree
 
 pytestmark = pytest.mark.usefixtures("fresh_cache")
 
@@ -39,40 +37,25 @@ def tree(tmp_path: Path) -> Path:
     return make_tree(tmp_path / "mine")
 
 
-def _fifo(path: Path) -> None:
-    os.mkfifo(path)
-
-
-def _socket(path: Path) -> None:
-    here = Path.cwd()
-    os.chdir(path.parent)  # names of sockets are short
-    with socket.socket(socket.AF_UNIX) as one:
-        one.bind(path.name)
-    os.chdir(here)
-
-
-SPECIAL = {
-    "a FIFO": _fifo,
-    "a socket": _socket,
-    "a link to /dev/zero": lambda path: path.symlink_to("/dev/zero"),
-    "a link to /dev/stdin": lambda path: path.symlink_to("/dev/stdin"),
-    "a link to /proc": lambda path: path.symlink_to("/proc/self/environ"),
-    "a link to nowhere": lambda path: path.symlink_to("/nowhere/at/all"),
-    "a link to itself": lambda path: path.symlink_to(path),
-    "a link outside": lambda path: path.symlink_to("/etc/hostname"),
-    "a link up": lambda path: path.symlink_to("../../.."),
-    "a link to the root": lambda path: path.symlink_to("/"),
-    "a link to its folder": lambda path: path.symlink_to("."),
-    "a link to the test images": lambda path: path.symlink_to("../../test"),
-    "a link to a test image": lambda path: path.symlink_to("../../test/cat/0.png"),
-    "a link to its neighbour": lambda path: path.symlink_to("0.png"),
+#: What may lie among images; folders may be there.
+STRANGE = {name: put for name, put in SPECIAL.items() if name != "a folder"} | {
+    "a link to /dev/stdin": link("/dev/stdin"),
+    "a link to /proc": link("/proc/self/environ"),
+    "a link to nowhere": link("/nowhere/at/all"),
+    "a link outside": link("/etc/hostname"),
+    "a link up": link("../../.."),
+    "a link to the root": link("/"),
+    "a link to its folder": link("."),
+    "a link to the test images": link("../../test"),
+    "a link to a test image": link("../../test/cat/0.png"),
+    "a link to its neighbour": link("0.png"),
 }
 
 
 @pytest.mark.parametrize("name", ["x.png", "x"])
-@pytest.mark.parametrize("what", SPECIAL)
+@pytest.mark.parametrize("what", STRANGE)
 def test_regular_files_inside_the_root_each_once(what, name, tree):
-    SPECIAL[what](tree / "train" / "cat" / name)
+    STRANGE[what](tree / "train" / "cat" / name)
     if name == "x" and what in ("a FIFO", "a socket"):  # is not taken for an image
         assert len(open_dataset(DataConfig("folder", str(tree), holdout=0)).train) == 8
         return
@@ -382,7 +365,6 @@ def _deep_png(kind: int, channels: int) -> bytes:
 
 
 DEEP = {
-    "grey": _deep_png(0, 1),
     "colour": _deep_png(2, 3),
     "grey and alpha": _deep_png(4, 2),
     "colour and alpha": _deep_png(6, 4),
@@ -441,12 +423,9 @@ def test_damaged_images_are_pixels_or_a_line(form, data):
     content = bytearray(_encoded(form))
     for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=8)):
         content[place] = data.draw(st.integers(0, 255))
-    try:
-        with in_time(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            assert decode(bytes(content), "x").dtype == np.uint8
-    except OnespikeError as error:
-        assert str(error).startswith("x: ")  # noqa: PT017
+    with fine_or_a_line("x: "), in_time(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert decode(bytes(content), "x").dtype == np.uint8
 
 
 @pytest.mark.parametrize("what", ["a bomb", "a large bomb"])
@@ -535,20 +514,6 @@ def test_members_are_inside_and_there_once(ending, name, tree, tmp_path):
     fails(path, path.name, "out of the archive" if name.endswith("x") else "twice")
 
 
-@pytest.mark.parametrize("cut", [0, 1, 10, 100, 500, -1, -30])
-@pytest.mark.parametrize("ending", ["zip", "tar", "tar.gz"])
-def test_half_an_archive(ending, cut, tree, tmp_path):
-    path = tmp_path / f"mine.{ending}"
-    if ending == "zip":
-        _zip(path, _members(tree))
-    else:
-        with tarfile.open(path, "w:gz" if ending.endswith("gz") else "w") as archive:
-            archive.add(tree, "")
-    content = path.read_bytes()
-    path.write_bytes(content[: cut if cut >= 0 else len(content) * (100 + cut) // 100 - (ending == "tar") * 10_240])
-    fails(path, path.name)
-
-
 def _tar_with(
     path: Path, number: int = 1, kind: bytes = b"", size: int | None = None, pax: dict[str, str] | None = None
 ) -> None:
@@ -622,10 +587,10 @@ def test_archives_whose_headers_make_no_sense(what, tmp_path):
     fails(path, path.name)
 
 
-@pytest.mark.parametrize("make", [_fifo, lambda path: path.symlink_to("/dev/zero")], ids=["FIFO", "/dev/zero"])
+@pytest.mark.parametrize("what", ["a FIFO", "a link to /dev/zero"])
 @pytest.mark.parametrize("ending", ["zip", "tar", "tar.gz"])
-def test_an_archive_without_end(ending, make, tmp_path):
-    make(tmp_path / f"mine.{ending}")
+def test_an_archive_without_end(ending, what, tmp_path):
+    SPECIAL[what](tmp_path / f"mine.{ending}")
     fails(tmp_path / f"mine.{ending}", "mine")
 
 
@@ -636,7 +601,7 @@ def test_special_files_in_the_cache(name, what, tree, fresh_cache, capsys):
     whole = np.array(open_dataset(config).train.images)
     (entry,) = fresh_cache.iterdir()
     (entry / name).unlink()
-    Path.mkdir(entry / name) if what == "a folder" else SPECIAL[what](entry / name)
+    SPECIAL[what](entry / name)
     with in_time():
         assert verify_cache(fresh_cache)[entry]
         np.testing.assert_array_equal(open_dataset(config).train.images, whole)
@@ -733,10 +698,11 @@ YAML = {
 
 
 @pytest.mark.parametrize("what", YAML)
-def test_recipes(what, refused, tmp_path):
-    path, content = tmp_path / "recipe.yaml", YAML[what]
+@pytest.mark.parametrize("line", ["train --out OUT --recipe", "audit conv-tiny --energy"])
+def test_recipes_and_tables_of_energy(line, what, refused, tmp_path):
+    path, content = tmp_path / "strange.yaml", YAML[what]
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    refused("train", "--recipe", path, "--out", tmp_path / "out", words=("recipe.yaml",))
+    refused(*line.replace("OUT", str(tmp_path / "out")).split(), path, words=("strange.yaml",))
     assert not Path("hacked").exists()
 
 
@@ -747,18 +713,11 @@ def test_what_only_old_yaml_takes_for_a_number(line, refused, tmp_path):
     refused("train", "--recipe", path, "--out", tmp_path / "out", words=tuple(line.split(": ", 1)))
 
 
-@pytest.mark.parametrize("what", YAML)
-def test_tables_of_energy(what, refused, tmp_path):
-    path, content = tmp_path / "energy.yaml", YAML[what]
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    refused("audit", "conv-tiny", "--energy", path, words=("energy.yaml",))
-
-
 @pytest.mark.parametrize("what", ["a FIFO", "a socket", "a link to /dev/zero", "a link to nowhere", "a link to itself"])
 @pytest.mark.parametrize("command_line", ["train --recipe", "audit conv-tiny --energy", "inspect RUN --image"])
 def test_files_that_are_none(command_line, what, refused, tmp_path, run):
     path = tmp_path / "x.yaml"
-    SPECIAL[what](path)
+    STRANGE[what](path)
     refused(*(run if word == "RUN" else word for word in command_line.split()), path, words=("x.yaml",))
 
 
@@ -777,10 +736,8 @@ TREES = st.recursive(
 def test_any_tree_is_a_recipe_or_a_line(tmp_path_factory, tree):
     path = tmp_path_factory.mktemp("yaml") / "x.yaml"
     path.write_text(json.dumps(tree))  # YAML takes JSON
-    try:
+    with fine_or_a_line():
         load_recipe(path)
-    except OnespikeError as error:
-        assert str(error).isprintable()  # noqa: PT017
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
@@ -788,7 +745,5 @@ def test_any_tree_is_a_recipe_or_a_line(tmp_path_factory, tree):
 def test_any_bytes_are_yaml_or_a_line(tmp_path_factory, content):
     path = tmp_path_factory.mktemp("yaml") / "x.yaml"
     path.write_bytes(content)
-    try:
+    with fine_or_a_line():
         read_yaml(path)
-    except OnespikeError as error:
-        assert str(error).isprintable()  # noqa: PT017

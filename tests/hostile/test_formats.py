@@ -28,8 +28,9 @@ from onespike.inference.optimise import optimise
 from onespike.inference.storage import load_engine
 from onespike.models.streaming import stream
 from onespike.training import Run
-from tests.hostile.harness import in_time, rewrite
+from tests.hostile.harness import SPECIAL, in_time, rewrite
 from tests.hostile.test_run_files import GARBAGE
+from tests.running import raising
 
 
 def _safetensors(header: Any, data: bytes = b"", length: int | None = None) -> bytes:
@@ -148,8 +149,8 @@ def test_states_of_a_stream(what, tmp_path):
     path = tmp_path / "state"
     if what in TENSORS:
         path.write_bytes(TENSORS[what])
-    else:
-        {"a FIFO": os.mkfifo, "a folder": Path.mkdir, "nothing": lambda _: None}[what](path)
+    elif what in SPECIAL:
+        SPECIAL[what](path)
     says(lambda: stream(onespike.create_model("spiking-vgg-xs")).load(path), "state")
 
 
@@ -161,7 +162,7 @@ JSON = {
 }
 
 
-@pytest.mark.parametrize("what", [*GARBAGE, "a FIFO", "/dev/zero", "itself", "a folder"])
+@pytest.mark.parametrize("what", [*GARBAGE, *SPECIAL])
 @pytest.mark.parametrize("reader", JSON)
 def test_garbage_for_json(reader, what, made, tmp_path):
     folder = Path(shutil.copytree(made / reader, tmp_path / reader))
@@ -170,10 +171,8 @@ def test_garbage_for_json(reader, what, made, tmp_path):
     path.unlink()
     if what in GARBAGE:
         path.write_bytes(GARBAGE[what])
-    elif what in ("a FIFO", "a folder"):
-        (os.mkfifo if what == "a FIFO" else Path.mkdir)(path)
     else:
-        path.symlink_to(path if what == "itself" else what)
+        SPECIAL[what](path)
     says(lambda: read(folder))
 
 
@@ -298,7 +297,7 @@ CONTRACTS = {name: content for name, content in GARBAGE.items() if name not in (
 }
 
 
-@pytest.mark.parametrize("what", [*CONTRACTS, "a FIFO", "/dev/zero", "a folder"])
+@pytest.mark.parametrize("what", [*CONTRACTS, *SPECIAL])
 def test_exports_of_strangers_are_not_replaced(what, tmp_path):
     folder = tmp_path / "export"
     folder.mkdir()
@@ -306,23 +305,14 @@ def test_exports_of_strangers_are_not_replaced(what, tmp_path):
     path = folder / "contract.json"
     if what in CONTRACTS:
         path.write_bytes(CONTRACTS[what])
-    elif what == "/dev/zero":
-        path.symlink_to(what)
     else:
-        (os.mkfifo if what == "a FIFO" else Path.mkdir)(path)
+        SPECIAL[what](path)
     says(lambda: expect_free(folder), "of no earlier export")
     assert (folder / "mine").read_text() == "mine"
 
 
-def _fifo(path: Path) -> None:
-    os.mkfifo(path)
-
-
-IN_THE_WAY = {
-    "a FIFO": _fifo,
-    "a folder": Path.mkdir,
+IN_THE_WAY = {name: SPECIAL[name] for name in ("a FIFO", "a folder", "a link to itself")} | {
     "a link to mine": lambda path: path.symlink_to(path.parent.parent / "mine"),
-    "a link to itself": lambda path: path.symlink_to(path),
     "a link to a folder": lambda path: path.symlink_to(path.parent.parent / "folder"),
 }
 
@@ -403,14 +393,6 @@ def test_trying_leaves_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", ["evaluate RUN --out", "export RUN --out", "audit RUN --json", "demo RUN --no-serve --out"]
-)
-def test_commands_find_that_out_before_the_work(line, refused, run, monkeypatch):
-    monkeypatch.setattr(Run, "checkpoint", None)
-    refused(*(run if word == "RUN" else word for word in line.split()), "/proc/x", words=("cannot write",))
-
-
-@pytest.mark.parametrize(
     "line",
     [
         "inspect RUN --sample 0 --out RUN/best/picture.png",
@@ -423,9 +405,13 @@ def test_commands_find_that_out_before_the_work(line, refused, run, monkeypatch)
         "audit RUN --html OUT --csv OUT",
         "inspect RUN --sample 0 --out OUT.png --json OUT.png",
         "push RUN --out RUN/config.yaml",
+        "evaluate RUN --out /proc/x",
+        "export RUN --out /proc/x",
+        "audit RUN --json /proc/x",
+        "demo RUN --no-serve --out /proc/x",
     ],
 )
-def test_nothing_is_written_over_a_checkpoint_or_over_itself(line, refused, run, tmp_path, monkeypatch):
+def test_places_that_may_not_be_written_are_found_before_the_work(line, refused, run, tmp_path, monkeypatch):
     (run / ".lock").write_text("")
     monkeypatch.setattr(Run, "checkpoint", None)
     refused(*line.replace("RUN", str(run)).replace("OUT", str(tmp_path / "out")).split(), words=("cannot write",))
@@ -444,7 +430,6 @@ def test_a_home_that_no_shell_wrote_out(tmp_path, monkeypatch):
 
 
 JOURNALS = {
-    "garbage": lambda out: (out / "study.journal").write_bytes(b"garbage\n"),
     "null": lambda out: (out / "study.journal").write_bytes(b"null\n"),
     "an unknown step": lambda out: (out / "study.journal").write_bytes(b'{"op_code": 99, "worker_id": "x"}\n'),
     "a FIFO": lambda out: os.mkfifo(out / "study.journal"),
@@ -467,32 +452,6 @@ def test_searches_of_strangers(what, refused, tmp_path):
     assert not (tmp_path / "mine").exists()
 
 
-@pytest.mark.parametrize("damage", ["a flipped byte", "half", "empty", "a FIFO", "another name"])
-def test_damaged_kernels_are_compiled_anew(damage, tmp_path, monkeypatch):
-    from onespike.functional.kernels import kernels_for
-
-    monkeypatch.setenv("ONESPIKE_CACHE", str(tmp_path))
-    kernels_for.cache_clear()
-    if kernels_for(torch.float32) is None:
-        pytest.skip("needs a C compiler")
-    (kept,) = (tmp_path / "kernels").glob("*.so")
-    content = bytearray(kept.read_bytes())
-    kept.unlink()
-    if damage == "a FIFO":
-        os.mkfifo(kept)
-    elif damage == "another name":
-        kept.with_name(f"{kept.stem}0.so").write_bytes(content)
-    else:
-        content[len(content) // 2] ^= 1
-        kept.write_bytes({"half": content[: len(content) // 2], "empty": b""}.get(damage, content))
-        kept.chmod(0o700)
-    kernels_for.cache_clear()
-    with in_time():
-        assert kernels_for(torch.float32) is not None
-    assert kept.is_file()
-    kernels_for.cache_clear()
-
-
 @pytest.mark.parametrize("place", ["~nobody-here/x", "/dev/null", "x" * 300, "a\nb", "/proc/x"])
 def test_caches_that_cannot_be(place, refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -504,12 +463,9 @@ def test_caches_that_cannot_be(place, refused, tmp_path, monkeypatch):
 
 
 def test_a_cache_without_a_home(refused, monkeypatch):
-    def nobody(_: int) -> None:
-        raise KeyError
-
     for name in ("HOME", "ONESPIKE_CACHE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    monkeypatch.setattr(pwd, "getpwuid", raising(KeyError))
     refused("cache", "verify", words=("no home", "$ONESPIKE_CACHE", "--data.cache"))
 
 

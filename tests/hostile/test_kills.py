@@ -1,6 +1,5 @@
 """What ends from outside: kills, signals, pipes, full disks, two writers, workers that die."""
 
-import csv
 import json
 import os
 import shutil
@@ -17,7 +16,7 @@ from onespike.cli.main import exit_with
 from onespike.training import Run, load_recipe, train
 from onespike.training.recipe import dump
 from tests.hostile.harness import TINY
-from tests.running import PATIENCE, wait_until
+from tests.running import PATIENCE, read_rows, wait_until
 
 #: Trainings that are killed, each at a moment of its own: `ONESPIKE_KILLS=50 pytest tests/hostile/test_kills.py`.
 KILLS = int(os.environ.get("ONESPIKE_KILLS", 6))
@@ -69,11 +68,11 @@ def recipe(**more: object):
 
 
 def same_rows(one: Path, other: Path) -> None:
-    tables = []
-    for run in (one, other):
-        with (run / "metrics.csv").open(newline="") as file:
-            tables.append([{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)])
-    assert tables[0] == tables[1]
+    first, second = (
+        [{k: v for k, v in row.items() if k not in TIMES} for row in read_rows(run / "metrics.csv")]
+        for run in (one, other)
+    )
+    assert first == second
 
 
 @pytest.mark.slow

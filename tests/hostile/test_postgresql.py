@@ -1,6 +1,5 @@
 """A search whose storage is a real PostgreSQL server: its processes are killed, and it is called again."""
 
-import csv
 import os
 import shutil
 import signal
@@ -15,7 +14,7 @@ import pytest
 from onespike.search.storage import open_storage
 from onespike.search.study import open_study, slots_of
 from tests.hostile.test_search import TINY, children
-from tests.running import wait_until
+from tests.running import read_rows, wait_until
 
 PORT = 54329
 TRIALS = 5  # of six, the last might be pruned: the pruner begins once five are trained
@@ -71,8 +70,7 @@ def test_its_processes_are_killed_and_no_trial_is_lost_or_doubled(server: str, s
     assert running(server, out)
     again = start(*command, stdout=subprocess.DEVNULL)
     assert (again.communicate(timeout=600)[1], again.returncode) == ("", 0)
-    with (out / "search.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(out / "search.csv")
     assert [row["outcome"] for row in rows] == ["trained"] * TRIALS
     assert len({(row["train.lr"], row["model.preset"]) for row in rows}) == TRIALS
     assert {one.name for one in out.glob("trial-*")} == {row["run"] for row in rows}

@@ -1,6 +1,5 @@
 """A search whose processes are killed at random, and which is called again."""
 
-import csv
 import os
 import random
 import signal
@@ -12,19 +11,10 @@ import pytest
 
 from onespike.search.storage import open_storage
 from onespike.search.study import STOPPED, WORKERS, open_study
-from tests.running import PATIENCE, wait_until
+from tests.running import PATIENCE, read_rows, wait_until
+from tests.unit.search import trial
 
-TINY = {
-    "data.limit": 300,
-    "data.holdout": 0.3,
-    "model.depths": "[1,1]",
-    "model.channels": "[4,8]",
-    "train.epochs": 3,
-    "train.batch_size": 10,
-    "train.warmup_epochs": 0,
-    "train.track": "[]",
-    "train.device": "cpu",
-}
+TINY = trial.TINY | {"data.limit": 300, "train.epochs": 3}
 SPACE = """
 train.lr: {low: 0.02, high: 0.3, log: true}
 train.rate_penalty: [0, 3]
@@ -65,8 +55,7 @@ def test_killed_at_random_and_called_again_no_trial_is_lost_or_doubled(start, tm
         assert parent.returncode == -signal.SIGKILL or "of 20 trials are not done" in complaint, complaint
     assert parent.returncode == 0
     assert sum(killed) == kills
-    with (out / "search.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(out / "search.csv")
     assert len(rows) == trials
     assert {row["outcome"] for row in rows} == {"trained"}
     assert len({row["trial"] for row in rows}) == len({row["run"] for row in rows}) == trials

@@ -13,7 +13,7 @@ import pytest
 from onespike.durable import expect_writable, remove, write_whole
 from onespike.errors import OnespikeError
 from onespike.folders import expect_replaceable, write_folder
-from tests.running import PATIENCE
+from tests.running import PATIENCE, raising
 
 #: Write a file, and a folder, many times.
 WRITE = """
@@ -137,11 +137,8 @@ def test_a_folder_in_which_somebody_writes_is_left_alone(tmp_path: Path):
 
 
 def test_a_write_that_is_interrupted_leaves_nothing(tmp_path: Path, monkeypatch):
-    def end(*_: object) -> None:
-        raise KeyboardInterrupt
-
     for module in ("durable", "folders"):
-        monkeypatch.setattr(f"onespike.{module}.flush", end)
+        monkeypatch.setattr(f"onespike.{module}.flush", raising(KeyboardInterrupt))
     for write in (lambda: write_whole(tmp_path / "x", "new"), lambda: write_folder(tmp_path / "x", {"a": b"new"})):
         with pytest.raises(KeyboardInterrupt):
             write()

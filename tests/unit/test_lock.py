@@ -8,6 +8,7 @@ import pytest
 
 from onespike.errors import OnespikeError
 from onespike.lock import held
+from tests.running import raising
 
 HOLD = "import sys, pathlib, onespike.lock as d\nwith d.held(pathlib.Path(sys.argv[1])): pass"
 
@@ -26,9 +27,6 @@ def test_a_second_hold_is_refused_and_leaves_the_lock_to_the_first(tmp_path):
 
 
 def test_a_writer_that_ends_just_now_is_another_process(tmp_path, monkeypatch):
-    def lock(_path):
-        raise BlockingIOError
-
-    monkeypatch.setattr("onespike.lock._lock", lock)
+    monkeypatch.setattr("onespike.lock._lock", raising(BlockingIOError))
     with pytest.raises(OnespikeError, match="is being written by another process: wait for it"), held(tmp_path):
         pass

@@ -5,14 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from onespike.data.config import DataConfig
 from onespike.models import model_config
-from onespike.training.checkpoint import Checkpoint, ModelCard
-from onespike.training.config import TrainConfig
-from onespike.training.recipe import Recipe
 from onespike.training.run import Run
+from tests.unit.written_run import write_run
 
 MakeRun = Callable[..., Run]
 
@@ -29,12 +26,7 @@ def make_run(tmp_path: Path) -> MakeRun:
     def make(folder: str = "run", top1: float | None = None, size: int = 32, **overrides: Any) -> Run:
         config = model_config("conv-tiny", channels=(4, 6, 8), depths=(1, 1, 1), **overrides)
         data = DataConfig(cache=str(tmp_path / "cache"))
-        run = Run(tmp_path / folder)
-        run.begin(Recipe(data, config, TrainConfig(device="cpu")))
-        classes = tuple(str(digit) for digit in range(10))
-        card = ModelCard(config, classes, 1, size, (0.3,), (0.4,), "digits")
-        torch.manual_seed(1)
-        Checkpoint(card, card.build().state_dict(), {}, {"progress": {"epoch": 1}}).save(run.best)
+        run = write_run(tmp_path / folder, config, data, tuple("0123456789"), side=size, settle=lambda _: None)
         if top1 is not None:
             run.finish(SUMMARY | {"test_top1": top1})
         return run

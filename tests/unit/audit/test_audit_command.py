@@ -1,6 +1,5 @@
 """`onespike audit`, as it is typed."""
 
-import csv
 import json
 import time
 from dataclasses import replace
@@ -24,6 +23,7 @@ from onespike.data.sets import Dataset
 from onespike.models import model_config
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.run import Run
+from tests.running import read_rows
 
 QUICK = ("--no-latency", "--images", 24, "--device", "cpu")
 
@@ -46,7 +46,7 @@ def test_a_run(make_run, command, tmp_path: Path):
     content = json.loads(files["json"].read_text())
     assert content["macs"]["dense"] == ops.macs
     assert content["energy"] == json.loads(json.dumps(found.to_json()["energy"]))
-    rows = list(csv.DictReader(files["csv"].read_text().splitlines()))
+    rows = read_rows(files["csv"])
     assert sum(float(row["macs"] or 0) for row in rows) == ops.macs
     assert sum(float(row["joule_memory"] or 0) for row in rows) == pytest.approx(
         found.energy("memory").total, rel=1e-9, abs=0
@@ -102,8 +102,8 @@ def test_an_evaluation_gives_the_accuracy_that_a_summary_lacks(make_run, monkeyp
 def test_images_are_normalised_as_the_network_was_trained(make_run):
     run = make_run(encoding="threshold")
     checkpoint, images = run.checkpoint("best"), run.dataset().test.spread(24).gather(np.arange(24))[0]
-    assert (checkpoint.card.mean, checkpoint.card.std) == ((0.3,), (0.4,)) != (run.dataset().mean, run.dataset().std)
-    normal = (images.movedim(-1, -3) / 255 - 0.3) / 0.4
+    assert (checkpoint.card.mean, checkpoint.card.std) == ((0.3,), (0.35,)) != (run.dataset().mean, run.dataset().std)
+    normal = (images.movedim(-1, -3) / 255 - 0.3) / 0.35
     expected = count_operations(checkpoint.network().eval(), [normal])
     found = audit_run(run, images=24, latency=False, device="cpu").operations
     assert found.synaptic_operations == pytest.approx(expected.synaptic_operations, rel=1e-4)

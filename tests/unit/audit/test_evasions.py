@@ -13,6 +13,7 @@ from onespike.counting.energy import EnergyTable
 from onespike.counting.operations import Operations, count_operations
 from onespike.errors import OnespikeError
 from tests.forward import Forward
+from tests.running import raising
 
 
 def counted(function, x: Tensor, axis: int | None = None, **parts) -> Operations:
@@ -368,11 +369,8 @@ def test_nor_does_one_of_a_hook():
         except RuntimeError:
             return F.linear(x, self.w)
 
-    def refuse(*_):
-        raise RuntimeError
-
     layer = nn.Linear(4, 4)
-    layer.register_forward_pre_hook(refuse)
+    layer.register_forward_pre_hook(raising(RuntimeError))
     assert counted(forward, torch.randn(3, 4), layer=layer, w=torch.randn(5, 4)).macs == 20
 
 

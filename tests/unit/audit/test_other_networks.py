@@ -13,8 +13,9 @@ from onespike.audit import audit
 from onespike.counting.operations import count_operations
 from onespike.neurons import IntegrateFire
 from onespike.neurons.watch import Fired, neuron_layers, reset_state, watch_neurons
-from onespike.training.cost import MULTIPLY_ACCUMULATE, CostMeter
+from onespike.training.cost import CostMeter
 from onespike.training.monitor import SpikeMonitor
+from tests.unit.metered import expect_meter_equals_audit
 
 IMAGES = 5
 
@@ -210,18 +211,7 @@ def test_a_network_may_name_its_groups():
 )
 def test_the_meter_of_training_counts_as_the_audit_does(make):
     torch.manual_seed(0)
-    net = make().eval()
-    audited = audit(net, [images()])
-    meter = CostMeter(net, (1, 6, 6))
-    reset_state(net)
-    with meter.watch():
-        net(images())
-    cost = meter.read(IMAGES)
-    assert cost.operations.item() == pytest.approx(audited.operations.synaptic_operations, rel=1e-6)
-    assert cost.operations.item() > 0
-    assert cost.share.item() == pytest.approx(cost.operations.item() / audited.operations.macs, rel=1e-6)
-    assert cost.joules.item() == pytest.approx(audited.energy("field").total, rel=1e-5, abs=0)
-    assert meter.least == pytest.approx(MULTIPLY_ACCUMULATE * audited.operations.macs_of("real"), rel=1e-9, abs=0)
+    expect_meter_equals_audit(make().eval(), images())
 
 
 def test_the_penalty_reaches_the_weights_of_a_foreign_network():
@@ -265,13 +255,8 @@ def test_the_meter_counts_spikes_of_each_channels_own_size():
     torch.manual_seed(0)
     ann = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, 10))
     net = onespike.convert(ann, images()).network
-    noise = torch.randn(64, 1, 6, 6)
-    audited = audit(net, [noise])
-    assert {product.step for product in audited.operations.products[1:]} == {None}
-    meter = CostMeter(net, (1, 6, 6))
-    with meter.watch(), torch.no_grad():
-        net(noise)
-    assert meter.read(64).operations.item() == pytest.approx(audited.operations.synaptic_operations, rel=1e-5)
+    operations = expect_meter_equals_audit(net, torch.randn(64, 1, 6, 6), rel=1e-5)
+    assert {product.step for product in operations.products[1:]} == {None}
 
 
 @pytest.mark.parametrize("count", [3, 4])

@@ -1,7 +1,6 @@
 """`python -m benchmarks`: what is measured is what is said to be measured."""
 
 import copy
-import csv
 import json
 from contextlib import nullcontext
 from dataclasses import replace
@@ -34,6 +33,7 @@ from onespike.training.config import TrainConfig
 from onespike.training.optim import make_optimizer
 from onespike.units import ConvUnit
 from onespike.units.layers import BatchNorm, Conv3x3, Layers, MaxPool
+from tests.running import read_rows
 
 PEAKS = {
     name: Peak(name, 100.0, 64, "torch._int_mm" if name == "int8" else "torch.mm") for name in ("fp32", "bf16", "int8")
@@ -248,8 +248,7 @@ def test_scaling_leaves_a_table_and_a_picture(tmp_path: Path) -> None:
     base = Case("train", "onespike", "fp32", 2, **TINY)
     points = scaling(base, 1, 1, {"width": (8,), "threads": (1,)}, quiet=True)
     save_scaling(points, "title", tmp_path / "out")
-    with (tmp_path / "out" / "scaling.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(tmp_path / "out" / "scaling.csv")
     assert [(row["task"], row["axis"], row["value"]) for row in rows] == [
         ("train", "width", "8"),
         ("infer", "width", "8"),

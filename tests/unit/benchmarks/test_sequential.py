@@ -76,7 +76,7 @@ def test_an_odd_map_is_padded(unit: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["bernoulli-detached", "threshold", "direct"])
 def test_every_encoding(encoding: str) -> None:
-    check_equal(make(encoding=encoding))
+    check_equal(make(encoding=encoding, time_steps=3))
 
 
 @pytest.mark.parametrize("unit", ["conv", "lstm", "mlp"])

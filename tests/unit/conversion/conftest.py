@@ -24,11 +24,6 @@ ANN = {
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="session")
 def ann_run(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Run:
     """A ResMLP after one epoch; nobody changes it."""
     folder = tmp_path_factory.mktemp("runs") / "ann"

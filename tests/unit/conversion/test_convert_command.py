@@ -1,6 +1,5 @@
 """`onespike convert`, as it is typed, and the run folder it leaves."""
 
-import csv
 import json
 import os
 import shutil
@@ -22,6 +21,7 @@ from onespike.lock import LOCK, held
 from onespike.models import expect_blocks
 from onespike.training import Run, load_recipe, train
 from onespike.training.checkpoint import Checkpoint
+from tests.running import raising, read_rows
 
 #: Few images, and no large systems of equations.
 FAST = ("--images", 32, "--calibration.correct", "bias")
@@ -38,9 +38,7 @@ def test_a_converted_run_is_a_run_like_any_other(ann_run, command, tmp_path):
     assert contents(ann_run.folder) == before
     report = json.loads((out / "conversion.json").read_text())
     assert (report["time_steps"], report["calibration_images"], report["real_valued"]) == (2, 32, [])
-    assert [row["layer"] for row in csv.DictReader((out / "conversion.csv").read_text().splitlines())] == [
-        layer["layer"] for layer in report["layers"]
-    ]
+    assert [row["layer"] for row in read_rows(out / "conversion.csv")] == [layer["layer"] for layer in report["layers"]]
     for layer in report["layers"]:
         assert 0 < layer["relative_l2"] < 1
         assert 0.5 < layer["cosine"] < 1
@@ -102,8 +100,7 @@ def test_images_that_have_moved_are_found(ann_run, command, tmp_path):
 def test_a_conversion_that_is_interrupted_can_be_used_or_made_anew(ann_run, tmp_path, monkeypatch):
     options = {"images": 32, "calibration": Calibration(correct="bias")}
 
-    def interrupt(*_):
-        raise KeyboardInterrupt
+    interrupt = raising(KeyboardInterrupt)
 
     def save(checkpoint, folder, saves=Checkpoint.save):
         return interrupt() if folder.name == "best" else saves(checkpoint, folder)
@@ -170,7 +167,7 @@ def test_training_on_at_one_step_and_resuming_it(ann_run, command, tmp_path):
     converted = Run(out).checkpoint("best").weights
     moved = [key for key in converted if not torch.equal(converted[key], first[key])]
     assert any(key.endswith("raw_threshold") for key in moved)
-    rows = list(csv.DictReader((apart / "metrics.csv").read_text().splitlines()))
+    rows = read_rows(apart / "metrics.csv")
     layers = [layer["layer"] for layer in json.loads((out / "conversion.json").read_text())["layers"]]
     assert layers
     assert all(0 < float(rows[-1][f"{layer}_firing_rate"]) < 1 for layer in layers)

@@ -19,6 +19,7 @@ from onespike.functional import SURROGATES
 from onespike.models import create_model
 from onespike.neurons import QCFS
 from tests.forward import Forward
+from tests.running import raising
 
 FAST = Calibration("maximum", correct="bias")
 #: One of each source, in options of each kind.
@@ -154,11 +155,8 @@ def test_an_earlier_conversion_is_replaced_and_nothing_else(tmp_path, monkeypatc
             conversion.save(tmp_path / other)
     assert (tmp_path / "notes" / "mine.txt").read_text() == "mine"
 
-    def full(_path):
-        raise OSError(28, "No space left on device")
-
     with monkeypatch.context() as patch:
-        patch.setattr("onespike.folders.flush", full)
+        patch.setattr("onespike.folders.flush", raising(OSError(28, "No space left on device")))
         with pytest.raises(OnespikeError, match=r"cannot write .*saved: No space left on device"):
             conversion.save(out)
     assert load_converted(out, plain()).network.time_steps == 2

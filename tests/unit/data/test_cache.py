@@ -18,6 +18,7 @@ from onespike.data.cache import channel_statistics, open_cache, verify_cache
 from onespike.data.config import DataConfig
 from onespike.data.dataset import open_dataset
 from onespike.errors import OnespikeError
+from tests.running import raising
 
 
 def test_the_second_time_nothing_is_decoded(cache):
@@ -112,16 +113,13 @@ def test_a_faster_process_wins(cache):
 
 @pytest.mark.parametrize("step", ["images", "labels", "meta", "sync"])
 def test_a_full_disk_is_said_so_and_leaves_nothing(cache, monkeypatch, step):
-    def full(*_, **__):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     where = {
         "images": (np.lib.format, "write_array_header_1_0"),
         "labels": (np, "save"),
         "meta": (json, "dumps"),
         "sync": (durable.os, "fsync"),
     }
-    monkeypatch.setattr(*where[step], full)
+    monkeypatch.setattr(*where[step], raising(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
     with pytest.raises(OnespikeError) as raised:
         open_cache(Made(), cache)
     message = str(raised.value)

@@ -1,5 +1,4 @@
 import dataclasses
-import inspect
 
 import pytest
 
@@ -56,8 +55,3 @@ def test_defaults_are_valid_and_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.name = "cifar10"
     assert DataConfig(augmix_splits=6, holdout=0, image_size=1, limit=5).augmix_splits == 6
-
-
-def test_every_field_is_documented():
-    for field in dataclasses.fields(DataConfig):
-        assert f"    {field.name}: " in inspect.getdoc(DataConfig)

@@ -9,7 +9,6 @@ from layouts import pixels_of, save_image, write_pickled
 from test_own import Own, floats, labels, raw
 from torchvision.transforms import v2
 
-from onespike.classpath import allow_imports
 from onespike.data.config import DataConfig
 from onespike.data.dataset import from_class, open_dataset
 from onespike.errors import OnespikeError
@@ -165,12 +164,6 @@ def test_an_error_of_the_class_itself_is_not_hidden():
 
     with pytest.raises(ZeroDivisionError, match="a bug of its own"):
         from_class(broken, {"count": 1}, PLAIN)
-
-
-def test_a_built_in_function_is_refused_in_one_line():
-    allow_imports("torch")
-    with pytest.raises(OnespikeError, match=r"^data.class_path: torch.zeros is built in and has no signature; wrap"):
-        open_dataset(DataConfig(class_path="torch.zeros"))
 
 
 def test_a_root_that_no_class_would_be_given():

@@ -7,6 +7,7 @@ from onespike.data.events.prophesee import read_hdf5, read_raw
 from onespike.data.events.stream import Sensor
 from onespike.data.sources.files import Files
 from onespike.errors import OnespikeError
+from tests.hostile.harness import fine_or_a_line
 from tests.unit.data.recordings import events
 
 HD = Sensor(1280, 720)
@@ -93,10 +94,8 @@ def test_damage_is_named(content, said, tmp_path):
 def test_any_bytes_are_events_or_a_line(header, seed, tmp_path):
     draws = np.random.default_rng(seed)
     (tmp_path / "a.raw").write_bytes(header + draws.integers(0, 256, draws.integers(0, 400), np.uint8).tobytes())
-    try:
+    with fine_or_a_line():
         read_raw(Files(tmp_path), "a.raw", HD)
-    except OnespikeError as error:
-        assert str(error).isprintable()  # noqa: PT017
 
 
 @pytest.mark.parametrize("group", ["events", "CD/events", "/"])

@@ -12,14 +12,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from onespike.data.config import DataConfig
+from onespike.data.dataset import open_dataset
 from onespike.demo.runtime import runtime
 from onespike.demo.serve import address, server
 from onespike.errors import OnespikeError
 from onespike.models import model_config
-from onespike.training.checkpoint import Checkpoint, ModelCard
-from onespike.training.config import TrainConfig
-from onespike.training.recipe import Recipe
 from onespike.training.run import Run
+from tests.unit.written_run import write_run
 
 #: Small networks: strictly spiking; of windows, with spikes and real values; over time; a twin whose neurons are ReLUs.
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -34,15 +33,10 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
     """Make a run of a network with random weights on the digits."""
 
     def make(name: str, **overrides: Any) -> Run:
-        folder, cache = tmp_path_factory.mktemp("demo") / "run", tmp_path_factory.getbasetemp() / "digits"
-        config, run = model_config(name, **overrides), Run(folder)
-        run.begin(Recipe(DataConfig(cache=str(cache)), config, TrainConfig(device="cpu")))
-        card = ModelCard(config, tuple("0123456789"), 1, 32, (0.3,), (0.35,), "digits")
-        torch.manual_seed(0)
-        network = card.build()
-        _settle(network, (run.dataset().test.gather(torch.arange(64).numpy())[0].float() / 255 - 0.3) / 0.35)
-        Checkpoint(card, network.state_dict(), {}, {"progress": {"epoch": 1}}).save(run.best)
-        return run
+        data = DataConfig(cache=str(tmp_path_factory.getbasetemp() / "digits"))
+        images = (open_dataset(data).test.gather(torch.arange(64).numpy())[0].float() / 255 - 0.3) / 0.35
+        folder, config = tmp_path_factory.mktemp("demo") / "run", model_config(name, **overrides)
+        return write_run(folder, config, data, tuple("0123456789"), settle=lambda network: _settle(network, images))
 
     return make
 

@@ -37,6 +37,7 @@ from onespike.training.checkpoint import Checkpoint, ModelCard
 from onespike.training.config import TrainConfig
 from onespike.training.recipe import Recipe
 from onespike.training.run import Run
+from tests.running import raising
 from tests.unit.data.recordings import events
 
 
@@ -125,10 +126,7 @@ def test_the_runtime_is_fetched_once_and_verified(
 def test_without_a_network_one_line_says_what_to_do(
     kind: type[Exception], package: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: Any, **__: Any) -> None:
-        raise kind("no route to host")
-
-    monkeypatch.setattr(fetching, "urlopen", fail)
+    monkeypatch.setattr(fetching, "urlopen", raising(kind("no route to host")))
     with pytest.raises(OnespikeError) as error:
         fetching.runtime()
     kept = tmp_path / "cache" / fetching.FILE
@@ -160,11 +158,16 @@ def test_what_makes_no_sense_is_refused_in_one_line(
     assert message in complaint
 
 
+@pytest.fixture
+def nothing_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setitem(build.__globals__, "runtime", dict)
+
+
+@pytest.mark.usefixtures("nothing_fetched")
 def test_the_accuracy_is_that_of_the_weights(
     make_run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("onnxruntime")
-    monkeypatch.setitem(build.__globals__, "runtime", dict)  # nothing is fetched
     monkeypatch.setattr("onespike.training.run.Run.summary", {"test_top1": 90.0})
     run = make_run("spiking-vgg-xs", width=4)
     shutil.copytree(run.best, run.last)
@@ -173,12 +176,11 @@ def test_the_accuracy_is_that_of_the_weights(
         assert json.loads((tmp_path / which / "demo.json").read_text())["top1"] == top1
 
 
+@pytest.mark.usefixtures("nothing_fetched")
 @pytest.mark.parametrize(("steps", "said"), [(1, "one time step"), (4, "4 time steps")])
 def test_the_page_says_in_how_many_time_steps_the_network_answers(
-    steps: int, said: str, make_run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    steps: int, said: str, make_run: Callable, tmp_path: Path
 ) -> None:
-    pytest.importorskip("onnxruntime")
-    monkeypatch.setitem(build.__globals__, "runtime", dict)  # nothing is fetched
     made = build(make_run("spiking-resnet-xs", width=4, time_steps=steps), tmp_path / "page", images=2).folder
     description = json.loads((made / "demo.json").read_text())
     names = [one["name"] for one in description["layers"]]
@@ -223,11 +225,10 @@ def test_a_layer_that_is_called_again_and_a_population_are_named() -> None:
     assert [(one["name"], one["ahead"]) for one in said] == [("1", "windows"), ("1", "time steps")]
 
 
+@pytest.mark.usefixtures("nothing_fetched")
 def test_test_images_of_all_classes_are_offered(
     make_run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("onnxruntime")
-    monkeypatch.setitem(build.__globals__, "runtime", dict)  # nothing is fetched
     raw, labels = torch.arange(50, dtype=torch.uint8).view(50, 1, 1, 1).expand(50, 32, 32, 1), torch.arange(50) // 5
     monkeypatch.setitem(build.__globals__, "some_test_images", lambda *_: (raw, labels))
     folder = build(make_run("spiking-vgg-xs", width=4), tmp_path / "page").folder
@@ -237,9 +238,8 @@ def test_test_images_of_all_classes_are_offered(
     assert all(base64.b64decode(one["pixels"])[0] // 5 == one["label"] for one in offered)
 
 
-def test_recordings_of_several_frames_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("onnxruntime")
-    monkeypatch.setitem(build.__globals__, "runtime", dict)  # nothing is fetched
+@pytest.mark.usefixtures("nothing_fetched")
+def test_recordings_of_several_frames_are_refused(tmp_path: Path) -> None:
     for part in ("train", "test"):
         for label in ("left", "right"):
             (tmp_path / "data" / part / label).mkdir(parents=True)

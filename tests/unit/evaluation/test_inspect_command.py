@@ -61,13 +61,6 @@ def test_a_sample_of_images_that_moved_is_found_at_their_new_place(make_run, ima
     assert picture.read_bytes() == (tmp_path / "before.png").read_bytes()
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_other(make_run, image: Path, capsys):
-    run = make_run()
-    (run.best / "model.json").write_text("{")
-    assert inspect_image(run, image).to_json() == inspect_image(run, image, "last").to_json()
-    assert f"warning: the checkpoint {run.best} is damaged" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -24,10 +24,9 @@ from onespike.exporting.parity import FAR
 from onespike.models import model_config
 from onespike.neurons import LIF
 from onespike.neurons.watch import neuron_layers
-from onespike.training.checkpoint import Checkpoint, ModelCard
-from onespike.training.config import TrainConfig
-from onespike.training.recipe import Recipe
 from onespike.training.run import Run
+from tests.running import raising
+from tests.unit.written_run import write_run
 
 CLASSES = tuple("0123456789")
 
@@ -36,14 +35,9 @@ CLASSES = tuple("0123456789")
 def run(tmp_path: Path, digits: Tensor, settled: Callable[[nn.Module, Tensor], nn.Module]) -> Run:
     """A run of a strict network with random weights, on digits."""
     config = model_config("spiking-vgg-xs", width=6)
-    run = Run(tmp_path / "run")
     data = DataConfig(name="digits", cache=str(tmp_path / "cache"), image_size=32)
-    run.begin(Recipe(data, config, TrainConfig(device="cpu")))
-    card = ModelCard(config, CLASSES, 1, 32, (0.3,), (0.35,), "digits")
-    torch.manual_seed(0)
-    network = settled(card.build(), (digits.float() / 255 - 0.3).movedim(-1, 1) / 0.35)
-    Checkpoint(card, network.state_dict(), {}, {"progress": {"epoch": 1}}).save(run.best)
-    return run
+    images = (digits.float() / 255 - 0.3).movedim(-1, 1) / 0.35
+    return write_run(tmp_path / "run", config, data, CLASSES, settle=lambda network: settled(network, images))
 
 
 def test_outputs_have_their_names_whatever_torch_calls_them(
@@ -413,10 +407,8 @@ def test_the_contract_says_how_images_come_as_far_as_it_is_known(tmp_path: Path)
 def test_a_graph_that_onnx_runtime_does_not_take_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = pytest.importorskip("onnxruntime")
 
-    def refuse(*_: Any, **__: Any) -> None:
-        raise runtime.capi.onnxruntime_pybind11_state.NotImplemented("no kernel\nfor this")
-
-    monkeypatch.setattr(runtime, "InferenceSession", refuse)
+    refusal = runtime.capi.onnxruntime_pybind11_state.NotImplemented("no kernel\nfor this")
+    monkeypatch.setattr(runtime, "InferenceSession", raising(refusal))
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
     with pytest.raises(OnespikeError, match=r"^onnx: ONNX Runtime does not take Sequential: .*no kernel.*; pt2 can$"):
         export(network, tmp_path / "out", "onnx", images=torch.randn(2, 3, 2, 2))

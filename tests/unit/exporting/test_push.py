@@ -19,6 +19,7 @@ from onespike.functional import to_integers
 from onespike.models import model_config
 from onespike.training.checkpoint import ModelCard
 from onespike.training.run import Run
+from tests.running import raising
 from tests.unit.exporting.conftest import SUMMARY
 
 CLASSES = tuple("0123456789")
@@ -120,8 +121,7 @@ class ConnectError(Exception):
 def test_a_repository_that_cannot_be_reached_is_one_line(
     kind: type[Exception], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unreachable(*_: Any, **__: Any) -> str:
-        raise kind("no network\n\n here")
+    unreachable = raising(kind("no network\n\n here"))
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
     monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", unreachable)

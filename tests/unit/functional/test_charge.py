@@ -134,27 +134,20 @@ def test_no_windows_have_no_gradients(behind):
     assert [tuple(one.shape) for one in found] == [(0, 1, 2, 2, 2)] * 2
 
 
-def test_a_threshold_is_a_number():
-    with pytest.raises(ValueError, match="threshold: expected a number, got nan"):
-        charge_and_fire(draw(4, 1, 2, 2, 2, seed=3), 0.4, float("nan"))
-
-
-def test_x_lies_one_window_behind_or_none():
-    with pytest.raises(ValueError, match="behind: expected 0 or 1, got 2"):
-        charge_and_fire(draw(4, 1, 2, 2, 2, seed=3), 0.4, 0.5, beside=draw(4, 1, 2, 2, 2, seed=4), behind=2)
-
-
-def test_a_surrogate_that_does_not_exist():
-    with pytest.raises(ValueError, match=r"surrogate: expected one of rectangle, .*got 'square'"):
-        charge_and_fire(draw(4, 1, 2, 2, 2, seed=3), 0.4, 0.5, "square")
-
-
-def test_theta_and_the_fusion_are_checked():
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threshold": float("nan")}, "threshold: expected a number, got nan"),
+        ({"behind": 2}, "behind: expected 0 or 1, got 2"),
+        ({"surrogate": "square"}, "surrogate: expected one of rectangle, .*got 'square'"),
+        ({"theta": 1.5}, r"theta: expected 0 < theta <= 1, got 1\.5"),
+        ({"fusion": "square"}, "fusion: expected one of sincos, .*got 'square'"),
+    ],
+)
+def test_options_are_checked(options, message):
     currents, beside = draw(4, 1, 2, 2, 2, seed=3), draw(4, 1, 2, 2, 2, seed=4)
-    with pytest.raises(ValueError, match=r"theta: expected 0 < theta <= 1, got 1\.5"):
-        charge_and_fire(currents, 0.4, 0.5, beside=beside, theta=1.5)
-    with pytest.raises(ValueError, match=r"fusion: expected one of sincos, .*got 'square'"):
-        charge(currents, 0.4, beside, fusion="square")
+    with pytest.raises(ValueError, match=message):
+        charge_and_fire(currents, 0.4, **{"threshold": 0.5, "beside": beside, **options})
 
 
 def fresh(tensor):

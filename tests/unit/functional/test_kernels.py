@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from onespike.functional.kernels import compiler, kernels_for
 from onespike.neurons import LIF, Incoming
 from onespike.units.cells import GRU
 from onespike.units.layers import BatchNorm, MaxPool
+from tests.hostile.harness import in_time
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 
@@ -126,12 +128,31 @@ def test_what_a_killed_process_left_is_removed(cache) -> None:
     assert not left.exists()
 
 
-def test_a_damaged_file_is_made_anew(cache) -> None:
+def flipped(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+DAMAGES: dict[str, Callable[[Path, bytes], object]] = {
+    "a flipped byte": lambda kept, content: kept.write_bytes(flipped(content)),
+    "half": lambda kept, content: kept.write_bytes(content[: len(content) // 2]),
+    "empty": lambda kept, _: kept.touch(),
+    "a FIFO": lambda kept, _: os.mkfifo(kept),
+    "another name": lambda kept, content: kept.with_name(f"{kept.stem}0.so").write_bytes(content),
+}
+
+
+@pytest.mark.parametrize("damage", [pytest.param(one, marks=[pytest.mark.slow] * (one != "half")) for one in DAMAGES])
+def test_a_damaged_file_is_made_anew(damage, cache) -> None:
     assert works()
     (kept,) = cache.iterdir()
-    put(kept, b"half a fil")
+    content = kept.read_bytes()
+    kept.unlink()
+    DAMAGES[damage](kept, content)
     kernels_for.cache_clear()
-    assert works()
+    with in_time():
+        assert works()
+    assert kept.is_file()
 
 
 def in_memory(*shape: int) -> torch.Tensor:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
 from onespike.cli.main import main
@@ -29,6 +28,7 @@ from onespike.training import train
 from onespike.training.checkpoint import ModelCard
 from onespike.training.recipe import load_recipe
 from onespike.training.run import Run, load
+from tests.unit.evaluation.noise import write_images
 from tests.unit.written_run import write_run
 
 CLASSES = ("ant", "bee")
@@ -36,13 +36,9 @@ CLASSES = ("ant", "bee")
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder, random = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
-    for part in ("train", "test"):
-        for name in CLASSES:
-            (folder / part / name).mkdir(parents=True)
-            for number in range(6):
-                noise = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
-                Image.fromarray(noise).save(folder / part / name / f"{number}.png")
+    folder = tmp_path_factory.mktemp("images")
+    for seed, part in enumerate(("train", "test")):
+        write_images(folder / part, dict.fromkeys(CLASSES, 6), seed, channels=3)
     return folder
 
 
@@ -214,14 +210,6 @@ def test_an_engine_is_read_whole_while_another_takes_its_place(tmp_path: Path, m
 def test_a_folder_without_an_engine_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OnespikeError, match="holds no engine"):
         load_engine(tmp_path)
-
-
-def test_a_damaged_engine_is_refused(run: Run, tmp_path: Path) -> None:
-    assert command(run.folder, "--out", tmp_path / "engine", "--rounds", 1) == 0
-    weights = tmp_path / "engine" / "engine.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(OnespikeError, match="cannot be read"):
-        load_engine(tmp_path / "engine")
 
 
 @pytest.mark.parametrize("arguments", [["--rounds", "0"], ["--images", "-1"]])

@@ -1,4 +1,4 @@
-"""The whole network: draws, time steps, precision, and the plain implementation of one block."""
+"""The whole network: draws, time steps, precision."""
 
 import copy
 import math
@@ -10,7 +10,6 @@ from torch import nn
 from onespike import create_model
 from onespike.functional import partition
 from onespike.neurons import Neuron
-from tests.reference.sequential import SequentialNetwork
 
 
 def make_network(name="conv12", **overrides):
@@ -90,16 +89,6 @@ def test_draws_are_consumed_in_the_order_of_time_steps_and_blocks(time_steps):
 def test_images_of_another_shape_are_an_error_that_says_which_was_expected(shape):
     with pytest.raises(ValueError, match=r"expected \(B, 3, 16, 16\), got \(" + ", ".join(map(str, shape))):
         make_network()(torch.zeros(shape))
-
-
-@pytest.mark.parametrize("time_steps", [1, 2, 3])
-def test_a_network_of_one_block_is_what_the_plain_implementation_computes(time_steps):
-    options = {"depths": (1,), "channels": (6,), "encoding": "threshold"}
-    network, once = make_network(time_steps=time_steps, **options), make_network(**options)
-    images = random_images(network)
-    expected = SequentialNetwork(network)(images)
-    torch.testing.assert_close(network(images), expected, rtol=1e-12, atol=1e-12)
-    assert (time_steps == 1) == torch.allclose(expected, SequentialNetwork(once)(images))
 
 
 @pytest.mark.parametrize("encoding", ["bernoulli", "threshold"])

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from onespike import create_model
 from onespike.functional import FUSIONS
 from onespike.models import Block, OnespikeConfig
 from onespike.neurons import NeuronConfig
@@ -113,9 +112,3 @@ def test_with_the_slip_put_in_it_is_the_released_code(kind: str, monkeypatch: py
         out, potential, state = block(stream, above, None, draws)
     for found, expected in zip((state.memory[0][0], state.memory[0][1], out, potential), slipped, strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
-
-
-def test_lstm12_has_14_925_466_parameters() -> None:
-    with torch.device("meta"):
-        network = create_model("lstm12", num_classes=10, in_channels=3, image_size=32)
-    assert sum(parameter.numel() for parameter in network.parameters()) == 14_925_466

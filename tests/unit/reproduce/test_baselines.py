@@ -7,6 +7,7 @@ from onespike.audit import EnergyTable
 from onespike.counting.operations import count_operations
 from onespike.models import create_model
 from reproduce.baselines import RESNET19
+from tests.forward import losses_of
 
 
 def test_the_vgg_learns_and_reads_spikes_behind_the_first_layer():
@@ -15,13 +16,7 @@ def test_the_vgg_learns_and_reads_spikes_behind_the_first_layer():
     images = torch.randn(6, 3, 16, 16)
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
     optimiser = torch.optim.Adam(model.parameters(), lr=0.003)
-    losses = []
-    for _ in range(80):
-        loss = torch.nn.functional.cross_entropy(model(images), labels)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
+    losses = losses_of(model, images, labels, optimiser, steps=80)
     assert losses[-1] < losses[0] / 2
     operations = count_operations(model, [images])
     assert [product.arrives for product in operations.products] == ["real"] + ["binary"] * 8

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scipy.stats import t
 
 from onespike.clock import Machine
 from onespike.errors import OnespikeError
@@ -17,7 +16,7 @@ from onespike.training import Run, load_recipe, train
 from reproduce.conversion import _milliseconds, conversion
 from reproduce.conversion_table import TRAINED_ON, Entry, Measurement, _draw, _winner, write
 from reproduce.report import read_rows
-from reproduce.statistics import paired
+from tests.running import raising
 
 ANN = {
     "data.image_size": 16,
@@ -172,11 +171,8 @@ def test_called_again_it_makes_nothing_anew(ann: Path, tmp_path: Path, monkeypat
     conversion(ann, **arguments(tmp_path))
     before = table(tmp_path)
 
-    def never(*_arguments, **_options):
-        raise AssertionError("made anew")
-
     for name in ("convert_run", "_hits", "audit_run"):
-        monkeypatch.setattr(f"reproduce.conversion.{name}", never)
+        monkeypatch.setattr(f"reproduce.conversion.{name}", raising(AssertionError("made anew")))
     conversion(ann, **arguments(tmp_path))
     for row, old in zip(table(tmp_path), before, strict=True):  # time alone is measured again
         assert {**row, "ms an image": ""} == {**old, "ms an image": ""}
@@ -221,15 +217,6 @@ def test_the_verdict_between_routes_is_that_of_their_interval():
     assert "The calibrated route is indistinguishable from the staircase route: +1.00 points" in said
     assert "The calibrated route is ahead, on these images, of the staircase route with more: +40.00 points" in said
     assert _winner([reference], reference) == ""
-
-
-def test_hits_are_compared_in_pairs():
-    assert paired("1100", "1100") == (0, 0, 0)
-    points, low, high = paired("1" * 60 + "0" * 40, "1" * 50 + "0" * 50)
-    assert points == pytest.approx(10)
-    # differences: 10 of 100 are 100 points; their standard error is 100 * sqrt(0.1 * 0.9 / 99)
-    half = t.ppf(0.975, 99) * 100 * (0.09 / 99) ** 0.5
-    assert (low, high) == (pytest.approx(10 - half), pytest.approx(10 + half))
 
 
 def test_a_spiking_run_is_refused(tmp_path: Path):

@@ -1,4 +1,3 @@
-import csv
 import shlex
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from onespike.configs import Text, convert
 from onespike.search.report import command_of, words_of
 from onespike.search.study import Tried
 from onespike.training import Run
+from tests.running import read_rows
 from tests.unit.search.trial import TINY
 
 OPTIONS = [word for key, value in TINY.items() for word in (f"--{key}", str(value))]
@@ -25,8 +25,7 @@ def space(tmp_path: Path) -> Path:
 
 
 def rows(out: Path) -> list[dict[str, str]]:
-    with (out / "search.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+    return read_rows(out / "search.csv")
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ from onespike.training.callbacks import Callback
 from onespike.training.interrupt import Interrupt
 from onespike.training.recipe import load_recipe
 from onespike.training.trainer import Diverged, Trainer
+from tests.running import raising
 from tests.unit.search.trial import TINY
 
 
@@ -179,10 +180,8 @@ def test_a_trial_without_held_out_images_is_refused_and_the_search_goes_on(job):
 
 
 def test_values_that_fail_in_the_first_step_are_refused(job, monkeypatch):
-    def failing(*_: object) -> None:
-        raise OnespikeError("train.batch_size, train.accumulate: take larger parts")
-
-    monkeypatch.setattr(Trainer, "step", failing)
+    error = OnespikeError("train.batch_size, train.accumulate: take larger parts")
+    monkeypatch.setattr(Trainer, "step", raising(error))
     made = job(1)
     assert work(made) == 0
     assert [one.outcome for one in studies.tried(study_of(made), "")] == [
@@ -208,21 +207,15 @@ def test_a_folder_in_the_way_of_a_trial_is_left_as_it_is(job, tmp_path):
 
 
 def test_an_error_of_the_machine_ends_it_and_the_trial_waits(job, monkeypatch):
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(worker, "train", full)
+    monkeypatch.setattr(worker, "train", raising(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space"):
         work(job(1))
     assert [one.outcome for one in studies.tried(study_of(job(1)), "")] == ["waiting"]
 
 
 def test_an_error_of_the_machine_is_one_line_for_the_parent(job, monkeypatch, capsys):
-    def full(_: Job) -> None:
-        raise OSError(28, "No space left on device", "journal.log")
-
     monkeypatch.setattr(worker, "keep_freed_memory", lambda: None)
-    monkeypatch.setattr(worker, "work", full)
+    monkeypatch.setattr(worker, "work", raising(OSError(28, "No space left on device", "journal.log")))
     monkeypatch.setattr(worker, "_end_with", lambda _: None)
     assert worker.main(job(1).to_json()) == 2
     assert capsys.readouterr().err == "error: [Errno 28] No space left on device: 'journal.log'\n"
@@ -284,8 +277,7 @@ def test_processes_share_threads_and_take_accelerators_in_turns(visible, devices
 
 
 def test_a_storage_that_goes_away_is_one_line(job, tmp_path, monkeypatch, capsys):
-    def gone(*_: object) -> None:
-        raise sqlalchemy.exc.OperationalError("SELECT", {}, Exception("no server\nat all"))
+    gone = raising(sqlalchemy.exc.OperationalError("SELECT", {}, Exception("no server\nat all")))
 
     monkeypatch.setattr(studies, "claim", gone)
     monkeypatch.setattr(worker, "keep_freed_memory", lambda: None)
@@ -350,21 +342,17 @@ def test_without_its_parent_a_process_is_asked_to_stop_and_then_ended(monkeypatc
 
 
 def test_a_network_that_cannot_be_counted_is_refused(job, monkeypatch):
-    def uncountable(*_: object) -> None:
-        raise OnespikeError("the network's head does aten.cumprod, which the audit cannot count")
-
-    monkeypatch.setattr(worker, "audit", uncountable)
+    error = OnespikeError("the network's head does aten.cumprod, which the audit cannot count")
+    monkeypatch.setattr(worker, "audit", raising(error))
     assert work(job(1, "field")) == 0
     (one,) = studies.tried(study_of(job(1, "field")), "field")
     assert one.outcome == "refused: the network's head does aten.cumprod, which the audit cannot count"
 
 
 def test_images_that_cannot_be_read_while_energy_is_counted_end_it_and_the_trial_waits(job, monkeypatch):
-    def unreadable(*_: object) -> None:
-        raise OnespikeError("cat.png cannot be read")
-
     made, before = job(1, "field"), worker.EvalLoader
-    monkeypatch.setattr(worker, "EvalLoader", type("Unreadable", (before,), {"__iter__": unreadable}))
+    broken = {"__iter__": raising(OnespikeError("cat.png cannot be read"))}
+    monkeypatch.setattr(worker, "EvalLoader", type("Unreadable", (before,), broken))
     with pytest.raises(OnespikeError, match=r"^cat\.png cannot be read$"):
         work(made)
     assert [one.outcome for one in studies.tried(study_of(made), "field")] == ["waiting"]

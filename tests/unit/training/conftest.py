@@ -23,11 +23,6 @@ SMALL = {
 }
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
 def small(cache: Path):
     def make(**overrides: object) -> Recipe:

@@ -1,6 +1,5 @@
 """Training for cost: the penalty on synaptic operations, and the energy budget."""
 
-import csv
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from onespike.audit import audit
-from onespike.data.loader import derive_seed
 from onespike.errors import OnespikeError
-from onespike.models import Network, create_model, model_config
+from onespike.models import create_model, model_config
 from onespike.training import Stopped, TrainConfig, load_recipe, train
 from onespike.training.callbacks import Callback
 from onespike.training.checkpoint import Checkpoint
@@ -23,13 +20,14 @@ from onespike.training.progress import Progress, quality
 from onespike.training.restoring import restore
 from onespike.training.run import Run, load
 from tests.forward import Forward
+from tests.running import read_rows
+from tests.unit.metered import expect_meter_equals_audit
 
 NARROW = {"channels": (4, 6, 8), "depths": (1, 2, 1)}
 
 
 def metrics(run: Path) -> list[dict[str, str]]:
-    with (run / "metrics.csv").open() as file:
-        return list(csv.DictReader(file))
+    return read_rows(run / "metrics.csv")
 
 
 def test_a_layer_that_also_reads_real_numbers_is_dense_in_all_its_calls():
@@ -134,21 +132,8 @@ def test_the_gradient_of_one_convolution_is_the_surrogate_times_what_a_spike_mee
 )
 def test_it_is_what_the_audit_counts(name, overrides):
     torch.manual_seed(1)
-    network: Network = create_model(name, image_size=32, **{**NARROW, **overrides}).eval()
-    images = torch.randn(4, 3, 32, 32)
-    audited = audit(network, [images])
-    meter = CostMeter(network, (3, 32, 32))
-    torch.manual_seed(derive_seed(0, 0))  # the draws that the audit made
-    with meter.watch(), torch.no_grad():
-        network(images)
-    cost = meter.read(4)
-    assert cost.operations.item() == pytest.approx(audited.operations.synaptic_operations, rel=1e-6)
-    assert cost.share.item() == pytest.approx(
-        audited.operations.synaptic_operations / audited.operations.macs, rel=1e-6
-    )
-    assert cost.joules.item() == pytest.approx(audited.energy("field").total, rel=1e-6, abs=0)
-    real = sum(product.macs for product in audited.operations.products if product.arrives == "real")
-    assert meter.least == pytest.approx(MULTIPLY_ACCUMULATE * real, rel=1e-9, abs=0)
+    network = create_model(name, image_size=32, **{**NARROW, **overrides}).eval()
+    expect_meter_equals_audit(network, torch.randn(4, 3, 32, 32))
 
 
 def test_the_conventions_prices_are_the_audits():

@@ -1,6 +1,5 @@
 """FLOPs: 6 x multiply-accumulates x images, by the counter of the audit."""
 
-import csv
 from pathlib import Path
 
 import pytest
@@ -12,11 +11,11 @@ from onespike.models import create_model
 from onespike.training import Run, Stopped, train
 from onespike.training.loop import set_up
 from onespike.training.trainer import Trainer
+from tests.running import read_rows
 
 
 def pflops(run: Path) -> list[str]:
-    with (run / "metrics.csv").open() as file:
-        return [row["pflop"] for row in csv.DictReader(file)]
+    return [row["pflop"] for row in read_rows(run / "metrics.csv")]
 
 
 def steps(trainer: Trainer, sides: list[int], images: int = 4) -> int | None:

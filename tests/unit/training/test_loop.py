@@ -28,6 +28,7 @@ from onespike.training.run import Run
 from onespike.training.saving import Saving
 from onespike.training.scores import score
 from onespike.training.trainer import Trainer
+from tests.running import raising
 
 QUIET = {"model__encoding": "threshold", "model__norm": "none", "model__dropout": 0.0, "train__mixup": 0.0}
 
@@ -556,11 +557,8 @@ def test_a_training_that_had_enough_does_not_go_on_if_it_is_killed_before_its_te
         def after_epoch(self, trainer, row):
             trainer.enough = row["epoch"] == 2
 
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
     recipe = small(train__epochs=5)
-    monkeypatch.setattr("onespike.training.loop.test", killed)
+    monkeypatch.setattr("onespike.training.loop.test", raising(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         train(recipe, tmp_path / "run", callbacks=[Enough()], quiet=True)
     monkeypatch.undo()

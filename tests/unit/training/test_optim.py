@@ -14,6 +14,7 @@ from onespike.errors import OnespikeError
 from onespike.neurons import NeuronConfig, make_neuron
 from onespike.training.config import TrainConfig
 from onespike.training.optim import FUSED, make_accelerator, make_optimizer, make_scheduler
+from tests.running import raising
 
 
 @pytest.mark.parametrize("name", FUSED)
@@ -60,11 +61,9 @@ def test_an_environment_that_divides_gradients_is_refused(monkeypatch: pytest.Mo
 
 
 def test_pytorch_for_cuda_on_a_machine_without_a_gpu_trains_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent() -> torch.device:  # as PyTorch 2.6 answers there
-        raise RuntimeError("Cannot access accelerator device when none is available.")
-
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", absent)
+    answer = RuntimeError("Cannot access accelerator device when none is available.")  # of PyTorch 2.6
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", raising(answer))
     assert accelerator_type() is None
     assert make_accelerator(TrainConfig()).device.type == "cpu"
 

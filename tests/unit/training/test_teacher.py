@@ -20,6 +20,7 @@ from onespike.training.checkpoint import Checkpoint
 from onespike.training.flops import Flops
 from onespike.training.loop import set_up
 from onespike.training.teacher import Found, twin_of
+from tests.running import raising
 
 #: Nothing is drawn but Mixup; one step of plain SGD.
 EXACT = {
@@ -249,10 +250,6 @@ def test_a_teacher_of_timm_and_one_of_torchvision(small, tmp_path, monkeypatch):
         set_up(small(train__teacher="torchvision:squeezenet1_1"))
 
 
-def refuse(*_: object) -> None:
-    raise AssertionError  # as a bare assert does
-
-
 def test_asking_a_teacher_leaves_other_gpus_alone(small, monkeypatch):
     fork, asked = torch.random.fork_rng, list[object]()
 
@@ -283,8 +280,7 @@ def test_weights_in_a_cache_run_no_code(small, tmp_path, monkeypatch):
 
 
 def test_without_a_network_one_line_says_where_weights_come_from(small, tmp_path, monkeypatch):
-    def refused(*_: object, **__: object) -> None:
-        raise URLError("no network")
+    refused = raising(URLError("no network"))
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("torch.hub.download_url_to_file", refused)
@@ -320,7 +316,7 @@ def test_a_teacher_that_does_not_suit(small, taught, monkeypatch):
     with pytest.raises(OnespikeError, match=r"resnet18 has no option neuron to make a twin by: expected"):
         set_up(replace(small(train__teacher="twin"), model=model_config("resnet18")))
     silent = Line()
-    silent.register_forward_pre_hook(refuse)
+    silent.register_forward_pre_hook(raising(AssertionError))  # as a bare assert does
     given(silent, monkeypatch)
     with pytest.raises(OnespikeError, match=r"its images have 32 pixels a side, those of digits 32: AssertionError$"):
         set_up(small(train__teacher="timm:any"))

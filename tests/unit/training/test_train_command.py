@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from onespike.training import Recipe, Run
+from tests.running import raising
 
 
 @pytest.mark.parametrize(("named", "epochs"), [((), 7), (("--recipe", "cifar10/finetune"), 3)])
@@ -34,9 +35,6 @@ def test_ctrl_c_in_the_test_of_a_twin_says_how_to_go_on(complete, command, tmp_p
 
 
 def test_ctrl_c_in_the_test_of_a_stage_says_how_to_go_on(command, tmp_path: Path, monkeypatch):
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("onespike.training.pruning.prune_time", interrupted)
+    monkeypatch.setattr("onespike.training.pruning.prune_time", raising(KeyboardInterrupt))
     code, _, complaint = command("prune-time", "--from", 2, "--out", tmp_path, "--recipe", "cifar10/conv12")
     assert (code, complaint) == (130, "the same command goes on\ninterrupted\n")
