@@ -232,6 +232,12 @@ def test_hits_are_compared_in_pairs():
     assert (low, high) == (pytest.approx(10 - half), pytest.approx(10 + half))
 
 
+def test_a_pretrained_network_is_refused(tmp_path: Path):
+    with pytest.raises(OnespikeError, match="expected a run that was trained here, got a pretrained network"):
+        conversion(Path("pretrained:digits-spiking-vgg-xs"), out=tmp_path / "results", work=tmp_path / "work")
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_spiking_run_is_refused(tmp_path: Path):
     train(load_recipe("digits", {"data.limit": 100, "train.epochs": 1, "train.warmup_epochs": 0}), tmp_path / "run")
     with pytest.raises(OnespikeError, match="expected a run of an artificial network"):
