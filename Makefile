@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# A target that failed half-way would count as made.
+.DELETE_ON_ERROR:
+
 .PHONY: train test test-all check dist docs
 train: .venv/installed
 	$(BIN)/onespike train --recipe digits

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.machine import Device, describe, expect_device
-from onespike import Callback, load_recipe, train
+from onespike import Callback, OnespikeError, load_recipe, train
 from onespike.cli.command import Overrides, call
 from onespike.cli.main import exit_with
 from onespike.clock import watch_machine
 from onespike.durable import expect_writable, save_json
+from onespike.training.loop import Stopped
 from onespike.training.trainer import Trainer
 
 #: Test top-1, in percent, that the clock is read at.
@@ -56,16 +57,21 @@ def airbench(
     """
     expect_device(device)
     expect_writable(json)
+    if taken := {"train.device", "train.track"} & {*(overrides or {})}:
+        raise OnespikeError(f"--{min(taken)}: --device says where it is trained, and nothing is tracked; leave it out")
     changed = dict(overrides or {}) | {"train.device": "cpu" if device == "cpu" else "auto", "train.track": "[]"}
     asked, clock = load_recipe(recipe, changed), Clock()
     few = WARM_UP * asked.train.batch_size
     few = min(asked.data.limit or few, few)
-    with tempfile.TemporaryDirectory() as folder:
-        train(
-            load_recipe(recipe, {**changed, "train.epochs": "1", "data.limit": f"{few}"}), f"{folder}/warm", quiet=True
-        )
-        with watch_machine(device) as machine:
-            summary = train(asked, f"{folder}/run", callbacks=[clock], quiet=True)
+    warm_up = load_recipe(recipe, {**changed, "train.epochs": "1", "data.limit": f"{few}"})
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            train(warm_up, f"{folder}/warm", quiet=True)
+            with watch_machine(device) as machine:
+                summary = train(asked, f"{folder}/run", callbacks=[clock], quiet=True)
+    except Stopped:
+        print("stopped; nothing is kept", file=sys.stderr)
+        return 130
     found = {
         "recipe": recipe,
         "changed": {name: str(value) for name, value in (overrides or {}).items()},

@@ -56,6 +56,11 @@ def calibration(
     calibrating, _ = some(data.train, calibration_images, card.mean, card.std)
     shown, labels = some(data.test, images, card.mean, card.std)
     wanted = predict(ann, shown, BATCH)
+    about = (
+        f"{card.model.name} with {getattr(card.model, 'activation', 'its own')} activations on {card.data}, before any "
+        f"training on: {len(calibrating)} training images calibrate, {len(labels):,} test images are classified. The "
+        "error is relative, L2, to the artificial network's logits."
+    )
     rows: list[tuple[Any, ...]] = [("artificial network", "", 0, percent(wanted.argmax(1) == labels), 0.0)]
     for neurons in ("channel", "layer"):
         for name, choice in CHOICES.items():
@@ -72,11 +77,6 @@ def calibration(
         "top-1 %": ".2f",
         "error of logits": ".3f",
     }
-    about = (
-        f"{card.model.name} with {card.model.activation} activations on {card.data}, before any training on: "
-        f"{len(calibrating)} training images calibrate, {len(labels):,} test images are classified. The error is "
-        "relative, L2, to the artificial network's logits."
-    )
     table, name = Table(columns, rows), f"calibration-{card.model.name}"
     title = f"Calibration of {card.model.name}, step by step"
     write_report(out, name, title, table, [about, table], draw(rows))

@@ -1,7 +1,6 @@
 """`python -m benchmarks.compare_runs RUN RUN …`: finished runs side by side."""
 
 import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,11 +8,11 @@ from matplotlib.figure import Figure
 
 from onespike.cli.command import call
 from onespike.cli.main import exit_with
-from onespike.durable import expect_writable
+from onespike.durable import expect_writable, read_whole
 from onespike.errors import OnespikeError, reason
 from onespike.search.drawing import plain_figure
 from onespike.training import Run
-from reproduce.report import Table, read_rows, write_report
+from reproduce.report import Table, facts_of, read_rows, write_report
 
 #: Below the table.
 MEANING = (
@@ -62,10 +61,13 @@ def compare_runs(
         note: A file with paragraphs for above the table.
     """
     expect_writable(folder=out)
+    try:
+        above = [read_whole(note).decode().strip()] if note else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise OnespikeError(f"--note {note}: expected a file of text: {reason(error)}") from error
     earlier = kept(add_to) if add_to else []
     table = Table(COLUMNS, [*earlier, *(row(folder) for folder in runs)])
-    parts = [*([note.read_text().strip()] if note else []), table, MEANING]
-    write_report(out, name, title, table, parts, draw(runs, earlier))
+    write_report(out, name, title, table, [*above, table, MEANING], draw(runs, earlier))
     print(table.markdown())
     return 0
 
@@ -76,7 +78,7 @@ def row(folder: Path) -> list[object]:
     recipe, summary = run.recipe, run.summary
     if summary is None:
         raise OnespikeError(f"{folder}: expected a finished run: onespike train --resume {folder} goes on with it")
-    facts = json.loads((folder / "environment.json").read_text())
+    facts = facts_of(run)
     train = recipe.train
     flip = "alternating flip" if recipe.data.alternate_flip else "flip"
     augmentation = [f"crop {recipe.data.crop_padding}, {flip}", recipe.data.auto_augment and "AutoAugment"]

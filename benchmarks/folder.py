@@ -58,9 +58,9 @@ def folder(images: int = 20_000, classes: int = 1000, side: int = 64, json: str 
         side: Side of the images, in pixels.
         json: A file for the numbers; - prints them.
     """
-    expect_counts(side=side)
+    expect_counts(side=side, classes=classes)
     expect_writable(json)
-    if not 1 <= classes <= images // 20:
+    if classes > images // 20:
         raise OnespikeError(f"classes: expected at most a twentieth of the images, {images // 20}, got {classes}")
     with tempfile.TemporaryDirectory() as place:
         root, cache = Path(place) / "images", Path(place) / "cache"

@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from inspect import getdoc
+from inspect import getdoc, signature
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,8 +41,9 @@ def run(arguments: Sequence[str]) -> int:
             return call(_sweep(entry), options, usage, ("data", "model", "train", "loss"))
         return call(_table(name, entry), options, usage)
     except (Stopped, KeyboardInterrupt, Ended) as stop:
-        again = f"python -m reproduce {shlex.join(arguments)}"
-        print(f"\nstopped; what is done is kept: go on with: {again}", file=sys.stderr)
+        keeps = isinstance(entry, Sweep) or "work" in signature(entry).parameters
+        again = f"; what is done is kept: go on with: python -m reproduce {shlex.join(arguments)}"
+        print(f"\nstopped{again if keeps else ''}", file=sys.stderr)
         return 128 + stop.args[0] if isinstance(stop, Ended) else INTERRUPTED
 
 

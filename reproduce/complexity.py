@@ -1,4 +1,4 @@
-"""Eq. 1 and Eq. 2 of the supplement for every weight layer of every model, beside counted operations.
+"""Eq. 1 and Eq. 2 of the supplement for every weight layer of the paper's networks, beside counted operations.
 
 Omega(SCNN-W) = d_x k_h k_w d_h 2                        for each token of a window, biases left out
 Omega(LSNN-W) = d_x d_h 8 + d_h (d_h 8 + 20)             likewise, one direction
@@ -125,7 +125,7 @@ def layers_of(model: str) -> list[Layer]:
 
 
 def complexity(out: Path = Path("results")) -> None:
-    """Eq. 1 and Eq. 2 for every weight layer of every registered model, beside counted operations.
+    """Eq. 1 and Eq. 2 for every weight layer of the paper's networks, beside counted operations.
 
     Args:
         out: Folder for complexity.csv, complexity.md and complexity.png.

@@ -17,6 +17,7 @@ from onespike.durable import write_whole
 from onespike.errors import OnespikeError
 from onespike.evaluation.convert import convert_run
 from onespike.training.checkpoint import ModelCard
+from onespike.training.pretrained import is_pretrained
 from onespike.training.run import Run, load
 from reproduce.conversion_table import TRAINED_ON, Entry, Measurement, write
 from reproduce.trained import open_or_train, some_test_images
@@ -121,6 +122,8 @@ def _branches(card: ModelCard) -> str:
 
 def _card(run: Run) -> ModelCard:
     """What a run's network is; an `OnespikeError` if it is not of an artificial one."""
+    if is_pretrained(run.folder):
+        raise OnespikeError(f"{run.folder}: expected a run that was trained here, got a pretrained network")
     card = run.checkpoint("best").card
     if not hasattr(card.model, "activation"):
         raise OnespikeError(f"{run.folder}: expected a run of an artificial network, such as of cifar10/resnet18")

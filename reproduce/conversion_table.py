@@ -1,6 +1,5 @@
 """The table of `python -m reproduce conversion`: rows, differences in pairs, which route won, the picture."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 from scipy.stats import binomtest
 
 from onespike.training.run import Run
-from reproduce.report import Table, write_report
+from reproduce.report import Table, facts_of, write_report
 from reproduce.statistics import paired
 
 #: How rows of networks begin that were trained on at one time step.
@@ -109,7 +108,6 @@ def write(found: list[Entry], reference: Entry, measured: int, out: Path, name: 
 
 def _row(one: Entry, reference: Entry) -> tuple[str | float | None, ...]:
     measured = one.measured
-    environment = json.loads((one.run.folder / "environment.json").read_text())
     behind = paired(measured.hits, reference.measured.hits) if one is not reference else (None, None, None)
     trained = one.run.summary
     return (
@@ -126,7 +124,7 @@ def _row(one: Entry, reference: Entry) -> tuple[str | float | None, ...]:
         one.milliseconds,
         measured.microjoules,
         measured.memory_microjoules,
-        environment["commit"],
+        facts_of(one.run)["commit"],
     )
 
 

@@ -74,6 +74,8 @@ def energy(
     small = run is None
     if small and (ann or binary or vgg):
         raise OnespikeError("--ann, --binary and --vgg stand beside a network of yours: give its run by --run")
+    if width and not small and not vgg:
+        raise OnespikeError("--width is that of a VGG-11: say by --vgg where it is, or is to be trained")
     if small:
         run, ann, binary = (_train_small(preset, work) for preset in ("paper", "ann", "binary"))
         vgg, origin = work / "energy-digits-vgg", _SMALL

@@ -73,27 +73,26 @@ def exports(
     expect_packages()
     with requires("export"):
         import nir  # noqa: F401
+    # Images or weights that are not there are no refusal of a format: they end it before anything is exported.
+    counts = [min(images, len(run.dataset().test)) for run in opened]
+    networks = [run.checkpoint("best").digest for run in opened]
     rows, refusals = list[list[Any]](), list[str]()
-    for run, one in zip(runs, opened, strict=True):
-        made = {name: _proved(one, work / run.name / name, *WRITTEN[name], images) for name in WRITTEN}
+    for run, one, count, network in zip(runs, opened, counts, networks, strict=True):
+        made = {name: _proved(one, network, work / run.name / name, *WRITTEN[name], count) for name in WRITTEN}
         facts = environment()
         machine = {name: facts[name] for name in ("processor", "onespike", "commit", "packages")}
         save_json({"run": run.name, "exports": made, "environment": machine}, str(out / f"export-{run.name}.json"))
         rows += [row for name, found in made.items() for row in _rows(run.name, name, found)]
         refusals += [f"- {run.name}, {name}: {found['refused']}" for name, found in made.items() if "refused" in found]
     parts = ["# Exports and their parity", HOW, Table(COLUMNS, rows).markdown()]
-    parts += ["Refused, since the format cannot say the network:", "\n".join(refusals)] if refusals else []
+    parts += ["Not written:", "\n".join(refusals)] if refusals else []
     save_text("\n\n".join([*parts, provenance()]) + "\n", out / "export.md")
     return "export"
 
 
-def _proved(run: Run, folder: Path, to: str, weights: Any, images: int) -> dict[str, Any]:
-    """The proofs of one export, which is made if they are not there; or why it is refused."""
-    try:
-        images = min(images, len(run.dataset().test))
-        proof = _earlier(folder, run.checkpoint("best").digest, images)
-    except OnespikeError as error:
-        return {"refused": str(error)}
+def _proved(run: Run, network: str, folder: Path, to: str, weights: Any, images: int) -> dict[str, Any]:
+    """The proofs of one export, which is made if they are not there; or why it is not written."""
+    proof = _earlier(folder, network, images)
     if proof is None:
         expect_free(folder)
         try:

@@ -73,7 +73,8 @@ def gradients(
         raise OnespikeError(f"steps: expected at least {2 * WINDOW}, got {steps}")
     overrides: dict[str, Any] = {
         "model.preset": preset,
-        "data.limit": -(-steps * batch_size * 10 // 9),  # a tenth of the images is held out
+        "data.limit": -(-steps * batch_size * 10 // 9),
+        "data.holdout": 0.1,
         "train.batch_size": batch_size,
         "train.epochs": 1,
         "train.warmup_epochs": 0.1,

@@ -1,7 +1,6 @@
 """NAME.runs.csv: one row for each training that is done; what a sweep goes on from."""
 
 import csv
-import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from onespike.durable import csv_text, save_text
 from onespike.errors import OnespikeError
 from onespike.training.run import Run
 from reproduce.plan import Training
+from reproduce.report import facts_of
 
 #: The budget, by the words for it in the table.
 BUDGET = ("limit", "epochs", "batch_size", "channels", "precision")
@@ -131,7 +131,7 @@ def budget(training: Training) -> dict[str, str]:
 
 def make_row(training: Training, run: Run, diverged: bool = False) -> Row:
     """Make the row of a training out of its run folder; one that diverged has no numbers."""
-    facts = json.loads((run.folder / "environment.json").read_text())
+    facts = facts_of(run)
     summary = {} if diverged else run.summary
     on_accelerator = facts["accelerators"] and training.recipe.train.device == "auto"
     return {

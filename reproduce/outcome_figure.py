@@ -98,9 +98,8 @@ def draw_depths(outcomes: Sequence[Outcome]) -> Figure:
         axis.errorbar(
             depths, [one.mean for one in estimates], reach, fmt="o-", capsize=3, color=f"C{number}", label=group
         )
-    pending = sorted({int(one.setting.label) for one in outcomes if not one.rows})
-    if pending:
-        axis.set_title(f"pending: {', '.join(map(str, pending))} layers", loc="right", fontsize=9, color="grey")
+    if pending := [one.setting.name for one in outcomes if not one.rows]:
+        axis.set_title(f"pending: {', '.join(pending)}", loc="right", fontsize=9, color="grey")
     several = any(one.estimate and one.estimate.interval for one in outcomes)
     axis.set(xlabel="blocks", ylabel=BARS if several else ACCURACY)
     axis.set_xticks(sorted({int(one.setting.label) for one in outcomes}))

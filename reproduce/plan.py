@@ -10,6 +10,7 @@ from typing import Any, Literal, get_type_hints
 
 from matplotlib.figure import Figure
 
+from onespike.classpath import ClassPath
 from onespike.errors import OnespikeError
 from onespike.models import OnespikeConfig
 from onespike.training.recipe import NO_MATTER, SECTIONS, Recipe, load_recipe, values_of
@@ -121,6 +122,7 @@ def resolve(sweep: Sweep, overrides: Mapping[str, Any]) -> list[Training]:
     """
     _expect_free(sweep, overrides)
     base = load_recipe(sweep.recipe, overrides)
+    _expect_no_class(sweep, base)
     warmup = {"train.warmup_epochs": base.train.epochs / 10}
     planned = []
     for setting in sweep.settings:
@@ -139,15 +141,28 @@ def _expect_free(sweep: Sweep, overrides: Mapping[str, Any]) -> None:
     """Raise an `OnespikeError` if a value was given that rows set themselves: their labels would be wrong.
 
     Where rows change a baseline, only what all of them set is refused: the rest of the baseline is the user's to
-    choose. Elsewhere it is what any row sets, but for the budget.
+    choose. Elsewhere it is what any row sets.
     """
     keys = [set(setting.overrides) for setting in sweep.settings]
-    swept = set.intersection(*keys)
-    if sweep.reference == "best":
-        swept |= set.union(*keys) - set(OWN)
+    swept = set.union(*keys) if sweep.reference == "best" else set.intersection(*keys)
+    defaults = {"train.epochs": sweep.epochs, "data.limit": sweep.limit, "train.precision": sweep.precision}
     for key, value in overrides.items():
-        if key in swept and (key, value) != ("train.epochs", sweep.epochs):  # these come by default
+        if key in swept and (key, value) not in defaults.items():
             raise OnespikeError(f"--{OWN.get(key, key)}: {sweep.name} sets it itself, row by row; leave it out")
+
+
+def _expect_no_class(sweep: Sweep, base: Recipe) -> None:
+    """Raise an `OnespikeError` if a class of the user's would take the place of what rows name."""
+    swept = {key for setting in sweep.settings for key in setting.overrides}
+    for section, by_class in (
+        ("model", isinstance(base.model, ClassPath)),  # of which there is no digest
+        ("data", base.data.class_path and "data.name" in swept),
+        ("loss", base.loss and "train.loss" in swept),
+    ):
+        if by_class:
+            raise OnespikeError(
+                f"{section}.class_path: the rows of {sweep.name} take registered ones alone; leave it out"
+            )
 
 
 def plan(planned: Sequence[Training], seeds: int) -> list[Training]:

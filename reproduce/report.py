@@ -11,10 +11,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from onespike.durable import csv_text, save_text
+from onespike.configs import expect_keys, read_json
+from onespike.durable import csv_text, read_whole, save_text
 from onespike.environment import environment
 from onespike.errors import OnespikeError
 from onespike.evaluation.drawing import save_figure
+from onespike.training.run import Run
 
 DPI = 120
 
@@ -57,6 +59,18 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """The rows of a table that was written, by the names of its columns."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file, strict=True))
+
+
+def facts_of(run: Run) -> dict[str, Any]:
+    """What a run was trained with, as `environment` says it; an `OnespikeError` if its file is gone or damaged."""
+    path = run.folder / "environment.json"
+    try:
+        facts: dict[str, Any] = read_json(read_whole(path), path)
+    except OSError as error:
+        raise OnespikeError(f"{path} cannot be read ({error.strerror}): put it back, or train the run again") from error
+    kinds = {"commit": str | None, "processor": str, "threads": int, "accelerators": list[str]}
+    expect_keys(facts, {**kinds, "packages": dict[str, str | None]}, str(path))
+    return facts
 
 
 def expect_apart(runs: Iterable[Path]) -> None:

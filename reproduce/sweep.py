@@ -92,10 +92,10 @@ def complete(recipe: Recipe, run: Run, start: str | None = None) -> None:
     Raises:
         OnespikeError: Another recipe was trained there.
     """
-    if run.is_complete and (changed := differences(run.recipe, recipe)):
+    resume = run.config.is_file()  # such a run goes on from its own weights
+    if resume and (changed := differences(run.recipe, recipe)):
         raise OnespikeError(f"{run.folder} holds a run of another recipe: {'; '.join(changed)}; choose another folder")
     if not run.is_complete:
-        resume = run.config.is_file()  # such a run goes on from its own weights
         train(recipe, run.folder, resume=resume, init_from=None if resume else start)
 
 

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,17 @@ def test_it_is_short_and_begins_with_two_commands():
     assert set(re.findall(r"make ([\w-]+)", PAGE)) <= targets
     trained = [words for words in COMMANDS if words[:2] == ["onespike", "train"] and "cifar10" in " ".join(words)]
     assert trained[0] == ["onespike", "train", "--recipe", "cifar10/fast"]
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+def test_an_environment_that_could_not_be_made_does_not_count_as_made(tmp_path: Path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\n[ $1 = -m ] || exit 0\nmkdir -p .venv/bin\ntouch .venv/bin/python\nexit 1\n")
+    python.chmod(0o755)
+    (tmp_path / "pyproject.toml").touch()
+    command = ["make", "-f", str(ROOT / "Makefile"), "PYTHON=./python", "train"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 2
+    assert not (tmp_path / ".venv/bin/python").exists()
 
 
 @pytest.mark.slow

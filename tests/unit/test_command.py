@@ -1,5 +1,6 @@
 """From words to a function's arguments."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,21 @@ def test_options_need_no_documentation(capsys):  # which python -OO leaves out
     with pytest.raises(SystemExit):
         call(make, ["--help"], "make")
     assert "--size" in capsys.readouterr().out
+
+
+def test_defaults_are_shown_as_they_are_typed(capsys):
+    def draw(
+        sizes: tuple[int, ...] = (1, 2),
+        none: tuple[str, ...] = (),
+        steps: list[int] = [1, 4],  # noqa: B006 - only read
+    ) -> int:
+        return len(sizes) + len(none) + len(steps)
+
+    with pytest.raises(SystemExit):
+        call(draw, ["--help"], "draw")
+    printed = capsys.readouterr().out
+    assert re.findall(r"\(default: .*\)", printed) == ["(default: [1,2])", "(default: 1 4)"]
+    assert call(draw, ["--sizes", "[1,2]", "--steps", "1", "4"], "draw") == 4
 
 
 def test_a_list_takes_one_word_or_more():

@@ -38,6 +38,13 @@ def test_the_options_of_fine_tuning_are_those_of_its_recipe(helped) -> None:
     assert "(default: weights)" in printed.partition("calibration options:")[2]
 
 
+@pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if "loss" in command.sections])
+def test_losses_and_conversions_are_named_where_they_may_be_given(name: str, helped) -> None:
+    printed = helped(name)
+    assert "--loss.class_path pkg.Loss" in printed
+    assert ("--conversion.time_steps TIME_STEPS" in printed) == ("conversion" in COMMANDS[name].sections)
+
+
 @pytest.mark.parametrize("name", [name for name, one in COMMANDS.items() if re.match(r"\[?RUN\b", one.arguments)])
 def test_commands_that_read_a_run_take_shared_networks(name: str, helped) -> None:
     printed = helped(name)

@@ -15,7 +15,7 @@ from docstring_parser import parse as parse_docstring
 
 from onespike.classpath import allow_imports, trust
 from onespike.configs import Text, convert
-from onespike.conversion.config import Calibration
+from onespike.conversion.config import Calibration, ConversionConfig
 from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError, shown, unknown
 from onespike.training.config import TrainConfig
@@ -103,13 +103,21 @@ def _add_options(parser: Any, config: Any, prefix: str = "", with_defaults: bool
 def _add_option(parser: Any, name: str, hint: Any, default: Any, text: str) -> None:
     """Add one option, which is absent from the parsed values unless it is given."""
     option = f"--{name.strip('_') if '.' in name else name.strip('_').replace('_', '-')}"
-    shown = f"{text} (default: {default})" if default is not False and default not in (None, [], "") else text
+    is_said = default is not False and default not in (None, [], (), "")
+    shown = f"{text} (default: {_typed(default)})" if is_said else text
     common: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": _help(shown)}
     if hint is bool and "." not in name:
         parser.add_argument(option, action=argparse.BooleanOptionalAction, **common)
         return
     metavar = "true|false" if hint is bool else name.strip("_").rpartition(".")[2].upper()
     parser.add_argument(option, metavar=metavar, **_kind(hint, option), **common)
+
+
+def _typed(default: Any) -> str:
+    """A default as a command line has it: a list as words, a tuple in brackets."""
+    if isinstance(default, tuple):
+        return f"[{','.join(map(str, default))}]"
+    return " ".join(map(str, default)) if isinstance(default, list) else str(default)
 
 
 def _help(text: str) -> str:
@@ -160,7 +168,8 @@ def _options(parser: _Parser, sections: Sequence[str]) -> list[str]:
 
 def _describe_sections(parser: _Parser, sections: Sequence[str], by_recipe: bool) -> None:
     """Add the recipe's options to the help; those of models need torch, and `onespike models` lists them."""
-    for section, kind in (("data", DataConfig), ("train", TrainConfig), ("calibration", Calibration)):
+    kinds = {"data": DataConfig, "train": TrainConfig, "conversion": ConversionConfig, "calibration": Calibration}
+    for section, kind in kinds.items():
         if section in sections:
             says = BY_RECIPE if by_recipe else BY_RUN.get(section, "")
             group = parser.add_argument_group("; ".join(filter(None, [f"{section} options", says])))
@@ -168,3 +177,5 @@ def _describe_sections(parser: _Parser, sections: Sequence[str], by_recipe: bool
     if "model" in sections:
         such = "such as --model.name conv12 or --model.class_path pkg.Net --model.init_args.width 64"
         parser.epilog = f"Options of the model, {such}: `onespike models NAME` lists those of a registered model."
+    if "loss" in sections:
+        parser.epilog = f"{parser.epilog} A loss of yours: --loss.class_path pkg.Loss --loss.init_args.scale 2."

@@ -12,6 +12,7 @@ import json
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,14 @@ class _Range:
     high: float
     log: bool = False
     step: float | None = None
+
+    def steps(self) -> Decimal:
+        """How many steps it has, by its numbers as they were written: of floats the last may be lost."""
+        return (Decimal(str(self.high)) - Decimal(str(self.low))) / Decimal(str(self.step))
+
+    def last(self) -> float:
+        """The last value that steps reach."""
+        return float(Decimal(str(self.low)) + int(self.steps()) * Decimal(str(self.step)))
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,7 @@ def _form(form: Any, where: str) -> _Range | _Choices:
         raise OnespikeError(f"{where}: the range is empty: expected low < high, got {span.low:g} and {span.high:g}")
     if span.log and (span.low <= 0 or span.step is not None):
         raise OnespikeError(f"{where}: log: true needs a low above 0 and no step, got {shown(dict(form))}")
-    if span.step is not None and not (span.high - span.low) / STEPS <= span.step <= span.high - span.low:
+    if span.step is not None and not (span.step > 0 and 1 <= span.steps() <= STEPS):
         expected = f"expected more than 0 and no more than the range, and {STEPS:,} steps at most"
         raise OnespikeError(f"{where}.step: {expected}, got {span.step:g}")
     return span
@@ -135,11 +144,10 @@ def _distribution(form: _Range | _Choices, whole: bool, where: str) -> Any:
 
     if isinstance(form, _Choices):
         return CategoricalDistribution(form.choices)
-    low, high, step = form.low, form.high, form.step
+    low, step = form.low, form.step
     if whole and step is not None and not isinstance(step, int):
-        raise OnespikeError(f"{where}.step: expected a whole number, got {step:g}")
-    if step is not None:  # the last value that steps reach
-        high = low + step * int((high - low) / step + 1e-9)
+        raise OnespikeError(f"{where}.step: expected a whole number, got {shown(step)}")
+    high = form.high if step is None else form.last()
     if whole:
         return IntDistribution(int(low), int(high), form.log, int(step or 1))
     return FloatDistribution(float(low), float(high), form.log, step)

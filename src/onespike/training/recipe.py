@@ -151,6 +151,8 @@ def _resolve(file: dict[str, Any], given: dict[str, Any], path: Path, start: Rec
     for section, values in {"model": {**before, **changes}, **own}.items():
         if values.get("init_args") and not values.get("class_path"):
             raise OnespikeError(f"{section}.init_args: arguments of what? add --{section}.class_path pkg.Class")
+    if {"name", "class_path"} <= {*changes}:
+        raise OnespikeError("--model.name and --model.class_path: name one of them")
     if by_class := "class_path" in changes or ("class_path" in before and "name" not in changes):
         same = changes.get("class_path", before.get("class_path")) == before.get("class_path")
         model, known, before = make(ClassPath, merge(before if same else {}, changes), "model"), option_names(), {}

@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks.airbench import Clock, main
 from onespike.errors import OnespikeError
+from onespike.training.loop import Stopped
 
 MODEL = ("--model.depths", "[1,1]", "--model.channels", "[8,8]")
 TINY = ("--recipe", "digits", *MODEL, "--data.limit", "64", "--data.holdout", "0")
@@ -29,6 +30,21 @@ def test_the_clock_says_when_a_goal_was_reached_first() -> None:
     clock = Clock()
     clock.epochs = [{"seconds": 10.0 * n, "test_top1": top1} for n, top1 in enumerate((80, 92, 91, 93), 1)]
     assert [clock.seconds_to(goal) for goal in (80, 90, 92, 93, 94)] == [10, 20, 20, 40, None]
+
+
+def test_a_stop_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise Stopped
+
+    monkeypatch.setattr("benchmarks.airbench.train", stop)
+    assert main([*TINY, "--json", "-"]) == 130
+    assert capsys.readouterr() == ("", "stopped; nothing is kept\n")
+
+
+@pytest.mark.parametrize("option", ["--train.device", "--train.track"])
+def test_what_it_sets_itself_is_no_option(option: str) -> None:
+    with pytest.raises(OnespikeError, match=f"^{option}: --device says where it is trained, and nothing is tracked"):
+        main([*TINY, option, "auto"])
 
 
 def test_a_device_that_is_not_there_is_one_line() -> None:

@@ -19,6 +19,7 @@ from benchmarks.case import CLASSES, Case
 from benchmarks.compare import cases, compare, record
 from benchmarks.compare_runs import minutes
 from benchmarks.data import compare_data
+from benchmarks.folder import folder
 from benchmarks.machine import Peak, gemm_peaks
 from benchmarks.memory import Alone, alone
 from benchmarks.peers import PEERS, PeerUnit, with_plain_layers
@@ -347,6 +348,11 @@ def test_a_strict_network_is_scaled_by_its_width() -> None:
     base = Case("train", "onespike", "fp32", 2, "spiking-vgg-xs", "")
     assert _varied(base, "width", 8).overrides == {"width": 8}
     assert _varied(replace(base, model="conv-tiny", preset="paper"), "width", 8).overrides == {"channels": (8, 16, 32)}
+
+
+def test_a_folder_without_classes_is_one_line() -> None:
+    with pytest.raises(OnespikeError, match=r"^--classes: expected at least 1, got 0$"):
+        folder(classes=0)
 
 
 def test_epochs_on_small_images_take_fewer_minutes(tmp_path: Path) -> None:

@@ -219,6 +219,12 @@ def test_the_verdict_between_routes_is_that_of_their_interval():
     assert _winner([reference], reference) == ""
 
 
+def test_a_pretrained_network_is_refused(tmp_path: Path):
+    with pytest.raises(OnespikeError, match="expected a run that was trained here, got a pretrained network"):
+        conversion(Path("pretrained:digits-spiking-vgg-xs"), out=tmp_path / "results", work=tmp_path / "work")
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_spiking_run_is_refused(tmp_path: Path):
     train(load_recipe("digits", {"data.limit": 100, "train.epochs": 1, "train.warmup_epochs": 0}), tmp_path / "run")
     with pytest.raises(OnespikeError, match="expected a run of an artificial network"):

@@ -106,6 +106,9 @@ def test_a_run_of_another_recipe_is_not_taken_for_the_one_that_is_asked_for(tmp_
     vgg = write(tmp_path / "vgg", **{"model.name": "spiking-vgg11", "model.width": 2})
     with pytest.raises(OnespikeError, match=r"vgg holds a run of another recipe: .*model\.width was 2, now 4"):
         module._open_or_train_vgg(vgg.folder, own, 4)
+    (vgg.folder / "summary.json").unlink()  # nor does one go on that was interrupted
+    with pytest.raises(OnespikeError, match=r"vgg holds a run of another recipe: .*model\.width was 2, now 4"):
+        module._open_or_train_vgg(vgg.folder, own, 4)
     with pytest.raises(OnespikeError, match=r"own holds a run of another recipe: train\.epochs was 40, now 6"):
         complete(load_recipe("digits", {"train.epochs": 6}), Run(tmp_path / "own"))
 
@@ -142,6 +145,7 @@ def test_bad_input(command, tmp_path: Path):
         (("--images", 0), "images: expected at least 1, got 0"),
         (("--ann", tmp_path), "give its run by --run"),
         (("--run", tmp_path), "is not a run"),
+        (("--run", tmp_path, "--width", 16), "--width is that of a VGG-11: say by --vgg"),
     ):
         code, _, complaints = command("energy", *options)
         assert (code, complaints.count("\n")) == (2, 1)

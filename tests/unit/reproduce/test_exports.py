@@ -1,6 +1,7 @@
 """Exports of runs, gathered in one table."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,7 +46,29 @@ def test_proofs_and_refusals(
     monkeypatch.setattr(exports, "WRITTEN", {"pt2": ("pt2", "fp32")})
     assert command("exports", *options)[0] == 0
     assert (work / "small" / "pt2" / "model.pt2").stat().st_mtime_ns == before
-    assert "cannot say" not in (out / "export.md").read_text()
+    assert "Not written" not in (out / "export.md").read_text()
+
+
+@pytest.mark.parametrize("missing", ["images", "weights"])
+def test_what_is_not_there_is_no_refusal_of_a_format(
+    missing: str,
+    run: Run,
+    tmp_path: Path,
+    command: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("nir")
+    monkeypatch.setattr(exports, "_proved", lambda *_: pytest.fail("something was exported"))
+    data = DataConfig(name="folder", root=str(tmp_path / "moved")) if missing == "images" else DataConfig(name="digits")
+    folder = tmp_path / "second"
+    other = write_run(folder, model_config("spiking-resnet-xs", width=4), data, tuple("0123456789"))
+    if missing == "weights":
+        shutil.rmtree(other.best)
+    code, _, complaint = command("exports", "--runs", run.folder, folder, "--out", tmp_path / "out")
+    assert (code, complaint.count("\n")) == (2, 1)
+    assert (str(tmp_path / "moved") if missing == "images" else "no usable checkpoint") in complaint
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("change", ["images", "weights", "damage", "no list", "version"])

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -6,7 +7,8 @@ from torch import nn
 
 from onespike.errors import OnespikeError
 from onespike.models import create_model
-from reproduce.gradients import _norms, gradients
+from onespike.training import load_recipe
+from reproduce.gradients import Gradients, _norms, gradients
 from reproduce.report import read_rows
 
 
@@ -57,6 +59,19 @@ def test_nothing_to_measure_and_batches_of_several_parts_are_refused(options, me
     with pytest.raises(OnespikeError, match=message):
         gradients(**options, out=tmp_path)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_tenth_is_held_out_whatever_the_recipe_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    found: list[tuple[float, int]] = []
+
+    def measure(model: str, recipe: str, overrides: dict[str, Any], _: int) -> Gradients:
+        data = load_recipe(recipe, overrides).data
+        found.append((data.holdout, data.limit))
+        return Gradients(model, [1.0], [1.0], 1.0, 1.0)
+
+    monkeypatch.setattr("reproduce.gradients.measure", measure)
+    gradients(("conv",), (12,), batch_size=9, recipe="cifar10/conv12-improved", out=tmp_path)
+    assert found == [(0.1, 1000)]
 
 
 def test_more_steps_than_the_images_give_are_refused(tmp_path: Path):

@@ -56,6 +56,14 @@ def test_interrupted(number: signal.Signals | None, code: int, command, monkeypa
     assert "go on with: python -m reproduce demo --recipe=digits" in complaints
 
 
+def test_what_keeps_nothing_does_not_say_that_it_goes_on(command, monkeypatch: pytest.MonkeyPatch):
+    def stop(out: Path = Path("results")) -> None:  # noqa: ARG001 - each table has it
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(registry.PAPER, "table1", stop)
+    assert command("table1") == (130, "", "\nstopped\n")
+
+
 @pytest.mark.usefixtures("demo")
 @pytest.mark.parametrize("arguments", [("demo", *TINY, "--part", "9/9"), ("table1",)], ids=lambda words: words[0])
 def test_names_are_printed_as_they_are(arguments: tuple[object, ...], command):
@@ -93,6 +101,7 @@ def test_help(name: str, command):
         ("demo --train.sed 3", "did you mean '--train.seed'?"),
         ("table2 --data.name digits", "table2 sets it itself"),
         ("time --epochs 4", "--epochs: time sets it itself"),
+        ("events --epochs 5", "--epochs: events sets it itself"),
         ("conversion --test-images 1", "test_images: expected at least 2, which an interval takes, got 1"),
         ("demo --recipe digit", "did you mean 'digits'?"),
         ("demo --model.theta 2", "theta: expected"),

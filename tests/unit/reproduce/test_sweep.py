@@ -23,12 +23,12 @@ from reproduce.ablation import ABLATION
 from reproduce.accuracy import ACCURACY
 from reproduce.costs import read_costs, write_costs
 from reproduce.figure1 import FIGURE1
-from reproduce.ledger import COLUMNS, Ledger
+from reproduce.ledger import COLUMNS, Ledger, make_row
 from reproduce.operations import OPERATIONS
 from reproduce.outcome import Outcome, describe_budget, outcomes, write_outcomes
 from reproduce.outcome_figure import draw_depths, draw_rows
 from reproduce.over_time import EVENTS
-from reproduce.plan import Setting, Sweep, digest, plan, resolve
+from reproduce.plan import OWN, Setting, Sweep, digest, plan, resolve
 from reproduce.report import portable, read_rows
 from reproduce.sweep import run_sweep
 from reproduce.table2 import TABLE2
@@ -106,6 +106,14 @@ def test_a_finished_run_whose_row_was_lost_is_not_trained_again(sweep: Sweep, tr
     run_sweep(sweep, SMALL, 1, tmp_path, tmp_path / "work")
     assert len(trained) == 2
     assert (tmp_path / "demo.runs.csv").read_text() == before
+
+
+@pytest.mark.parametrize("damage", ["{", "{}", "[1]", None])
+def test_a_damaged_environment_is_one_line(damage: str | None, sweep: Sweep, tmp_path: Path):
+    if damage:
+        (tmp_path / "environment.json").write_text(damage)
+    with pytest.raises(OnespikeError, match=r"environment\.json"):
+        make_row(resolve(sweep, SMALL)[0], Run(tmp_path))
 
 
 def test_an_interrupted_training_goes_on_from_its_checkpoint(
@@ -320,6 +328,13 @@ def test_a_picture_over_depths_says_what_its_bars_are(values, bars: str, sweep: 
     assert draw_depths(judged(depths, values)).axes[0].get_ylabel() == f"test accuracy, %{bars}"
 
 
+def test_a_picture_over_depths_names_units_and_blocks_that_are_pending(sweep: Sweep):
+    labels = ((unit, depth) for unit in ("conv", "lstm") for depth in ("12", "20"))
+    settings = [Setting(unit, depth, {"model.theta": 0.1 * n}) for n, (unit, depth) in enumerate(labels, 1)]
+    [axis] = draw_depths(judged(replace(sweep, settings=settings, reference="best"), [[50], [], [50]])).axes
+    assert axis.get_title("right") == "pending: conv 20, lstm 20"
+
+
 def test_a_table_over_time_tells_pending_from_diverged(sweep: Sweep, tmp_path: Path):
     planned = resolve(sweep, SMALL)
     trainings = plan(planned, 1)
@@ -406,11 +421,26 @@ def test_the_papers_sweeps():
         (ACCURACY, "model.preset", "ann"),
         (ACCURACY, "train.batch_size", 125),
         (OPERATIONS, "train.rate_penalty", 1),
+        (EVENTS, "train.epochs", 5),
+        (ACCURACY, "data.limit", 100),
     ],
 )
 def test_what_the_labels_of_rows_say_is_no_option(sweep: Sweep, key: str, value: Any):
-    with pytest.raises(OnespikeError, match=rf"--{key}: {sweep.name} sets it itself"):
+    with pytest.raises(OnespikeError, match=rf"--{OWN.get(key, key)}: {sweep.name} sets it itself"):
         resolve(sweep, {key: value})
+
+
+@pytest.mark.parametrize(
+    ("sweep", "section"),
+    [(TABLE2, "data"), (TABLE2, "model"), (ABLATION, "model"), (EVENTS, "model"), (EVENTS, "loss")],
+)
+def test_no_class_takes_the_place_of_what_rows_name(sweep: Sweep, section: str):
+    with pytest.raises(OnespikeError, match=rf"^{section}\.class_path: the rows of {sweep.name} take registered ones"):
+        resolve(sweep, {f"{section}.class_path": "pkg.Own"})
+
+
+def test_rows_that_name_no_data_take_a_class_of_the_users():
+    assert {one.recipe.data.class_path for one in resolve(ABLATION, {"data.class_path": "pkg.Own"})} == {"pkg.Own"}
 
 
 def test_a_folder_of_data_sets(tmp_path: Path):

@@ -26,6 +26,9 @@ def test_every_form(read):
         train.warmup_epochs: [0, 1]
         train.lr: {low: 0.001, high: 1, log: true}
         train.momentum: {low: 0, high: 0.9, step: 0.2}
+        train.label_smoothing: {low: 0.01, high: 0.1, step: 0.01}
+        train.ema: {low: 0.7, high: 0.9, step: 0.1}
+        train.mixup: {low: 0.2, high: 0.3, step: 0.1}
         model.preset: {choices: [modern, paper]}
         model.channels: {choices: [[4, 8, 8], [8, 16, 16]]}
         """
@@ -36,6 +39,9 @@ def test_every_form(read):
         "train.warmup_epochs": FloatDistribution(0, 1),  # the option is a number, whole ends or not
         "train.lr": FloatDistribution(0.001, 1, log=True),
         "train.momentum": FloatDistribution(0, 0.8, step=0.2),
+        "train.label_smoothing": FloatDistribution(0.01, 0.1, step=0.01),
+        "train.ema": FloatDistribution(0.7, 0.9, step=0.1),
+        "train.mixup": FloatDistribution(0.2, 0.3, step=0.1),
         "model.preset": CategoricalDistribution(["modern", "paper"]),
         "model.channels": CategoricalDistribution(["[4, 8, 8]", "[8, 16, 16]"]),
     }
@@ -50,6 +56,7 @@ def test_every_form(read):
         ("train.lr: {low: 0, high: 1, log: true}", r"train.lr: log: true needs a low above 0"),
         ("train.epochs: [1.5, 3]", r"train.epochs: expected a whole number, got 1.5"),
         ("train.epochs: {low: 1, high: 9, step: 0.5}", r"train.epochs.step: expected a whole number, got 0.5"),
+        ("train.epochs: {low: 16, high: 64, step: 16.0}", r"train.epochs.step: expected a whole number, got 16.0"),
         ("train.epochs: {low: 1, high: 9, step: 10}", r"train.epochs.step: expected more than 0 and no more than"),
         ("train.epochs: [0, 3]", r"train.epochs: expected at least 1, got 0"),
         ("train.lr: [0.1, 0.2, 0.3]", r"train.lr: expected \[low, high\], .* or \{choices: "),
