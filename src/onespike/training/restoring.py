@@ -140,8 +140,8 @@ def expect_optimizer(saved: Any, own: dict[str, Any], config: TrainConfig, netwo
     optimizer.step()
     optimizer.zero_grad()
     with torch.no_grad():
-        for weight, value in zip(weights, values, strict=True):
-            weight.copy_(value)
+        for weight, unmoved in zip(weights, values, strict=True):
+            weight.copy_(unmoved)
     after = optimizer.state_dict()
     groups = zip(own["param_groups"], after["param_groups"], saved["param_groups"], strict=True)
     known = [{**fresh, **{key: one for key, one in now.items() if key in was}} for fresh, now, was in groups]
