@@ -19,6 +19,8 @@ def prune_time(overrides: Overrides, recipe: str = "digits", from_: int = 4, out
         from_: Time steps to begin with.
         out: Folder for the run folders T4, T3, …
     """
+    from accelerate.state import PartialState
+
     from onespike.training.loop import Stopped
     from onespike.training.pruning import prune_time
     from onespike.training.recipe import load_recipe
@@ -35,6 +37,8 @@ def prune_time(overrides: Overrides, recipe: str = "digits", from_: int = 4, out
     except KeyboardInterrupt:  # in the test of a stage, or the second one
         print("the same command goes on", file=sys.stderr)
         raise
+    if not PartialState().is_main_process:
+        return 0
     table = plain_table("time steps", ">test top-1", ">held out", ">seconds")
     for steps, summary in summaries.items():
         held_out = "-" if summary["valid_top1"] is None else f"{summary['valid_top1']:.2f}%"

@@ -7,11 +7,12 @@ that an interrupted run resumes to the bit.
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from onespike.errors import OnespikeError
 from onespike.functional import to_integers
+from onespike.neurons.watch import copied
 from onespike.training.monitor import SpikeMonitor
 
 if TYPE_CHECKING:
@@ -56,12 +57,15 @@ class Callback:
         return 0.0
 
     def after_step(self, trainer: "Trainer", step: Step) -> None:
-        """Called after a step. Setting `trainer.stop` stops training here, with a checkpoint."""
+        """Called after a step. Setting `trainer.stop` stops training here, with a checkpoint.
+
+        In one of several processes it stops all of them, after the next step.
+        """
 
     def measure(self, trainer: "Trainer", row: dict[str, Any]) -> None:
         """Called at the end of an epoch, to add columns to `row`, its line of `metrics.csv`.
 
-        Each is a finite number, True, False or None.
+        Each is a finite number, True, False or None. The columns that are there stay numbers, and `epoch` as it is.
         """
 
     def after_epoch(self, trainer: "Trainer", row: dict[str, Any]) -> None:
@@ -81,18 +85,32 @@ class Callback:
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Restore what `state` returned."""
+        """Restore what `state` returned, tuples as lists; if this raises, as by an `assert`, the run is not resumed."""
 
 
 class MovingAverage(Callback):
-    """An exponential moving average of the weights, evaluated and saved as the model; decay 0..1, warms up (timm's)."""
+    """An exponential moving average of the weights, evaluated and saved as the model; decay 0..1, warms up as timm's.
+
+    At step n, counted from 0, the decay is 1 - (1 + n)^(-2/3), at most the one asked for.
+    """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        self.ema = ModelEmaV3(network, decay=decay, use_warmup=True)
+        try:
+            self.network, self.decay = copied(network), decay
+        except OnespikeError as error:
+            raise OnespikeError(f"train.ema: {error}; set 0") from error
 
     def after_step(self, trainer: "Trainer", step: Step) -> None:
-        """Update the average."""
-        self.ema.update(trainer.network, step=step.number + 1)
+        """Update the average; whole numbers, such as those of batch norm, are copied."""
+        own, its = (one.state_dict(keep_vars=True).values() for one in (self.network, trainer.network))
+        # By identity: weights that layers share are averaged once.
+        pairs = {id(one): (one.data, other.data) for one, other in zip(own, its, strict=True)}.values()
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        average = get_ema_multi_avg_fn(min(self.decay, 1 - (1 + step.number) ** (-2 / 3)))
+        average([one for one, _ in floats], [other for _, other in floats], 0)
+        for one, other in pairs:
+            if not one.is_floating_point():
+                one.copy_(other)
 
 
 def to_round(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:

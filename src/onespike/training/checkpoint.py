@@ -215,14 +215,21 @@ def split_tensors(tree: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
         tensors[prefix] = tree
         return {"tensor": prefix}
     if isinstance(tree, dict):
+        for key in tree:
+            expect_savable(key, f"{prefix}: the key")
         # JSON turns integer keys into strings; pairs keep them.
         return {"pairs": [[key, split_tensors(value, f"{prefix}.{key}", tensors)] for key, value in tree.items()]}
     if isinstance(tree, list | tuple):
         return [split_tensors(value, f"{prefix}.{number}", tensors) for number, value in enumerate(tree)]
-    if not (tree is None or isinstance(tree, str | int | float)) or (isinstance(tree, float) and not isfinite(tree)):
-        expected = "expected finite numbers, text, True, False, None, tensors, or lists and dictionaries of these"
-        raise OnespikeError(f"{prefix}: {shown(repr(tree))} cannot be saved; {expected}")
+    expect_savable(tree, f"{prefix}:", ", tensors, or lists and dictionaries of these")
     return tree
+
+
+def expect_savable(value: object, where: str, more: str = "") -> None:
+    """Raise an `OnespikeError` unless JSON knows a value as it is; what may be there as well, the message says."""
+    if not (isfinite(value) if isinstance(value, float) else value is None or isinstance(value, str | int)):
+        expected = f"expected finite numbers, text, True, False, None{more}"
+        raise OnespikeError(f"{where} {shown(repr(value))} cannot be saved; {expected}")
 
 
 def join_tensors(tree: Any, tensors: dict[str, Tensor]) -> Any:
@@ -248,6 +255,14 @@ class _State:
     converted: str = ""  # the run that it was converted from
 
 
+def expect_row(row: Mapping[str, Any], epoch: int, where: str) -> None:
+    """Raise an `OnespikeError` unless a row of a run's history is of this epoch, and has numbers for its columns."""
+    numbers = {key: value for key, value in row.items() if key in _COLUMNS or not isinstance(value, bool)}
+    expect_keys(numbers, dict.fromkeys(numbers, float | None) | _COLUMNS, where)  # callbacks may add True, too
+    if row["epoch"] != epoch:
+        raise OnespikeError(f"{where}: expected epoch {epoch}, got {shown(row['epoch'])}")
+
+
 def read_state(content: Any) -> dict[str, Any]:
     """Check the content of `state.json`; optimiser and callbacks check their own parts themselves."""
     if not isinstance(content, dict):
@@ -255,11 +270,7 @@ def read_state(content: Any) -> dict[str, Any]:
     known = {key: value for key, value in content.items() if key in _State.__annotations__}
     progress = make(_State, known, "state.json").progress
     for number, row in enumerate(progress.history, 1):
-        where = f"state.json: progress.history: row {number}"
-        numbers = {key: value for key, value in row.items() if key in _COLUMNS or not isinstance(value, bool)}
-        expect_keys(numbers, dict.fromkeys(numbers, float | None) | _COLUMNS, where)  # callbacks may add True, too
-        if row["epoch"] != number:
-            raise OnespikeError(f"{where}: expected epoch {number}, got {shown(row['epoch'])}")
+        expect_row(row, number, f"state.json: progress.history: row {number}")
     for name in ("epoch", "epochs_before", "flops", "flops_before", "step", "images", "epoch_seconds", "seconds"):
         if (getattr(progress, name) or 0) < 0:
             raise OnespikeError(f"state.json: progress: {name}: expected 0 or more, got {getattr(progress, name)}")

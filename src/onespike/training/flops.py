@@ -16,6 +16,7 @@ from torch import nn
 from onespike.errors import reason
 from onespike.training.callbacks import Callback, Step
 from onespike.training.cost import NOISE, look
+from onespike.training.progress import counted
 
 if TYPE_CHECKING:
     from onespike.training.trainer import Trainer
@@ -55,7 +56,7 @@ class Flops(Callback):
         cost = sum(images * self._cost(trainer, tuple(image)) for images, *image in self._step)
         self._step.clear()
         if trainer.progress.flops is not None:
-            trainer.progress.flops += cost * trainer.accelerator.num_processes
+            trainer.progress.flops = counted(trainer.progress.flops + cost * trainer.accelerator.num_processes)
 
     def _cost(self, trainer: "Trainer", image: tuple[int, ...]) -> int:
         """FLOPs of training on an image (C, H, W), or frames (T, C, H, W); if unknown, counting ends."""
@@ -79,6 +80,6 @@ class Flops(Callback):
         return cost // NOISE
 
 
-def peta(flops: int | None) -> float | None:
+def peta(flops: float | None) -> float | None:
     """Convert FLOPs to PFLOP (10^15); None stays None."""
     return None if flops is None else flops / 1e15

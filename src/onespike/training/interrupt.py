@@ -5,6 +5,8 @@ import threading
 import time
 from typing import Any
 
+from onespike.errors import OnespikeError, warn
+
 #: Seconds in which signals count as one: what a scheduler sends to every process, a launcher passes on once more.
 PATIENCE = 2.0
 
@@ -39,11 +41,14 @@ class Interrupt:
             self._before = {one: signal.signal(one, self._handle) for one in numbers}
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         # An error of the system, such as a full disk, ends the process as well, and says why nothing was saved.
-        if self.requested and not issubclass(kind or object, Stopped | KeyboardInterrupt | OSError):
+        of_system = isinstance(error, OSError) or isinstance(getattr(error, "__cause__", None), OSError)
+        if self.requested and not (of_system or isinstance(error, Stopped | KeyboardInterrupt)):
+            if isinstance(error, OnespikeError):
+                warn(str(error))  # the signal takes its place
             signal.raise_signal(self._number)
 
     def _handle(self, number: int, _: object) -> None:

@@ -23,7 +23,7 @@ from onespike.errors import OnespikeError, shown
 from onespike.lock import held
 from onespike.tensors import expect_weights
 from onespike.training.callbacks import Callback
-from onespike.training.checkpoint import ModelCard
+from onespike.training.checkpoint import ModelCard, expect_row
 from onespike.training.display import Display
 from onespike.training.flops import peta
 from onespike.training.interrupt import Interrupt
@@ -88,13 +88,13 @@ def train(
         run.expect_resumable()
         if loss is None and recipe.loss is None and (was := run.recipe.loss):
             raise OnespikeError(f"{run.folder} was trained with the loss {was.class_path}: pass it again (loss=…)")
-    ran_again = getattr(model, "recompute", False)
+    trackers, ran_again = Trackers(recipe.train.track), getattr(model, "recompute", None)
     with seeded(recipe.train.seed):  # whoever calls this goes on with random numbers of their own
-        trainer = set_up(recipe, model, data, loss, callbacks)
-        main = trainer.accelerator.is_main_process
-        trainer.callbacks += [Display(quiet=quiet or not main), Trackers(trainer.config.track)]
-        trainer.callbacks += [Saving(run)] if main else []
         try:
+            trainer = set_up(recipe, model, data, loss, callbacks)
+            main = trainer.accelerator.is_main_process
+            trainer.callbacks += [Display(quiet=quiet or not main), trackers]
+            trainer.callbacks += [Saving(run)] if main else []
             with held(run.folder) if main else nullcontext():
                 _begin(trainer, run, resume, init_from, passed=model is not None)
                 return _train(trainer, run, resume, partial(train, data=data, loss=loss, quiet=quiet))
@@ -104,10 +104,10 @@ def train(
             advice = "its checkpoints are whole: make room, then go on with --resume"
             raise OnespikeError(f"the disk of {run.folder} is full: {error}; {advice}") from error
         finally:
-            network = trainer.accelerator.unwrap_model(trainer.model)
-            _take_back_forward(network)
-            if recipe.train.recompute:
-                setattr(network, "recompute", ran_again)  # noqa: B010 - a module's attributes are not declared
+            if isinstance(model, nn.Module):  # it is somebody's, who gets it back as it was, also if it is refused
+                _take_back_forward(model)
+                if ran_again is not None:
+                    setattr(model, "recompute", ran_again)  # noqa: B010 - a module's attributes are not declared
 
 
 def _begin(trainer: Trainer, run: Run, resume: bool, init_from: str | Path | None, passed: bool) -> None:
@@ -148,7 +148,8 @@ def _train(trainer: Trainer, run: Run, resume: bool, train_twin: Callable[..., o
 
 
 def _take_back_forward(network: nn.Module) -> None:
-    """Give a network, which may be a user's, the `forward` that it had before accelerate made it compute in bf16."""
+    """Give a user's network the `forward` that it had before accelerate made it compute in bf16."""
+    vars(network).pop("_is_accelerate_prepared", None)  # or accelerate would pass by it in the next training
     if "_original_forward" in vars(network):
         original = vars(network).pop("_original_forward")
         del network.forward
@@ -174,8 +175,8 @@ def set_up(
         made = ClassPath.of(model)
         conversion = recipe.conversion if recipe.model == made else None  # of a converted run, go on with it
         recipe = replace(recipe, model=made, conversion=conversion)
-    if loss is not None and recipe.loss is None:
-        recipe = replace(recipe, loss=ClassPath.of(loss))
+    if loss is not None and (made := ClassPath.of(loss)).class_path != getattr(recipe.loss, "class_path", ""):
+        recipe = replace(recipe, loss=made)
     accelerator = make_accelerator(recipe.train)
     with accelerator.main_process_first():
         if data is None:
@@ -247,7 +248,8 @@ def train_epoch(trainer: Trainer, interrupt: Interrupt) -> None:
         asked = interrupt.requested or trainer.stop
         total, right, count, stop = trainer.add_up([loss * len(labels), hits, len(labels), asked])
         if not math.isfinite(total):
-            raise trainer.diverged("the loss is no longer a finite number")
+            place = f"in epoch {progress.epoch + 1}, step {progress.step + 1}"
+            raise trainer.diverged(f"the loss is no longer a finite number, {place}")
         progress.step += 1
         progress.loss += total
         progress.hits += right
@@ -255,7 +257,8 @@ def train_epoch(trainer: Trainer, interrupt: Interrupt) -> None:
         progress.epoch_seconds += progress.tick()
         trainer.stop = bool(stop)
         trainer.after_step(number, total / count, int(count))
-        if trainer.stop:
+        # Of several processes, one whose callback has just asked goes on until all know it, and the first has saved.
+        if stop or (trainer.stop and trainer.accelerator.num_processes == 1):
             raise Stopped
 
 
@@ -264,7 +267,7 @@ def finish_epoch(trainer: Trainer) -> dict[str, Any]:
     progress = trainer.progress
     valid = trainer.evaluate(trainer.held_out) if len(trainer.data.validation) else None
     if valid and not math.isfinite(valid.loss):
-        raise trainer.diverged("the loss on the held-out images is no longer a finite number")
+        raise trainer.diverged(f"the loss on the held-out images of epoch {progress.epoch + 1} is no finite number")
     row: dict[str, Any] = {
         "epoch": progress.epoch + 1,
         "lr": trainer.optimizer.param_groups[-1]["lr"],
@@ -278,12 +281,12 @@ def finish_epoch(trainer: Trainer) -> dict[str, Any]:
     }
     for callback in trainer.callbacks:
         callback.measure(trainer, row)
-        expect_numbers(row, type(callback).__name__)
+        expect_numbers(row, type(callback).__name__, progress.epoch + 1)
     progress.finish_epoch(row)
     return row
 
 
-def expect_numbers(row: dict[str, Any], callback: str) -> None:
+def expect_numbers(row: dict[str, Any], callback: str, epoch: int) -> None:
     """Make plain numbers of NumPy's and tensors; an `OnespikeError` for what no checkpoint could be read with."""
     for name, value in row.items():
         if isinstance(value, np.generic) or (isinstance(value, torch.Tensor) and value.numel() == 1):
@@ -291,6 +294,11 @@ def expect_numbers(row: dict[str, Any], callback: str) -> None:
         if not (value is None or (isinstance(value, int | float) and -math.inf < value < math.inf)):
             expected = "expected a finite number, True, False or None; mend its measure"
             raise OnespikeError(f"{callback}: its column {shown(name)} is {shown(value)}; {expected}")
+        if not isinstance(name, str):
+            raise OnespikeError(
+                f"{callback}: expected text for the name of a column, got {shown(name)}; mend its measure"
+            )
+    expect_row(row, epoch, f"{callback}: the row after its measure")
 
 
 def test(trainer: Trainer, run: Run) -> dict[str, Any]:

@@ -10,17 +10,22 @@ Such a folder is a run to every command that does not train: evaluate, audit, ex
 """
 
 from pathlib import Path
+from typing import Any
 
 from onespike.configs import expect_keys, read_json
 from onespike.durable import path_of, read_whole
 from onespike.errors import OnespikeError, reason
 from onespike.models.pretrained import CARD, WEIGHTS, pretrained_folder, read_weights
 from onespike.training.checkpoint import Checkpoint, ModelCard
+from onespike.training.progress import counted
 
 #: Prefixes of networks in the package, and on the Hub: "pretrained:digits-spiking-vgg-xs", "hub:user/repo".
 PACKAGE, HUB = "pretrained:", "hub:"
 #: What such a folder holds: data, never code.
 FILES = (WEIGHTS, CARD, "config.yaml", "summary.json", "README.md")
+#: What a summary may say of the training: its own, and that of the weights it started from.
+_SPENT: dict[str, Any] = dict.fromkeys(("epochs", "epochs_before"), int | None)
+_SPENT |= dict.fromkeys(("pflop", "pflop_before"), float | None)
 
 
 def located(place: str | Path) -> Path:
@@ -69,9 +74,24 @@ def read_pretrained(folder: Path) -> Checkpoint:
         card = ModelCard.from_json(read_json(read_whole(folder / CARD), CARD))
         weights = read_weights(folder / WEIGHTS)
         summary = read_json(read_whole(folder / "summary.json"), "summary.json")
-        expect_keys(summary, {"best_epoch": int}, "summary.json")
+        progress = _progress(summary)
     except FileNotFoundError as error:
         raise OnespikeError(f"{folder}: no {Path(error.filename).name}: expected a pretrained network") from None
     except OSError as error:
         raise OnespikeError(f"the pretrained network {folder} cannot be read: {error.strerror}") from error
-    return Checkpoint(card, weights, {}, {"progress": {"epoch": summary["best_epoch"]}})
+    return Checkpoint(card, weights, {}, {"progress": progress})
+
+
+def _progress(summary: Any) -> dict[str, Any]:
+    """How far training had come, as a checkpoint says it; epochs after that of the weights count to those before it."""
+    expect_keys(summary, {"best_epoch": int}, "summary.json")
+    numbers: dict[str, Any] = {key: summary.get(key) for key in ("best_epoch", *_SPENT)}
+    expect_keys(numbers, {"best_epoch": int, **_SPENT}, "summary.json")
+    for key, number in numbers.items():
+        if not 0 <= (number or 0) < 1e18:  # or no checkpoint could be read of a run that starts from it
+            raise OnespikeError(f"summary.json: {key}: expected 0 to 10^18, got {number}")
+    best, epochs, before = (numbers[key] or 0 for key in ("best_epoch", "epochs", "epochs_before"))
+    spent = (numbers[key] for key in ("pflop", "pflop_before"))
+    flops, flops_before = (None if pflop is None else counted(round(1e15 * pflop)) for pflop in spent)
+    progress = {"epoch": best, "epochs_before": before + max(0, epochs - best)}
+    return {**progress, "flops": flops, "flops_before": flops_before}

@@ -14,8 +14,8 @@ class Progress:
 
     epoch: int = 0  # epochs that are complete
     epochs_before: int = 0  # epochs that the weights it started from had been trained for, in other runs
-    flops: int | None = None  # FLOPs spent on training, over all sessions; None where they are not counted
-    flops_before: int | None = 0  # likewise, on the weights it started from, in other runs
+    flops: float | None = None  # FLOPs spent on training, over all sessions; None where they are not counted
+    flops_before: float | None = 0  # likewise, on the weights it started from, in other runs
     step: int = 0  # steps of the current epoch that are complete
     loss: float = 0.0  # sum of the loss over the images of the current epoch so far
     hits: float = 0.0  # of these images, how many were classified correctly
@@ -64,6 +64,11 @@ class Progress:
         """The row of the epoch whose weights are the best checkpoint."""
         # After another budget than it was chosen by, others may have a higher quality.
         return max(self.history, key=lambda row: (quality(row) == self.best, quality(row), row["epoch"]))
+
+
+def counted(flops: float) -> float:
+    """FLOPs as a checkpoint can hold them: from 2^63 on no whole number, but a float, which is good to 16 digits."""
+    return flops if flops < 2**63 else float(flops)
 
 
 def share_of(budget: float, energy: float | None) -> float | None:

@@ -46,8 +46,10 @@ def prune_time(recipe: Recipe | str, first: int, out: str | Path) -> dict[int, d
     summaries: dict[int, dict[str, Any]] = {}
     before: Path | None = None
     for steps, (stage, run) in stages.items():
-        if not run.is_complete:
+        if run.is_complete:
+            summaries[steps] = run.summary or {}
+        else:
             resume = run.config.is_file()  # such a run goes on from its own weights
-            train(stage, run.folder, resume=resume, init_from=None if resume else before)
-        summaries[steps], before = run.summary or {}, run.folder
+            summaries[steps] = train(stage, run.folder, resume=resume, init_from=None if resume else before)
+        before = run.folder
     return summaries

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from onespike.classpath import REFUSALS
 from onespike.data.dataset import Dataset
 from onespike.data.loader import Share
-from onespike.errors import OnespikeError, reason
+from onespike.errors import OnespikeError, reason, shown
 from onespike.neurons.watch import aside, logits_of
 from onespike.training.config import TrainConfig
 from onespike.training.growth import sizes
@@ -16,8 +16,14 @@ from onespike.training.recipe import Recipe
 
 def expect_suitable(network: nn.Module, loss: Loss, recipe: Recipe, data: Dataset, share: Share) -> None:
     """Raise an `OnespikeError` unless a network and a loss can be trained by a recipe, on the images of a data set."""
+    for name, one in network.state_dict().items():
+        if not isinstance(one, Tensor):
+            state = f"{shown(name)} is a {type(one).__name__}, and checkpoints hold tensors alone"
+            raise OnespikeError(f"model: {state}: remove its get_extra_state")
     config, logits = recipe.train, expect_logits(network, data, share)
     expect_sizes(network, data, share, config)
+    frames = frames_of(network) if config.loss == "tet" and logits.ndim == 2 else 1
+    logits = logits.expand(frames, *logits.shape) if frames > 1 else logits  # as training gets them
     if recipe.loss is not None:
         expect_loss(loss, logits, soft=bool(config.mixup), splits=max(1, recipe.data.augmix_splits))
     elif config.loss == "tet":
@@ -90,6 +96,7 @@ def expect_loss(loss: Loss, logits: Tensor, soft: bool, splits: int = 1) -> None
             number = loss(logits.detach().requires_grad_(), targets)
     except REFUSALS as error:
         remedy = "; Mixup makes labels soft: --train.mixup 0" if soft else ""
+        remedy += "; logits over time are (T, B, K): take their mean in it" if logits.ndim == 3 else ""
         raise OnespikeError(f"loss: it does not take {shapes}: {reason(error)}{remedy}") from error
     if not isinstance(number, Tensor) or number.numel() != 1:
         given = f"shape {tuple(number.shape)}" if isinstance(number, Tensor) else type(number).__name__

@@ -1,7 +1,6 @@
 """Resuming a run: what its folder holds is checked against the current training, then restored."""
 
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -83,12 +82,18 @@ def _take_over(trainer: "Trainer", saved: Checkpoint) -> list[str]:
     kept = _numbered(callbacks)
     for name, callback in _numbered(trainer.named_callbacks()).items():
         if state := kept.pop(name, None):
-            expect_same(state, callback.state(), name[0])
+            if _is_own(type(callback)):  # a user's checks its state itself, which may have grown
+                expect_same(state, callback.state(), name[0])
             callback.load_state(state)
     if trainer.accelerator.scaler and saved.state.get("scaler"):
         trainer.accelerator.scaler.load_state_dict(saved.state["scaler"])
-    own = {one.__name__ for one in Callback.__subclasses__() if one.__module__.startswith("onespike.")}
+    own = {one.__name__ for one in Callback.__subclasses__() if _is_own(one)}
     return [kind for (kind, _), state in kept.items() if state and kind not in own]
+
+
+def _is_own(kind: type[Callback]) -> bool:
+    """Whether a callback is the library's."""
+    return kind.__module__.startswith("onespike.")
 
 
 def _numbered(by_place: Mapping[str, Any]) -> dict[tuple[str, int], Any]:
@@ -123,15 +128,20 @@ def expect_optimizer(saved: Any, own: dict[str, Any], config: TrainConfig, netwo
     Returns the names of the group values that steps change, among them the learning rate and the weights.
 
     The optimiser's kernels trust its state: they would read beyond the end of a tensor that is smaller than its weight.
-    What state an optimiser has is seen from a twin after one step; `own` is the fresh optimiser's.
+    What state an optimiser has is seen from another one after a step, which is taken back: not every network can be
+    copied. `own` is the fresh optimiser's.
     """
-    twin = deepcopy(network)
-    weights = [one for one in twin.parameters() if one.requires_grad]
+    weights = [one for one in network.parameters() if one.requires_grad]
+    values = [one.detach().clone() for one in weights]
     for weight in weights:
         weight.grad = torch.zeros_like(weight)
-    optimizer = make_optimizer(config, twin)
+    optimizer = make_optimizer(config, network)
     before = [dict(group) for group in optimizer.param_groups]
     optimizer.step()
+    optimizer.zero_grad()
+    with torch.no_grad():
+        for weight, unmoved in zip(weights, values, strict=True):
+            weight.copy_(unmoved)
     after = optimizer.state_dict()
     groups = zip(own["param_groups"], after["param_groups"], saved["param_groups"], strict=True)
     known = [{**fresh, **{key: one for key, one in now.items() if key in was}} for fresh, now, was in groups]

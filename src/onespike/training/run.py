@@ -40,6 +40,7 @@ from onespike.errors import OnespikeError, shown, unknown, warn
 from onespike.lock import LOCK
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.pretrained import fetched, is_pretrained, located, read_pretrained
+from onespike.training.progress import counted
 from onespike.training.recipe import RESOLVED, Recipe, dump, load_recipe
 
 #: Precedes the digest of the lines above it, at the end of `config.yaml`.
@@ -211,11 +212,11 @@ class Run:
         progress = self.checkpoint("last").state["progress"]
         return int(progress["epoch"]) + int(progress.get("epochs_before", 0))
 
-    def flops(self) -> int | None:
+    def flops(self) -> float | None:
         """Training FLOPs of this run, and of the earlier runs whose weights it started from; None if not counted."""
         progress = self.checkpoint("last").state["progress"]
         spent = progress.get("flops"), progress.get("flops_before")
-        return None if None in spent else sum(spent)
+        return None if None in spent else counted(sum(spent))
 
     def expect_free(self) -> None:
         """Raise an `OnespikeError` if a new run would overwrite something."""

@@ -52,7 +52,7 @@ class Found:
     std: tuple[float, ...]
     size: int  # side of its images, in pixels
     classes: tuple[str, ...] | None = None  # None: not known, taken to be the data's
-    flops: int | None = None  # FLOPs of its training; None where that is not known
+    flops: float | None = None  # FLOPs of its training; None where that is not known
 
 
 class Teacher(Callback):
@@ -198,6 +198,9 @@ def find_teacher(recipe: Recipe, data: Dataset) -> Found:
         try:
             run = Run.open(teacher)
             checkpoint = run.checkpoint("best")
+            if getattr(checkpoint.card.model, "init_args", {}) is None:
+                state = f"the network of {run.folder} was passed from Python, and nobody can build it again here"
+                raise OnespikeError(f"{state}: train it by its class, --model.class_path")
             return replace(_of_card(checkpoint.card, checkpoint.network()), flops=run.flops())
         except OnespikeError as error:
             raise OnespikeError(f"train.teacher: {error}; or twin, torchvision:NAME, timm:NAME") from error

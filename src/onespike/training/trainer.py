@@ -100,6 +100,7 @@ class Trainer:
         if any(name.endswith("raw_decay") for name, _ in self.network.named_parameters()):
             # At one time step, where nothing is handed on, no gradient reaches it, and processes would wait for one.
             accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
+        vars(self.network).pop("_is_accelerate_prepared", None)  # by somebody else, for another precision or device
         self.model, self.optimizer = accelerator.prepare(self.network, optimizer)
         if isinstance(self.model, DistributedDataParallel):
             # Processes keep buffers of their own, which `evaluate` shares: some neurons keep potentials there.
@@ -114,7 +115,7 @@ class Trainer:
             yield Int8Weights(self.network)
         if config.ema:
             average = MovingAverage(self.network, config.ema)
-            self.evaluated = average.ema.module
+            self.evaluated = average.network
             yield average
         if config.rate_penalty or config.energy_budget:
             yield EnergyBudget(self.network, self.data.image, config.rate_penalty, config.energy_budget)
@@ -144,6 +145,7 @@ class Trainer:
         if images.ndim == 5:  # (T, B, …): Mixup and chunks need B first
             images = images.transpose(0, 1)
         images, targets = self.mixup(images, labels) if self.mixup else (images, labels)
+        targets = targets.to(images.dtype) if self.mixup else targets  # timm's are float32
         parts, splits = self.config.accumulate, max(1, self.recipe.data.augmix_splits)
         # (splits * B, …) is cut along B: every part holds all splits of its images.
         image_parts = [part.flatten(0, 1) for part in images.unflatten(0, (splits, -1)).chunk(parts, 1)]
@@ -160,7 +162,11 @@ class Trainer:
                 loss = self.loss(logits, y) / parts
                 penalty = sum(callback.penalty(self, len(part)) for callback in self.callbacks)
                 own = loss * (1 - self.config.teacher_weight) if self.teacher else loss
-                self.accelerator.backward(own + penalty / parts if isinstance(penalty, Tensor) else own)
+                total = own + penalty / parts if isinstance(penalty, Tensor) else own
+                if not total.requires_grad:
+                    found = "in training its logits have no gradient"
+                    raise OnespikeError(f"model: {found}; expected some from its weights: look for no_grad and detach")
+                self.accelerator.backward(total)
             truth = y if y.ndim == 1 else y.argmax(1)
             losses.append(loss.detach())
             hits.append((over_time(logits)[: len(truth)].argmax(1) == truth).sum())
@@ -218,7 +224,8 @@ class Trainer:
         self.reset()
         for network in {self.network, self.evaluated}:
             if name := not_finite(network.state_dict(), network):
-                raise self.diverged(f"the weights {name} are no longer finite numbers")
+                place = f"after {self.progress.epoch} epochs and {self.progress.step} steps"
+                raise self.diverged(f"the weights {name} are no longer finite numbers, {place}")
         states = {name: one.state() for name, one in self.named_callbacks().items()}
         state = {
             "train": {name: getattr(self.config, name) for name in FIXED},
@@ -240,17 +247,16 @@ class Trainer:
 
     def diverged(self, what: str) -> "Diverged":
         """The error for a training that has failed: what is wrong, and what may help."""
-        config, progress = self.config, self.progress
+        config = self.config
         advice = [f"a lower --train.lr (it is {config.lr:g})", "a longer --train.warmup_epochs"]
         if getattr(self.recipe.model, "norm", "") == "none":
             advice.append("--model.norm batch")
-        if config.precision != "fp32":
+        if config.precision in ("bf16", "fp16"):
             advice.append("--train.precision fp32")
         run, kept = self.run, "there is no checkpoint yet"
         if run and run.has_checkpoint():
             kept = f"the last checkpoint is {run.last}"
-        where = f"in epoch {progress.epoch + 1}, step {progress.step + 1}"
-        return Diverged(f"{what}, {where}: try {', '.join(advice)}; {kept}")
+        return Diverged(f"{what}: try {', '.join(advice)}; {kept}")
 
     def start_from(self, run: Run) -> None:
         """Start from the best weights of another run; an `OnespikeError` lists the tensors that do not fit."""

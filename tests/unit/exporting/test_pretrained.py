@@ -1,5 +1,7 @@
 """The trained networks in the package are what their summaries say."""
 
+import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -41,6 +43,24 @@ def test_accuracy_is_what_the_summary_says(name: str, request: pytest.FixtureReq
 
 def run_slow(request: pytest.FixtureRequest) -> bool:
     return "not slow" not in str(request.config.getoption("-m"))
+
+
+def test_what_starts_from_one_knows_what_was_spent_on_it(tmp_path: Path) -> None:
+    run = Run.open("pretrained:digits-spiking-vgg-xs")
+    summary = pretrained_summary("digits-spiking-vgg-xs")
+    assert (run.epochs(), run.flops()) == (20, round(1e15 * summary["pflop"]))
+    shutil.copytree(run.folder, tmp_path / "own")
+    path = tmp_path / "own" / "summary.json"
+    for changed, epochs, flops in (
+        ({"best_epoch": 7, "epochs_before": 3, "pflop_before": 2e-15}, 23, round(1e15 * summary["pflop"]) + 2),
+        ({"epochs": None, "pflop": None}, 20, None),
+    ):
+        path.write_text(json.dumps(summary | changed))
+        assert (Run(path.parent).epochs(), Run(path.parent).flops()) == (epochs, flops)
+    for key, value in (("best_epoch", -1), ("epochs_before", -3), ("epochs", "20"), ("pflop", 1e300)):
+        path.write_text(json.dumps(summary | {key: value}))
+        with pytest.raises(OnespikeError, match=rf"summary\.json: {key}: expected"):
+            Run(path.parent).epochs()
 
 
 def test_create_model_takes_the_weights() -> None:

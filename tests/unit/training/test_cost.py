@@ -343,3 +343,5 @@ def test_the_sums_of_a_penalty_are_three_numbers(small):
     (penalty,) = (one for one in set_up(small(train__rate_penalty=0.1)).callbacks if isinstance(one, EnergyBudget))
     with pytest.raises(OnespikeError, match="expected 3 numbers"):
         penalty.load_state({"raised": 0.0, "epoch": [80.0, 4e-6]})
+    penalty.load_state({"raised": 8.0, "epoch": []})
+    assert penalty.raised == 0, "the budget that raised it is gone"

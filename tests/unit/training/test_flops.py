@@ -1,6 +1,8 @@
 """FLOPs: 6 x multiply-accumulates x images, by the counter of the audit."""
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +11,10 @@ from torch import nn
 from onespike.audit import audit
 from onespike.models import create_model
 from onespike.training import Run, Stopped, train
+from onespike.training.checkpoint import read_state
+from onespike.training.flops import Flops
 from onespike.training.loop import set_up
+from onespike.training.progress import Progress, counted
 from onespike.training.trainer import Trainer
 from tests.running import read_rows
 
@@ -97,6 +102,18 @@ def test_a_resumed_run_goes_on_counting_and_one_that_starts_from_weights_knows_t
     second = train(recipe, tmp_path / "second", init_from=tmp_path / "straight")
     third = train(recipe, tmp_path / "third", init_from=tmp_path / "second")
     assert [one["pflop_before"] for one in (second, third)] == [straight["pflop"], 2 * straight["pflop"]]
+
+
+def test_however_many_they_are_a_checkpoint_can_be_read():
+    many = counted(2**62 + 1), counted(2**63)
+    assert many == (2**62 + 1, 2.0**63)
+    state = {"progress": {"epoch": 0, "history": [], "flops": many[1], "flops_before": many[0]}, "sha256": {}}
+    assert read_state(json.loads(json.dumps(state))) == state
+    trainer = SimpleNamespace(progress=Progress(flops=2**63 - 1), accelerator=SimpleNamespace(num_processes=1))
+    flops = Flops(torch.nn.Identity())
+    flops._step, flops._costs = [(4, 1, 8, 8)], {(1, 8, 8): 3}
+    flops.after_step(trainer, None)
+    assert isinstance(trainer.progress.flops, float)
 
 
 def test_a_network_that_cannot_be_counted_is_trained_and_it_is_said_once(small, tmp_path, capsys):

@@ -1,4 +1,5 @@
 import math
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +18,14 @@ from onespike.errors import OnespikeError
 from onespike.evaluation import evaluate
 from onespike.models import create_model, model_config
 from onespike.neurons import Neuron, NeuronConfig, make_neuron
-from onespike.training import Diverged, load_recipe, train
-from onespike.training.callbacks import Callback
+from onespike.training import Diverged, Stopped, load_recipe, train
+from onespike.training.callbacks import Callback, MovingAverage, Step
 from onespike.training.config import TrainConfig
 from onespike.training.display import Display
 from onespike.training.interrupt import Interrupt
 from onespike.training.loop import expect_numbers, finish_epoch, learn_from, set_up, train_epoch
 from onespike.training.monitor import SpikeMonitor
+from onespike.training.progress import Progress
 from onespike.training.run import Run
 from onespike.training.saving import Saving
 from onespike.training.scores import score
@@ -167,7 +169,7 @@ def test_mixup_mixes_images_and_smoothed_labels_by_one_share(small):
     assert 0.05 < share < 0.95
     torch.testing.assert_close(mixed, share * images + (1 - share) * other)
     smooth = F.one_hot(labels, 10).double() * 0.9 + 0.01
-    torch.testing.assert_close(targets[0].double(), share * smooth + (1 - share) * smooth.flip(0), rtol=0, atol=1e-6)
+    torch.testing.assert_close(targets[0], share * smooth + (1 - share) * smooth.flip(0), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("more", [{}, {"train__accumulate": 4}, {"train__mixup": 5.0}], ids=["plain", "parts", "mixup"])
@@ -234,7 +236,29 @@ def test_a_network_that_was_passed_computes_in_its_own_precision_again(small, tm
     train(small(train__precision="bf16", train__epochs=1), tmp_path / "run", model=network, quiet=True)
     images = torch.randn(4, 1, 32, 32)
     assert torch.equal(network(images), F.linear(images.flatten(1), network[1].weight, network[1].bias))
-    assert not vars(network).keys() & {"forward", "_original_forward"}
+    assert not vars(network).keys() & {"forward", "_original_forward", "_is_accelerate_prepared"}
+
+
+def test_a_network_that_somebody_has_prepared_computes_in_the_recipes_precision_all_the_same(small):
+    network, seen = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 10)), []
+    network._is_accelerate_prepared = True  # as accelerate leaves it
+    made = set_up(small(train__precision="bf16", train__device="cpu"), network)
+    network[1].register_forward_hook(lambda _module, _given, out: seen.append(out.dtype))
+    made.step(0, *next(made.batches.epoch(0)))
+    assert seen == [torch.bfloat16]
+
+
+@pytest.mark.parametrize("refused", [{"train__track": ["nowhere"]}, {}], ids=["tracker", "whitening"])
+def test_a_network_that_is_refused_is_left_as_it_was(small, refused, tmp_path: Path):
+    recipe = small(train__precision="bf16", train__device="cpu", train__recompute=True, **refused)
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 1), create_model("spiking-vgg-xs", width=4))
+    network.recompute = False
+    with pytest.raises(
+        OnespikeError, match=r"^unknown train.track 'nowhere'|^whitening: expected images of 3 channels"
+    ):
+        train(recipe, tmp_path / "run", model=network, quiet=True)
+    assert not network.recompute
+    assert not vars(network).keys() & {"forward", "_original_forward", "_is_accelerate_prepared"}
 
 
 def test_a_forward_that_a_network_was_given_is_given_back(small, tmp_path: Path):
@@ -258,7 +282,24 @@ def test_a_callbacks_columns_are_read_again_whoever_made_their_numbers(small, tm
 @pytest.mark.parametrize("value", [math.nan, np.float32("inf"), "text", torch.zeros(2), [1.0]], ids=str)
 def test_a_column_that_no_checkpoint_could_be_read_with_is_named(value):
     with pytest.raises(OnespikeError, match=r"^Mine: its column loss is .*; expected a finite number, .* its measure$"):
-        expect_numbers({"epoch": 1, "loss": value}, "Mine")
+        expect_numbers({"epoch": 1, "loss": value}, "Mine", 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("epoch", 0, "the row after its measure: expected epoch 1, got 0"),
+        ("lr", None, "the row after its measure: lr: expected a number, got None"),
+        ("train_loss", True, "the row after its measure: train_loss: expected a number, got True"),
+        (3, 1.0, "expected text for the name of a column, got 3; mend its measure"),
+    ],
+)
+def test_a_column_of_the_runs_own_that_a_callback_spoils_is_named(name, value, said):
+    row = {"epoch": 1, "lr": 0.1, "train_loss": 1.0, "train_top1": 50.0, "valid_loss": None, "valid_top1": None}
+    row |= {"epoch_seconds": 1.0, "images_per_second": 10.0}
+    expect_numbers(row, "Mine", 1)
+    with pytest.raises(OnespikeError, match=f"^Mine: {said}$"):
+        expect_numbers({**row, name: value}, "Mine", 1)
 
 
 def test_bf16_trains_and_keeps_weights_in_fp32(small, tmp_path: Path):
@@ -292,8 +333,16 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_try(small, tmp_
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
-@pytest.mark.parametrize("part", ["held_out", "test"])
-def test_a_loss_of_images_that_nobody_trains_on_stops_the_run_if_it_is_no_number(small, part, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ("held_out", "held-out images of epoch 1 is no finite number"),
+        ("test", "test images is no longer a finite number"),
+    ],
+)
+def test_a_loss_of_images_that_nobody_trains_on_stops_the_run_if_it_is_no_number(
+    small, part, said, tmp_path, monkeypatch
+):
     evaluate = Trainer.evaluate
 
     def failing(self, batches):
@@ -301,7 +350,7 @@ def test_a_loss_of_images_that_nobody_trains_on_stops_the_run_if_it_is_no_number
         return replace(scores, loss=math.nan) if batches is getattr(self, part) else scores
 
     monkeypatch.setattr(Trainer, "evaluate", failing)
-    with pytest.raises(Diverged, match=rf"^the loss on the {part.replace('_', '-')} images is no longer a finite num"):
+    with pytest.raises(Diverged, match=rf"^the loss on the {said}"):
         train(small(train__epochs=1, data__limit=60), tmp_path / "run", quiet=True)
     assert not Run.open(tmp_path / "run").is_complete
 
@@ -310,8 +359,39 @@ def test_a_loss_of_images_that_nobody_trains_on_stops_the_run_if_it_is_no_number
 def test_weights_that_are_not_finite_are_not_saved(small, which):
     trainer = set_up(small(train__ema=0.9, data__limit=60))
     getattr(trainer, which).head.bias.data[0] = math.inf
-    with pytest.raises(Diverged, match=r"^the weights head\.bias are no longer finite numbers, in epoch 1, step 1: "):
+    with pytest.raises(
+        Diverged, match=r"^the weights head\.bias are no longer finite numbers, after 0 epochs and 0 steps: "
+    ):
         trainer.checkpoint()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp64", "bf16"])
+def test_what_to_try_against_bad_numbers_is_another_precision_only_if_there_is_a_better_one(precision, small):
+    said = str(set_up(small(train__precision=precision, train__device="cpu")).diverged("it is no number"))
+    assert said.startswith("it is no number: try a lower --train.lr")
+    assert ("--train.precision fp32" in said) == (precision == "bf16")
+
+
+def test_of_several_processes_one_that_was_asked_to_stop_goes_on_until_all_know_it():
+    class Batches(list):
+        def epoch(self, _epoch, start):
+            return self[start:]
+
+    def steps(processes: int) -> list[int]:
+        def after_step(number: int, *_: object) -> None:
+            done.append(number)
+            made.stop |= number == 3
+
+        done: list[int] = []
+        made = SimpleNamespace(progress=Progress(), batches=Batches([(None, [0])] * 8), network=torch.nn.Identity())
+        made.accelerator, made.stop = SimpleNamespace(num_processes=processes), False
+        made.step, made.add_up, made.after_step = (lambda *_: (1.0, 0.0)), (lambda numbers: numbers), after_step
+        made.progress.start_clock()
+        with pytest.raises(Stopped):
+            train_epoch(made, Interrupt())
+        return done
+
+    assert (steps(1), steps(2)) == ([0, 1, 2, 3], [0, 1, 2, 3, 4])
 
 
 def test_a_silent_block_is_warned_of(small, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -369,6 +449,25 @@ def test_ema_is_the_moving_average_of_the_weights(small):
         decay = min(0.5, 1 - (1 + number) ** (-2 / 3)) if number else 0.0
         average = weight if average is None else decay * average + (1 - decay) * weight
     assert torch.allclose(made.evaluated.head.weight, average, rtol=0, atol=1e-12)
+
+
+def test_of_a_shared_layer_the_average_moves_once_a_step():
+    shared = torch.nn.Linear(3, 3)
+    network = torch.nn.Sequential(shared, torch.nn.BatchNorm1d(3), shared)
+    average, before = MovingAverage(network, 0.25), shared.weight.detach().clone()
+    torch.nn.init.ones_(shared.weight)
+    network[1].num_batches_tracked += 5
+    average.after_step(SimpleNamespace(network=network), Step(9, 1.0, 16, 0.1))
+    assert torch.equal(average.network[0].weight, before.lerp(torch.ones(3, 3), 0.75))
+    assert average.network[2] is average.network[0]
+    assert average.network[1].num_batches_tracked == 5
+
+
+def test_a_network_that_cannot_be_copied_has_no_average(small):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 10))
+    network.lock = threading.Lock()
+    with pytest.raises(OnespikeError, match=r"^train\.ema: the network cannot be copied: .*lock.*; set 0$"):
+        set_up(small(train__ema=0.9), network)
 
 
 def test_scores_equal_a_count_by_hand(small):

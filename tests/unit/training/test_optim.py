@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -103,9 +104,10 @@ def test_what_lies_along_one_axis_is_exempt_from_weight_decay_and_has_a_rate_of_
     assert (weights["weight_decay"], weights["lr_scale"]) == (weight_decay, 1)
 
 
-def test_a_network_may_name_what_is_exempt() -> None:
+@pytest.mark.parametrize("named", [{"head.weight"}, lambda: {"head.weight"}], ids=["set", "method"])
+def test_a_network_may_name_what_is_exempt(named: Any) -> None:
     model = Small()
-    model.no_weight_decay = lambda: {"head.weight"}  # type: ignore[assignment, operator]
+    model.no_weight_decay = named
     vectors, weights = make_optimizer(TrainConfig(), model).param_groups
     assert (len(vectors["params"]), len(weights["params"])) == (7, 1)
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 import onespike
 from onespike import OnespikeError
+from onespike.classpath import ClassPath
 from onespike.training import run
 from onespike.training.loop import set_up
 from onespike.training.requirements import expect_loss
@@ -56,6 +58,13 @@ class Forgetful(onespike.Callback):
         raise AssertionError  # as a bare assert does
 
 
+class Describing(nn.Linear):
+    """It has more to save than tensors."""
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"version": 1}
+
+
 def plain() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(1024, 10))
 
@@ -66,6 +75,10 @@ def plain() -> nn.Module:
         ({"model": nn.Sequential(nn.Flatten(), nn.LazyLinear(10))}, "model: 1.weight has no values yet: show it"),
         ({"model": plain().to("meta")}, "model: 1.weight has no values yet: .* or load its weights"),
         ({"model": 3}, "model: expected a torch.nn.Module, got a int"),
+        (
+            {"model": nn.Sequential(nn.Flatten(), Describing(1024, 10))},
+            "model: 1._extra_state is a dict, .*: remove its get_extra_state",
+        ),
         ({"model": plain(), "callbacks": [3]}, "callbacks: expected onespike.Callback, got a int"),
         ({"model": plain(), "callbacks": Forgetful()}, "callbacks: expected a list of .*, got a Forgetful"),
         ({"model": plain(), "callbacks": None}, "callbacks: expected a list of .*, got a NoneType"),
@@ -234,6 +247,32 @@ def test_a_loss_of_each_step_wants_logits_of_each():
             set_up(recipe, network)
     set_up(recipe, made(1))
     set_up(recipe, plain(), loss=nn.CrossEntropyLoss())
+
+
+def test_with_tet_a_loss_of_ones_own_gets_the_logits_of_each_step():
+    values = {"data.limit": 100, "data.workers": 0, "train.loss": "tet", "model.time_steps": 2}
+    recipe = onespike.load_recipe("digits", values | {"model.depths": [1], "model.channels": [4]})
+    with pytest.raises(OnespikeError, match=r"^loss: it does not take logits \(2, 2, 10\) .*: take their mean in it$"):
+        set_up(recipe, loss=nn.CrossEntropyLoss())
+    made = set_up(recipe, loss=lambda logits, labels: F.cross_entropy(logits[-1], labels))
+    made.step(0, *next(made.batches.epoch(0)))
+
+
+def test_the_loss_that_was_passed_is_written_down_in_place_of_the_recipes():
+    values = {"data.limit": 100, "loss.class_path": f"{__name__}.Silent"}
+    recipe = onespike.load_recipe("digits", values)
+    other = set_up(recipe, plain(), loss=nn.MultiMarginLoss()).recipe.loss
+    assert (other.class_path, other.init_args) == ("torch.nn.modules.loss.MultiMarginLoss", None)
+    same = replace(recipe, loss=ClassPath("torch.nn.modules.loss.MultiMarginLoss", {"margin": 2.0}))
+    assert set_up(same, plain(), loss=nn.MultiMarginLoss()).recipe.loss == same.loss
+
+
+def test_logits_without_a_gradient_are_named():
+    network = plain()
+    network.register_forward_hook(lambda _module, _given, logits: logits.detach())
+    made = set_up(onespike.load_recipe("digits", {"data.limit": 100, "data.workers": 0}), network)
+    with pytest.raises(OnespikeError, match=r"^model: in training its logits have no gradient; .* no_grad and detach$"):
+        made.step(0, *next(made.batches.epoch(0)))
 
 
 def test_weights_that_are_computed_cannot_be_rounded_to_8_bits():

@@ -32,6 +32,11 @@ def test_frames_are_those_of_events_that_the_library_reads():
     assert (at(own, 2).data.frames, at(own, 2).model.time_steps) == (own.data.frames, 2)
 
 
+def test_results_are_those_of_the_training_also_where_another_process_writes_them(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("onespike.training.pruning.train", lambda stage, *_, **__: {"steps": stage.model.time_steps})
+    assert prune_time("digits", 2, tmp_path) == {2: {"steps": 2}, 1: {"steps": 1}}
+
+
 @pytest.mark.slow
 def test_each_stage_has_one_time_step_less_and_starts_from_the_best_weights_before_it(small, tmp_path: Path, begun):
     summaries = prune_time(small(train__epochs=1), 3, tmp_path)

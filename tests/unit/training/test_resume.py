@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from onespike.errors import OnespikeError
 from onespike.evaluation import evaluate
 from onespike.training import Diverged, Recipe, Run, Stopped, loop, progress, train
 from onespike.training.callbacks import Callback
-from onespike.training.checkpoint import Checkpoint
+from onespike.training.checkpoint import Checkpoint, split_tensors
 from onespike.training.interrupt import PATIENCE, Interrupt
 from onespike.training.loop import set_up
 from onespike.training.recipe import dump
@@ -124,7 +125,7 @@ def test_a_signal_after_the_last_step_ends_the_command_once_the_run_is_complete(
     assert (Run.open(tmp_path / "run").is_complete, closed) == (True, ["saving"])
 
 
-def test_a_signal_is_not_lost_where_a_training_fails(small, tmp_path, monkeypatch):
+def test_a_signal_is_not_lost_where_a_training_fails(small, tmp_path, monkeypatch, capsys):
     def diverged(_: object, __: object) -> None:
         signal.raise_signal(signal.SIGINT)
         raise Diverged("the loss is no longer a finite number")
@@ -132,12 +133,14 @@ def test_a_signal_is_not_lost_where_a_training_fails(small, tmp_path, monkeypatc
     monkeypatch.setattr(loop, "test", diverged)
     with pytest.raises(KeyboardInterrupt):  # who tries the next one after a failure would go on
         train(small(train__epochs=1, data__limit=60), tmp_path, quiet=True)
+    assert capsys.readouterr().err == "warning: the loss is no longer a finite number\n"
 
 
 def test_a_disk_that_is_full_at_a_stop_is_said(small, tmp_path, monkeypatch, stop_after):
-    monkeypatch.setattr(Saving, "after_step", raising(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+    full = raising(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    monkeypatch.setattr("onespike.training.checkpoint.write_folder", full)
     stop_after(1)
-    with pytest.raises(OnespikeError, match=r"^the disk of .* is full"):
+    with pytest.raises(OnespikeError, match=r"^could not save the checkpoint .*: make room, then go on with --resume"):
         train(small(train__epochs=1, data__limit=60), tmp_path, quiet=True)
 
 
@@ -478,6 +481,43 @@ def test_what_was_passed_has_to_be_passed_again(small, tmp_path, monkeypatch, st
     hoyer = small(train__epochs=2, train__mixup=0, train__hoyer=1e-4)  # a callback more, before it
     train(hoyer, tmp_path / "run", resume=True, loss=loss, callbacks=[counting], quiet=True)
     assert counting.seen == 2
+
+
+@pytest.mark.parametrize("later", [torch.ones(3), [1.0, 2.0], {"a": 1}, "text", None], ids=str)
+def test_a_callbacks_state_may_grow_and_become_something_else(later, small, tmp_path):
+    def trained(epochs: int, seen: object) -> Counting:
+        mine = Counting()
+        mine.seen, mine.after_epoch = seen, lambda *_: setattr(mine, "seen", later)
+        train(small(train__epochs=epochs, data__limit=60), tmp_path, epochs > 1, callbacks=[mine], quiet=True)
+        return mine
+
+    trained(1, torch.zeros(0) if isinstance(later, torch.Tensor) else 0.5)
+    loaded = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Counting, "load_state", lambda _, state: loaded.append(state["seen"]))
+        trained(2, 0.5)
+    assert str(loaded) == str([later])
+
+
+def test_a_network_that_cannot_be_copied_goes_on_with_the_weights_it_had(small, tmp_path):
+    def trained(epochs: int) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(1024, 10))
+        network.lock = threading.Lock()
+        recipe = small(train__epochs=epochs, data__limit=60, train__lr=1e-9, train__optimizer="adamw")
+        train(recipe, tmp_path, epochs > 1, model=network, quiet=True)
+        return weights(tmp_path)
+
+    once, twice = trained(1), trained(2)
+    assert all(torch.allclose(once[name], twice[name], rtol=0, atol=1e-6) for name in once)
+
+
+@pytest.mark.parametrize("key", [math.nan, (0, 1), np.int64(3)], ids=["nan", "pair", "numpy"])
+def test_a_key_that_no_checkpoint_could_be_read_with_is_refused(key):
+    with pytest.raises(
+        OnespikeError, match=r"^Mine\.seen: the key .* cannot be saved; expected finite numbers, text, "
+    ):
+        split_tensors({"seen": {key: 1.0}}, "Mine", {})
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan, object(), np.float32(1)], ids=["inf", "nan", "object", "numpy"])

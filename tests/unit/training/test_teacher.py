@@ -310,6 +310,15 @@ def test_a_teacher_that_does_not_exist(small, tmp_path, name, message):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_teacher_that_was_passed_from_python_is_told_what_to_do(small, tmp_path):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 10))
+    train(small(train__epochs=1, data__limit=60), tmp_path / "run", model=network, quiet=True)
+    with pytest.raises(
+        OnespikeError, match=r"run was passed from Python, .*: train it by its class, --model.class_path"
+    ):
+        set_up(small(train__teacher=str(tmp_path / "run")))
+
+
 def test_a_teacher_that_does_not_suit(small, taught, monkeypatch):
     with pytest.raises(OnespikeError, match=r"its images have 32 pixels a side, those of digits 64: .*expected"):
         set_up(small(train__teacher=str(taught), data__image_size=64))
