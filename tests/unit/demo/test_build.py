@@ -203,17 +203,25 @@ def test_the_accuracy_is_that_of_the_weights(
         assert json.loads((tmp_path / which / "demo.json").read_text())["top1"] == top1
 
 
-@pytest.mark.parametrize(("steps", "said"), [(1, "one time step"), (4, "4 time steps")])
+@pytest.mark.parametrize(
+    ("steps", "preset", "said"),
+    [
+        (1, "", "a spiking network that answers in one time step"),
+        (4, "", "a spiking network that answers in 4 time steps"),
+        (1, "ann", "a network that answers in one time step"),
+    ],
+)
 def test_the_page_says_in_how_many_time_steps_the_network_answers(
-    steps: int, said: str, make_run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    steps: int, preset: str, said: str, make_run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("onnxruntime")
     monkeypatch.setitem(build.__globals__, "runtime", dict)  # nothing is fetched
-    made = build(make_run("spiking-resnet-xs", width=4, time_steps=steps), tmp_path / "page", images=2).folder
+    run = make_run("spiking-resnet-xs", preset=preset, width=4, time_steps=steps)
+    made = build(run, tmp_path / "page", images=2).folder
     description = json.loads((made / "demo.json").read_text())
     names = [one["name"] for one in description["layers"]]
     assert len(set(names)) == len(names)
-    assert description["title"] == f"spiking-resnet-xs: a spiking network that answers in {said}"
+    assert description["title"] == f"spiking-resnet-xs: {said}"
     assert 'at("name").textContent = about.title;' in (made / "demo.js").read_text()
     assert "one time step" not in "".join((made / name).read_text().lower() for name in ("index.html", "demo.js"))
 
