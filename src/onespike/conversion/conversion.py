@@ -21,7 +21,7 @@ from onespike.conversion.network import ConvertedNetwork, OverMeans, PoolSpikes,
 from onespike.conversion.trace import taking, trace
 from onespike.durable import is_as_written, path_of, read_whole, sealed
 from onespike.errors import OnespikeError, shown
-from onespike.folders import expect_replaceable, save_folder, whole_folder
+from onespike.folders import expect_replaceable, read_folder, save_folder, whole_folder
 from onespike.neurons.integrate_fire import QCFS, IntegrateFire
 from onespike.neurons.watch import aside, ask
 from onespike.tensors import expect_alike, expect_weights, not_finite, read_tensors, to_save
@@ -137,7 +137,7 @@ def load_converted(folder: str | Path, model: nn.Module) -> Conversion:
     if not all((path / name).is_file() for name in SAVED):
         raise OnespikeError(f"{folder} is no saved conversion: expected {TENSORS} and {CARD} in it")
     try:
-        text, content = read_whole(path / CARD), read_whole(path / TENSORS, 1 << 36)
+        text, content = read_folder(folder, lambda at: (read_whole(at / CARD), read_whole(at / TENSORS, 1 << 36)))
         card = read_json(text, CARD)
         expect_keys(card, _CARD, CARD)
         if card != sealed(card, content) or not is_as_written(text, card):

@@ -68,6 +68,11 @@ def scale_and_shift(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor
     return 1 / (255 * deviation), -torch.tensor(mean, dtype=torch.float64) / deviation
 
 
+def are_as_given(mean: Sequence[float], std: Sequence[float]) -> bool:
+    """Whether images are floats that their owner has normalised: a data set of these has mean 0 and deviation 1."""
+    return set(mean) == {0.0} and set(std) == {1.0}
+
+
 def _crop_and_flip(images: Tensor, draws: Tensor, padding: int, reflect: bool) -> Tensor:
     """Gather every output pixel from the padded images; pixels are whole rows of C bytes, so one gather does it all."""
     shape, images = images.shape, images.flatten(3)

@@ -23,7 +23,7 @@ from onespike.exporting.network import Exported
 from onespike.exporting.onnx import FILE, expect_packages, graph, session
 from onespike.exporting.parity import BATCH, compare
 from onespike.folders import save_folder
-from onespike.neurons.watch import Fired, answer_and_calls
+from onespike.neurons.watch import Fired, answer_and_calls, is_spiking
 from onespike.training.run import Run
 
 PAGE = Path(__file__).parent / "page"
@@ -71,7 +71,7 @@ def build(
         OnespikeError: The network cannot be expressed in ONNX; the images are floats, or recordings of several frames;
             a package or the runtime is missing; the folder holds something else. Nothing is written then.
     """
-    expect_free(out)
+    expect_free(out, DESCRIPTION, "page")
     expect_packages()
     files = runtime()
     checkpoint, dataset = run.checkpoint(which), run.dataset(data)
@@ -94,7 +94,7 @@ def build(
     description = {
         "onespike": __version__,
         "contract": contract.to_json(),
-        "title": f"{contract.model}: a spiking network that answers in {answers}",
+        "title": f"{contract.model}: a {'spiking ' if is_spiking(network) else ''}network that answers in {answers}",
         "cells": CELLS.get(card.data, card.image_size) if card.in_channels == 1 else None,
         "top1": (run.summary or {}).get("test_top1") if which == "best" and dataset.name == card.data else None,
         "parity": proof.to_json(),
@@ -109,6 +109,7 @@ def build(
     names = (*sorted(files), CONTRACT)
     kept = {"onespike": __version__, "formats": {"onnx": contract.to_json()}, "files": names}
     files[CONTRACT] = json.dumps(kept, indent=2).encode()
+    expect_free(out, DESCRIPTION, "page")  # somebody may have put a file there meanwhile
     save_folder(out, files)
     return Demo(out, names, proof)
 

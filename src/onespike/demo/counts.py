@@ -4,7 +4,7 @@ The energy of a product is a constant, plus a price for each input spike and for
 are linear in these two, so the prices are read off them.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -33,22 +33,24 @@ class Counted:
         }
         self.calls: list[str] = []  # the paths of their calls, in order
         self._modules = {path: network.get_submodule(path) for path in self.products}
-        self._sides, values = dict[str, tuple[int, ...]](), Counter[str]()
+        sides, values = defaultdict[str, set[tuple[int, ...]]](set), Counter[str]()
 
         def see(path: str, _layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
             x = (*args, *named.values())[0]
             self.calls.append(path)
-            self._sides[path] = tuple(x.shape[-2:])
+            sides[path].add(tuple(x.shape[-2:]))
             values[path] += x.numel()
 
         with ExitStack() as stack, torch.no_grad():
             for path, module in self._modules.items():
                 stack.callback(module.register_forward_pre_hook(partial(see, path), with_kwargs=True).remove)
             network(images)
-        # A layer of a user's class may read something else than its product does.
+        # A layer of a user's class may read something else than its product does, and any layer maps of several sizes.
         strange = {path for path, one in self.products.items() if values[path] != one.inputs * len(images)}
+        strange |= {path for path, one in self._modules.items() if isinstance(one, nn.Conv2d) and len(sides[path]) > 1}
         self.products = {path: one for path, one in self.products.items() if path not in strange}
         self.calls = [path for path in self.calls if path not in strange]
+        self._sides = {path: found.pop() for path, found in sides.items()}
 
     def fan_out(self, path: str) -> dict[str, Any]:
         """How many weights a value meets: `each`, and on a map times the taps that meet its row and its column."""

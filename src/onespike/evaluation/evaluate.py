@@ -14,6 +14,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from onespike.configs import convert
+from onespike.data.augment import are_as_given
 from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader, Share
 from onespike.data.sources import EVENTS
@@ -254,7 +255,7 @@ def expect_shape(data: Dataset, card: ModelCard) -> None:
     if data.image_size != side:
         remedy = f"pass --data.image_size {side}"
         raise OnespikeError(f"{images} {data.image_size} pixels a side, the network takes {side}: {remedy}")
-    if set(data.mean) == {0.0} and set(data.std) == {1.0} and (data.mean, data.std) != (card.mean, card.std):
+    if are_as_given(data.mean, data.std) and (data.mean, data.std) != (card.mean, card.std):
         mean, std = ([round(one, 4) for one in values] for values in (card.mean, card.std))
         warn(f"{data.name} gives floats, taken as they are; the network knows images less {mean}, over {std}")
 

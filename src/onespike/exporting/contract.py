@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from onespike._version import __version__
 from onespike.configs import convert
-from onespike.data.augment import BatchAugment
+from onespike.data.augment import BatchAugment, are_as_given
 from onespike.data.sources import expect_class_names
 from onespike.errors import OnespikeError, shown
 from onespike.neurons.watch import copied, logits_of, reset_state
@@ -48,7 +48,7 @@ class Contract:
     def of(cls, card: ModelCard, weights: str, pixels: bool) -> "Contract":
         """The contract of a trained model."""
         shape = card.in_channels, card.image_size, card.mean, card.std
-        return cls(card.name, card.data, card.classes, *shape, weights, pixels)
+        return cls(card.name, card.data, card.classes, *shape, weights, pixels, not are_as_given(card.mean, card.std))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -70,7 +70,7 @@ class Contract:
     def to_json(self, reads: str | None = None) -> dict[str, Any]:
         """The contract for JSON, to be kept with the weights; `reads` is the input in other words."""
         values = asdict(self)
-        if not values.pop("stated"):
+        if not (values.pop("stated") or self.pixels):
             values |= {"mean": None, "std": None}
         return {"onespike": __version__, "input": reads or self.reads, **values}
 
@@ -107,7 +107,7 @@ def contract_of(
 def shape_of(images: Any, labels: Any) -> tuple[int, int, int]:
     """The shape (C, H, W) of test images; an `OnespikeError` if they are no images, or labels do not fit them."""
     found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-    if not isinstance(images, Tensor) or images.ndim != 4 or not len(images):
+    if not isinstance(images, Tensor) or images.ndim != 4 or not images.numel():
         raise OnespikeError(f"images: expected (N, C, H, W), or uint8 (N, H, W, C), got {found}")
     raw = images.dtype == torch.uint8
     if images.is_meta or images.layout != torch.strided:

@@ -187,17 +187,21 @@ def _write(
     for name, content in beside.items():
         text = json.dumps({"onespike": __version__, **content}, indent=2, allow_nan=False)
         files[name] = f"{text}\n".encode()
+    expect_free(folder)  # somebody may have put a file there meanwhile
     save_folder(folder, files)
     return Export(folder, names, tuple(proofs))
 
 
-def expect_free(folder: Path) -> None:
-    """Raise `OnespikeError` if an export cannot be written, or would overwrite anything but an earlier one."""
+def expect_free(folder: Path, mark: str = PARITY, what: str = "export") -> None:
+    """Raise `OnespikeError` if an export cannot be written, or would overwrite anything but an earlier one.
+
+    A `what` of another kind has a contract, too; `mark` is a file that it alone has.
+    """
     try:
         earlier = set(read_json(read_whole(folder / CONTRACT), CONTRACT)["files"])
     except (OnespikeError, OSError, KeyError, TypeError):
         earlier = set()
-    expect_replaceable(folder, earlier, "export")
+    expect_replaceable(folder, earlier if mark in earlier else (), what)
 
 
 def some_test_images(data: Dataset, count: int) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from onespike.errors import OnespikeError, reason, shown, unknown
 from onespike.exporting.model_card import model_card
 from onespike.folders import expect_replaceable, save_folder
 from onespike.models.pretrained import CARD, WEIGHTS, in_integers
+from onespike.neurons.watch import is_spiking
 from onespike.tensors import expect_alike, expect_finite, expect_weights, to_save
 from onespike.training.callbacks import to_round
 from onespike.training.checkpoint import Checkpoint, ModelCard
@@ -92,13 +93,16 @@ def save_pretrained(
         with seeded(0):  # nobody else's draws should change for its weights
             expect_alike(state, card.build().state_dict(), f"the network is another than its card says, {card.name}")
     if weights == "int8":
-        state = in_integers(state, {f"{path}.weight" for path in to_round(network)})
+        layers = set(to_round(network).values())
+        paths = [path for path, one in network.named_modules(remove_duplicate=False) if one in layers]
+        state = in_integers(state, {f"{path}.weight" for path in paths})
     summary = {**summary, "best_epoch": summary.get("best_epoch", 0), "weights": weights, **(results or {})}
     _expect_sound(summary)
     files = {"config.yaml": recipe.encode()} if recipe else {}
     files |= {WEIGHTS: save(state), CARD: _json(plain(card)), "summary.json": _json(summary)}
     files |= {TIMM: _json(_timm(card))} if weights == "fp32" and is_built else {}
-    files["README.md"] = model_card(card, summary, proofs, recipe).encode()
+    files["README.md"] = model_card(card, is_spiking(network), summary, proofs, recipe).encode()
+    expect_free(folder)  # somebody may have put a file there meanwhile
     save_folder(folder, files)
     return folder
 
@@ -132,9 +136,28 @@ def _without_places(recipe: Recipe) -> Recipe:
     data, teacher = recipe.data, recipe.train.teacher
     place = data.root or ""  # of the Hub it may be owner/name:configuration
     is_public = data.name == "hub" and _REPOSITORY.fullmatch(place.partition(":")[0]) and not Path(place).is_dir()
-    data = replace(data, root=place if is_public else None, cache=None, workers=0)
+    data = replace(data, root=place if is_public else None, cache=None, workers=0, init_args=_public(data.init_args))
     named = teacher if teacher.partition(":")[0] in SOURCES else Path(teacher).resolve().name if teacher else ""
-    return replace(recipe, data=data, train=replace(recipe.train, teacher=named))
+    loss = recipe.loss and replace(recipe.loss, init_args=_public(recipe.loss.init_args))
+    return replace(recipe, data=data, train=replace(recipe.train, teacher=named), loss=loss)
+
+
+def _public(arguments: Any) -> Any:
+    """Arguments of a user's class without texts that are places of this machine."""
+    if isinstance(arguments, dict):
+        return {key: _public(one) for key, one in arguments.items() if not _is_place(one)}
+    if isinstance(arguments, list | tuple):
+        return [_public(one) for one in arguments if not _is_place(one)]
+    return arguments
+
+
+def _is_place(value: Any) -> bool:
+    """Whether a value is a path; the name of a file alone is none, as it may be any word."""
+    if not isinstance(value, str) or len((path := Path(value)).parts) < 2:
+        return False
+    with suppress(OSError, ValueError):  # of a text that is too long for a path, or has a zero byte
+        return path.is_absolute() or path.parts[0].startswith("~") or path.exists()
+    return False
 
 
 def _expect_sound(summary: Mapping[str, Any]) -> None:

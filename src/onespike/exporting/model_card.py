@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from onespike._version import __version__
+from onespike.data.augment import are_as_given
 from onespike.training.checkpoint import ModelCard
 
 #: Standard deviations on either side of the mean that hold 95% of a normal distribution.
@@ -13,13 +14,12 @@ HEAD = """---
 library_name: onespike
 pipeline_tag: image-classification
 tags:
-- spiking-neural-network
-- onespike
+{tag}- onespike
 ---
 
 # {name} on {data}
 
-{kind} spiking network, written by onespike {version}.
+{kind}, written by onespike {version}.
 
 ```python
 import onespike
@@ -27,7 +27,7 @@ import onespike
 network = onespike.load("FOLDER or user/repo")
 ```
 
-Images: {side}x{side} pixels, {channels} channels, (pixel / 255 - mean) / std with mean {mean} and std {std}.
+Images: {side}x{side} pixels, {channels} channels, {how}.
 
 Classes: {classes}.
 """
@@ -47,17 +47,20 @@ ACML 2023, PMLR 222. `onespike cite` prints it in BibTeX.
 """
 
 
-def model_card(card: ModelCard, summary: Mapping[str, Any], proofs: Iterable[Mapping[str, Any]], recipe: str) -> str:
-    """The text, in Markdown."""
+def model_card(
+    card: ModelCard, spiking: bool, summary: Mapping[str, Any], proofs: Iterable[Mapping[str, Any]], recipe: str
+) -> str:
+    """The text, in Markdown; `spiking` says whether any neurons of the network are known to spike."""
+    scaled = f"(pixel / 255 - mean) / std with mean {_few(card.mean)} and std {_few(card.std)}"
     text = HEAD.format(
         name=card.name,
         data=card.data or "unknown data",
-        kind="A" if card.conversion is None else "A converted",
+        tag="- spiking-neural-network\n" if spiking else "",
+        kind=f"A {'' if card.conversion is None else 'converted '}{'spiking ' if spiking else ''}network",
         version=__version__,
         side=card.image_size,
         channels=card.in_channels,
-        mean=_few(card.mean),
-        std=_few(card.std),
+        how="floats that the data set has normalised" if are_as_given(card.mean, card.std) else scaled,
         classes=f"{', '.join(card.classes[:20])}{', …' if len(card.classes) > 20 else ''}",
     )
     if "test_top1" in summary and summary.get("test_images"):

@@ -43,11 +43,12 @@ class Exported(nn.Module):
         def see(_layer: nn.Module, _args: object, out: Tensor | tuple[Tensor, ...]) -> None:
             spikes.append(out[0] if isinstance(out, tuple) else out)
 
-        def meet(_layer: nn.Module, args: tuple[Tensor, ...]) -> None:
-            arriving.append(args[0])
+        def meet(_layer: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+            arriving.append((*args, *named.values())[0])
 
         handles = [layer.register_forward_hook(see) for layer in neuron_layers(self.network).values()]
-        handles += [self.network.get_submodule(path).register_forward_pre_hook(meet) for path in self.arrivals]
+        arrivals = [self.network.get_submodule(path) for path in self.arrivals]
+        handles += [layer.register_forward_pre_hook(meet, with_kwargs=True) for layer in arrivals]
         try:
             logits = self.network(images)
         finally:

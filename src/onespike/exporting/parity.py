@@ -3,13 +3,13 @@
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from onespike.errors import OnespikeError, warn
+from onespike.errors import OnespikeError, listed, warn
 from onespike.exporting.contract import Contract
 from onespike.neurons.watch import Fired, answer_and_calls
 from onespike.training.losses import over_time
@@ -104,6 +104,8 @@ def compare(
             shapes = f"{tuple(logits.shape)} by the network, {tuple(answers.shape)} by {name}"
             raise OnespikeError(f"export: expected logits {expected}, the same at every call, got {shapes}")
         batches.append((logits, answers, spikes.see(calls, shown, len(raw))))
+    if spikes.left_out:
+        warn(f"{name}: the spikes of {listed(spikes.left_out)} have no row for each image: they were not compared")
     logits, answers, same_spikes = map(torch.cat, zip(*batches, strict=True))
     guesses, target_guesses = logits.argmax(1), answers.argmax(1)
     same_class = _percent(guesses == target_guesses)
@@ -147,23 +149,24 @@ class _Spikes:
     distance: float = 0.0
     near: bool = True  # whether the first spikes of an image that differ all lie near the threshold
     place: int = sys.maxsize  # the number of the call of the layer `first`
+    left_out: list[str] = field(default_factory=list)  # layers whose spikes cannot be compared
 
     def see(self, calls: Sequence[Fired], shown: Sequence[Tensor | None], images: int) -> Tensor:
         """Add a batch; returns the images whose spikes are all the same, (B,)."""
-        pairs = [
-            (call, one)
-            for call, one in zip(calls, shown, strict=bool(shown))
-            if one is not None and getattr(call.neuron, "spiking", True)
-        ]
-        self.layers = len(pairs)
-        same = torch.ones(images, dtype=torch.bool)  # so far
-        for place, (call, found) in enumerate(pairs):
-            if found.ndim > call.spikes.ndim:  # (B, …) of what one image gives
-                found = found.movedim(0, call.batch_axis)
-            wrong = call.spikes.sign() != found.reshape(call.spikes.shape).sign()
+        same, self.layers = torch.ones(images, dtype=torch.bool), 0  # so far
+        for place, (call, found) in enumerate(zip(calls, shown, strict=bool(shown))):
+            if found is None or not getattr(call.neuron, "spiking", True):
+                continue
+            if (wrong := differing(call, found)) is None:
+                self.left_out.append(call.path)
+                continue
+            self.layers += 1
             self.count += wrong.numel()
-            differ = wrong.movedim(call.batch_axis, 0).flatten(1).any(1)
-            if bool((differ & same).any()):
+            rows = wrong.movedim(call.batch_axis, 0).flatten(1).any(1)
+            # Of rows such as tokens it is not known whose they are: if any differs, all images may.
+            known = len(rows) == images
+            differ = rows if known else rows.any().expand(images)
+            if bool((differ & same).any()) and (known or bool(same.all())):
                 away = _distance(call, wrong, differ & same)
                 self.near = self.near and away <= NEAR
                 if place < self.place:
@@ -174,15 +177,34 @@ class _Spikes:
         return same
 
 
+def differing(call: Fired, found: Tensor) -> Tensor | None:
+    """Which spikes of a call a target has otherwise, of their shape; None if its order of them is not known.
+
+    Spikes are compared by their sign, those of several levels by their number.
+    """
+    if found.ndim > call.spikes.ndim:  # (B, …) of what one image gives
+        found = found.movedim(0, call.batch_axis).squeeze(call.batch_axis + 1)
+        if found.shape != call.spikes.shape:
+            return None
+    whole = torch.round if _levels(call) > 1 else torch.sign
+    return whole(call.spikes) != whole(found.reshape(call.spikes.shape))
+
+
+def _levels(call: Fired) -> int:
+    return int(getattr(call.neuron, "levels", 1))
+
+
 def _percent(hits: Tensor) -> float:
     return 100 * int(hits.sum()) / len(hits)
 
 
 def _distance(call: Fired, wrong: Tensor, images: Tensor) -> float:
-    """Largest distance from the threshold of potentials whose spikes differ; `FAR` where that is not known."""
-    if call.potential is None or call.threshold is None:
+    """Largest distance from a threshold of potentials whose spikes differ; `FAR` where that is not known."""
+    beyond = call.distance
+    if beyond is None:
         return FAR
-    threshold = torch.as_tensor(call.threshold).detach()
-    away = (call.potential.abs() if getattr(call.neuron, "signed", False) else call.potential) - threshold
-    away = torch.where(wrong, away.abs(), 0).movedim(call.batch_axis, 0)
-    return min(FAR, away[images].max().item())
+    if (levels := _levels(call)) > 1:  # there is a threshold for each level
+        threshold = torch.as_tensor(call.threshold).detach()
+        beyond = beyond - threshold * (beyond / threshold).round().clamp(0, levels - 1)
+    away = torch.where(wrong, beyond.detach().abs(), 0).movedim(call.batch_axis, 0)
+    return min(FAR, (away[images] if len(away) == len(images) else away).max().item())

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from onespike.exporting.contract import Contract
 from onespike.exporting.network import Exported, rounded
 from onespike.exporting.onnx import FILE, Loaded, openvino_model, session, write
-from onespike.exporting.parity import Target
+from onespike.exporting.parity import Target, differing
 from onespike.inference.compare import Candidate
-from onespike.neurons.watch import answer_and_calls
+from onespike.neurons.watch import Fired, answer_and_calls
 from onespike.training.checkpoint import ModelCard
 
 #: How each runtime loads an ONNX file.
@@ -61,18 +61,19 @@ def runtimes(network: nn.Module, card: ModelCard, weights: str, images: Tensor, 
     }
 
 
-def _spikes(network: nn.Module, images: Tensor) -> list[Tensor | None]:
-    """The output of each layer of neurons, call by call; None where it is not spikes."""
+def _spikes(network: nn.Module, images: Tensor) -> list[Fired | None]:
+    """The calls of layers of neurons, without potentials, which nobody needs; None where they give no spikes."""
     calls = answer_and_calls(network, images)[1]
-    return [call.spikes if getattr(call.neuron, "spiking", True) else None for call in calls]
+    return [
+        call._replace(potential=None, rise=0.0) if getattr(call.neuron, "spiking", True) else None for call in calls
+    ]
 
 
-def _differing(target: Target, images: Tensor, expected: list[list[Tensor | None]]) -> float | None:
+def _differing(target: Target, images: Tensor, expected: list[list[Fired | None]]) -> float | None:
     """The share of a target's outputs of neurons, spike or none, that are not as expected; None if there are none."""
     wrong = total = 0
     for part, calls in zip(images.split(WATCHED), expected, strict=True):
-        for spikes, found in zip(calls, target(part)[1], strict=True):
-            if spikes is not None and found is not None:
-                wrong += int((spikes.sign() != found.view(spikes.shape).sign()).sum())
-                total += spikes.numel()
+        for call, found in zip(calls, target(part)[1], strict=True):
+            if call is not None and found is not None and (differ := differing(call, found)) is not None:
+                wrong, total = wrong + int(differ.sum()), total + differ.numel()
     return wrong / total if total else None

@@ -57,12 +57,16 @@ class AdaptiveLIF(Neuron):
         """S = 1 where V - a > threshold, else 0; without `rise`, a is 0."""
         return step(potential if rise is None else potential - rise, self.threshold, self.surrogate)
 
+    def forward(self, potential: Tensor, *, spikes: Tensor | None = None, rise: Tensor | None = None) -> Tensor:
+        """Map potentials to spikes, or pass `spikes` on; a hook sees the rise a as well."""
+        return self.fire(potential, rise) if spikes is None else spikes
+
     def charge_and_fire(self, currents: Tensor, incoming: Incoming | None = None, before: State | None = None) -> State:
         """Charge and fire window by window; returns V, S and a."""
         currents = self.driven(currents, before)
         start = torch.zeros_like(currents) if before is None else self._risen(before[2], before[1])
         if incoming is None:
-            return currents, self(currents, spikes=self.fire(currents, start)), start
+            return currents, self(currents, rise=start), start
         expect_windows(currents, incoming.beside, incoming.behind)
         windows: list[tuple[Tensor, Tensor, Tensor]] = []
         for window, (current, rise) in enumerate(zip(currents.unbind(), start.unbind(), strict=True)):
@@ -74,7 +78,7 @@ class AdaptiveLIF(Neuron):
             potential = current if arriving is None else self.leak(current, arriving)
             windows.append((potential, self.fire(potential, rise), rise))
         potential, spikes, risen = map(torch.stack, zip(*windows, strict=True))
-        return potential, self(potential, spikes=spikes), risen
+        return potential, self(potential, spikes=spikes, rise=risen), risen
 
     def _risen(self, rise: Tensor, spikes: Tensor) -> Tensor:
         return self.adaptation_decay * rise + self.adaptation * spikes

@@ -37,6 +37,7 @@ class Fired(NamedTuple):
     surrogate: Surrogate | None  # None where there is none, or it is not known
     steps: int  # time steps in this call, along the first axis of the spikes; 1 if they have no axis of time
     batch_axis: int  # the axis of the images
+    rise: float | Tensor = 0.0  # by how much each neuron's threshold has risen, of the shape of the potentials
 
     @property
     def distance(self) -> Tensor | None:
@@ -44,13 +45,18 @@ class Fired(NamedTuple):
         if self.potential is None or self.threshold is None:
             return None
         potential = wide(self.potential)
-        return (potential.abs() if getattr(self.neuron, "signed", False) else potential) - self.threshold
+        return (potential.abs() if getattr(self.neuron, "signed", False) else potential) - self.threshold - self.rise
 
 
 def neuron_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Find the layers of neurons of a network, by path, in the order of registration."""
     kinds: Any = (Neuron, *_snntorch(), *_loaded(f"{_SPIKINGJELLY}.neuron", "BaseNode", "SimpleBaseNode"))
     return {path: module for path, module in model.named_modules() if isinstance(module, kinds)}
+
+
+def is_spiking(model: nn.Module) -> bool:
+    """Whether a network has neurons that are known to spike."""
+    return any(getattr(neuron, "spiking", True) for neuron in neuron_layers(model).values())
 
 
 @contextmanager
@@ -211,7 +217,8 @@ def _watch(
         if isinstance(threshold, Tensor) and threshold.ndim == 3 > spikes.ndim:
             threshold = threshold.flatten()  # (C, 1, 1) is for maps, and here is none
         surrogate = neuron.surrogate if own and fires else None
-        see(Fired(path, neuron, potential, spikes, threshold, surrogate, steps or 1, int(bool(ahead))))
+        rise = named.get("rise", 0.0) if own else 0.0
+        see(Fired(path, neuron, potential, spikes, threshold, surrogate, steps or 1, int(bool(ahead)), rise))
 
     with ExitStack() as stack:
         stack.callback(neuron.register_forward_hook(leave, with_kwargs=True).remove)

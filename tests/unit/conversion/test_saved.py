@@ -14,6 +14,7 @@ import onespike
 from onespike import load_converted
 from onespike.conversion import Calibration
 from onespike.conversion.network import ConvertedNetwork
+from onespike.durable import read_whole
 from onespike.errors import OnespikeError
 from onespike.functional import SURROGATES
 from onespike.models import create_model
@@ -72,6 +73,24 @@ def test_a_loaded_network_gives_the_same_logits_to_the_bit(name, tmp_path):
     assert loaded.network.config == conversion.network.config
     assert all(parameter.requires_grad for parameter in loaded.network.parameters())
     assert all(parameter.requires_grad for parameter in conversion.network.parameters())
+
+
+def test_a_conversion_is_read_whole_while_another_takes_its_place(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    network, images = plain(), torch.randn(4, 3, 8, 8)
+    one, two = (onespike.convert(network, images[:count], calibration=FAST) for count in (4, 2))
+    one.save(tmp_path / "saved")
+    swaps = []
+
+    def read_after_a_swap(path, *most):
+        if path.name == "model.safetensors" and not swaps:
+            swaps.append(path)
+            two.save(tmp_path / "saved")
+        return read_whole(path, *most)
+
+    monkeypatch.setattr("onespike.conversion.conversion.read_whole", read_after_a_swap)
+    assert load_converted(tmp_path / "saved", network).images == 2
+    assert len(swaps) == 1
 
 
 def test_a_network_that_reads_whole_numbers_is_loaded(tmp_path):

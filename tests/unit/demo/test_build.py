@@ -8,6 +8,7 @@ import shutil
 import tarfile
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from http.client import InvalidURL
 from pathlib import Path
@@ -25,10 +26,12 @@ from onespike.counting import CONVENTIONS, EnergyTable, count_operations
 from onespike.data import DataConfig, open_dataset
 from onespike.demo import Demo, build, server
 from onespike.demo import runtime as fetching
-from onespike.demo.build import _neurons
+from onespike.demo.build import DESCRIPTION, _neurons
 from onespike.demo.counts import Counted, described
 from onespike.errors import OnespikeError
-from onespike.exporting import Parity
+from onespike.exporting import Contract, Parity
+from onespike.exporting.export import CONTRACT, PARITY, expect_free
+from onespike.exporting.network import Exported
 from onespike.models import model_config
 from onespike.neurons import LIF
 from onespike.neurons.integrate_fire import IntegrateFire
@@ -80,6 +83,33 @@ def test_a_layer_that_reads_otherwise_than_it_multiplies_is_left_to_the_mean() -
     operations = count_operations(network, [images])
     assert operations.products[0].arrives == "binary"
     assert Counted(network, operations, images).products == {}
+
+
+def test_a_convolution_of_maps_of_two_sizes_is_left_to_the_mean() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.other = nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(1, 2, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            small = self.conv(input=x[..., :3, :3])  # by its name
+            return self.conv(x).sum((2, 3)) + small.sum((2, 3)) + self.other(input=x).sum((2, 3))
+
+    network, images = Both().eval(), (torch.rand(4, 1, 6, 6) > 0.5).float()
+    counted = Counted(network, count_operations(network, [images]), images)
+    assert [*counted.products] == counted.calls == ["other"]
+    contract = Contract("both", "", ("a", "b"), 1, 6, (0.5,), (0.5,), "fp32", False)
+    assert torch.equal(Exported(network, contract, counted.calls)(images)[-1], images)
+
+
+@pytest.mark.parametrize("mine", ["page", "export"])
+def test_a_page_and_an_export_leave_each_other_alone(mine: str, tmp_path: Path) -> None:
+    marks = {"page": DESCRIPTION, "export": PARITY}
+    for name in (CONTRACT, marks[mine]):
+        (tmp_path / name).write_text(json.dumps({"files": [CONTRACT, marks[mine]]}))
+    for what, mark in marks.items():
+        with nullcontext() if what == mine else pytest.raises(OnespikeError, match=f"of no earlier {what}: choose"):
+            expect_free(tmp_path, mark, what)
 
 
 @pytest.fixture
@@ -145,7 +175,7 @@ def test_without_a_network_one_line_says_what_to_do(
         (["RUN", "--model", "RUN"], "expected one run folder: onespike demo RUN"),
         (["RUN", "--no-serve"], "expected a folder to write"),
         (["RUN", "--port", "70000"], "--port: expected 0 (a free one) to 65535, got 70000"),
-        (["RUN", "--no-serve", "--out", "RUN"], "which is of no earlier export: choose another folder"),
+        (["RUN", "--no-serve", "--out", "RUN"], "which is of no earlier page: choose another folder"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_one_line(
@@ -177,15 +207,23 @@ def test_the_accuracy_is_that_of_the_weights(
 
 
 @pytest.mark.usefixtures("nothing_fetched")
-@pytest.mark.parametrize(("steps", "said"), [(1, "one time step"), (4, "4 time steps")])
+@pytest.mark.parametrize(
+    ("steps", "preset", "said"),
+    [
+        (1, "", "a spiking network that answers in one time step"),
+        (4, "", "a spiking network that answers in 4 time steps"),
+        (1, "ann", "a network that answers in one time step"),
+    ],
+)
 def test_the_page_says_in_how_many_time_steps_the_network_answers(
-    steps: int, said: str, make_run: Callable, tmp_path: Path
+    steps: int, preset: str, said: str, make_run: Callable, tmp_path: Path
 ) -> None:
-    made = build(make_run("spiking-resnet-xs", width=4, time_steps=steps), tmp_path / "page", images=2).folder
+    run = make_run("spiking-resnet-xs", preset=preset, width=4, time_steps=steps)
+    made = build(run, tmp_path / "page", images=2).folder
     description = json.loads((made / "demo.json").read_text())
     names = [one["name"] for one in description["layers"]]
     assert len(set(names)) == len(names)
-    assert description["title"] == f"spiking-resnet-xs: a spiking network that answers in {said}"
+    assert description["title"] == f"spiking-resnet-xs: {said}"
     assert 'at("name").textContent = about.title;' in (made / "demo.js").read_text()
     assert "one time step" not in "".join((made / name).read_text().lower() for name in ("index.html", "demo.js"))
 

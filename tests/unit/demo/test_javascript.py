@@ -98,6 +98,29 @@ def test_maps_say_what_their_axes_are(dims: list[int], axis: int, ahead: str, sh
     assert node(script, [dims, axis, ahead]) == [shape.replace("x", "\N{MULTIPLICATION SIGN}"), True]
 
 
+def test_layers_of_many_neurons_are_drawn(node: Callable) -> None:
+    """Each map has its mean beside it; what has no map has none."""
+    script = """import { drawLayers } from "./maps.js";
+        let drawn = 0;
+        const [dims, layers] = JSON.parse(process.argv[1]), outputs = {};
+        const image = (width, height) => ({ data: new Uint8ClampedArray(4 * width * height) });
+        class Element {
+          children = []; style = {}; clientWidth = 800;
+          append(...more) { this.children.push(...more); }
+          replaceChildren() {}
+          getContext() { return { createImageData: image, putImageData() { drawn++; } }; }
+        }
+        globalThis.document = { documentElement: {}, createElement: () => new Element() };
+        globalThis.getComputedStyle = () => ({ getPropertyValue: () => "#102030" });
+        layers.forEach(({ output }, i) => {
+          outputs[output] = { dims: dims[i], data: new Float32Array(dims[i].reduce((a, b) => a * b)).fill(1) };
+        });
+        drawLayers(new Element(), layers, outputs, false);
+        console.log(JSON.stringify(drawn));"""
+    layers = [{"name": name, "output": name, "axis": 0, "ahead": "tokens"} for name in ("map", "neurons")]
+    assert node(script, [[[1, 1, 500, 500], [1, 250_000]], layers]) == 3
+
+
 def test_what_is_transparent_lies_on_white(node: Callable) -> None:
     script = """import { pixels } from "./image.js";
         const done = [];

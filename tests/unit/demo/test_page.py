@@ -164,4 +164,5 @@ def test_cifar_classes_are_pytorchs(opened: Callable, shared_data: Path, tmp_pat
         found = [demo.show(pixels, tmp_path)["class"] for pixels in raw]
         assert found == [card.classes[i] for i in expected.tolist()]
         assert not demo.page.is_visible("#draw")
+        assert not demo.page.is_visible("#inverted")
         assert demo.complaints == []

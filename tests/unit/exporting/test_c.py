@@ -200,6 +200,24 @@ def test_the_program_says_what_it_takes(tmp_path: Path) -> None:
     assert "an int of 32 bits is needed" in subprocess.run(command, capture_output=True, text=True).stderr
 
 
+def test_bits_that_are_read_in_place_take_no_stack(tmp_path: Path) -> None:
+    class Two(nn.Module):
+        """Neurons of two thresholds that read the same currents, which are stored, and whose spikes are pooled."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.head = nn.Sequential(nn.Conv2d(1, 2, 1), LIF(2), nn.Conv2d(2, 64, 1)), nn.Linear(512, 3)
+            self.fires = nn.ModuleList([LIF(64, NeuronConfig(threshold=t)) for t in (0.1, 0.4)])
+
+        def forward(self, x: Tensor) -> Tensor:
+            currents = self.stem(x)
+            return self.head(torch.cat([F.max_pool2d(fire(currents), 2) for fire in self.fires], 1).flatten(1))
+
+    export(Two(), tmp_path / "out", "c", images=torch.zeros(1, 4, 4, 1, dtype=torch.uint8))
+    # The scores of 3 classes in 64 bits, and a stem of 2 channels, in 64 bits and its sums in 32.
+    assert f" {3 * 8 + 2 * (8 + 4)} bytes of arrays on the stack" in (tmp_path / "out" / "model.h").read_text()
+
+
 @pytest.mark.slow
 def test_a_microcontroller_computes_the_same_bits(digits: Tensor, tmp_path: Path, settled: Settle) -> None:
     compiler, emulator = shutil.which("arm-none-eabi-gcc"), shutil.which("qemu-system-arm")

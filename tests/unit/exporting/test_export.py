@@ -19,11 +19,12 @@ from onespike import create_model, export, save_pretrained
 from onespike.classpath import ClassPath
 from onespike.data.config import PASSED, DataConfig
 from onespike.errors import OnespikeError
-from onespike.exporting import FORMATS
+from onespike.exporting import FORMATS, Contract
 from onespike.exporting.parity import FAR
 from onespike.models import model_config
 from onespike.neurons import LIF
 from onespike.neurons.watch import neuron_layers
+from onespike.training.checkpoint import ModelCard
 from onespike.training.run import Run
 from tests.running import raising
 from tests.unit.written_run import write_run
@@ -195,6 +196,21 @@ def test_a_folder_that_is_no_earlier_export_is_refused(
     assert [path.name for path in out.iterdir()] == ["notes.txt"]
 
 
+def test_a_file_that_comes_while_the_export_runs_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, network = tmp_path / "out", nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+
+    def write(_: Any, folder: Path) -> Any:
+        out.mkdir()
+        (out / "notes.txt").write_text("mine")
+        (folder / "model").touch()
+        return {}
+
+    monkeypatch.setitem(FORMATS, "slow", write)
+    with pytest.raises(OnespikeError, match=r"holds notes.txt, which is of no earlier export"):
+        export(network, out, "slow", images=torch.zeros(2, 3, 2, 2))
+    assert (out / "notes.txt").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -301,6 +317,7 @@ def test_a_run_of_a_network_from_python_says_how_it_is_exported(run: Run, digits
     [
         ({}, "expected test images beside a network"),
         ({"images": torch.zeros(2, 3, 4)}, r"images: expected \(N, C, H, W\)"),
+        ({"images": torch.zeros(2, 0, 4, 4)}, r"images: expected \(N, C, H, W\), .*, got \(2, 0, 4, 4\)"),
         ({"images": torch.zeros(2, 3, 4, 5)}, "expected square ones, got 4x5"),
         ({"images": torch.zeros(2, 3, 2, 2), "classes": "ab"}, "classes: expected 4 names, got 2"),
         ({"images": torch.zeros(2, 3, 2, 2), "pixels": True}, "pixels: expected raw test images"),
@@ -400,6 +417,12 @@ def test_the_contract_says_how_images_come_as_far_as_it_is_known(tmp_path: Path)
     assert contract(floats, mean=[0.5] * 3, std=[0.25] * 3) == (scaled, [0.5] * 3)
     assert contract(pixels) == (scaled, [0.0] * 3)
     assert contract(pixels, pixels=True) == ("uint8 (B, C, H, W)", [0.0] * 3)
+    card = ModelCard(model_config("spiking-vgg-xs"), CLASSES, 1, 32, (0.0,), (1.0,), "mine")  # of a user's floats
+    said = [Contract.of(card, "fp32", pixels).to_json() for pixels in (False, True)]
+    assert [(one["input"], one["mean"]) for one in said] == [
+        ("float32 (B, C, H, W), normalised as the test images were", None),
+        ("uint8 (B, C, H, W)", (0.0,)),
+    ]
     pytest.importorskip("nir")
     assert contract(pixels, pixels=True, to="nir") == ("float32 (B, C, H, W), pixels of 0 to 255", [0.0] * 3)
 

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import onespike
 from onespike.classpath import ClassPath
 from onespike.errors import OnespikeError
 from onespike.models import model_config
+from onespike.models.pretrained import WEIGHTS
+from onespike.neurons import LIF
 from onespike.training.checkpoint import ModelCard
 from onespike.training.run import Run
 
@@ -74,6 +77,60 @@ def test_a_data_set_of_the_hub_is_named(
     monkeypatch.chdir(tmp_path)
     run.begin(replace(run.recipe, data=replace(run.recipe.data, name=name, root=root)))
     assert Run.open(onespike.save_pretrained(run, tmp_path / "out")).recipe.data.root == said
+
+
+def test_paths_among_the_arguments_of_a_users_classes_stay_at_home(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine" / "train").mkdir(parents=True)
+    places = {"root": str(tmp_path), "home": "~/images", "near": "mine/train"}
+    given = {"split": "mine", "empty": "", "parts": [str(tmp_path), {"rate": 0.5, **places}], "ratio": "1/2", **places}
+    said = {"split": "mine", "empty": "", "parts": [{"rate": 0.5}], "ratio": "1/2"}
+    data = replace(run.recipe.data, class_path="mine.Data", init_args=given)
+    run.begin(replace(run.recipe, data=data, loss=ClassPath("mine.Loss", given)))
+    folder = onespike.save_pretrained(run, tmp_path / "out")
+    recipe = Run.open(folder).recipe
+    assert recipe.loss is not None
+    assert (recipe.data.init_args, recipe.loss.init_args) == (said, said)
+    assert str(tmp_path) not in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("network", "mean", "std", "said"),
+    [
+        (nn.Linear(2, 2), 0.5, 0.25, ("A network,", "(pixel / 255 - mean) / std with mean 0.5 and std 0.25")),
+        (LIF(1), 0.0, 1.0, ("A spiking network,", "floats that the data set has normalised")),
+    ],
+)
+def test_the_card_says_no_more_than_is_known(
+    network: nn.Module, mean: float, std: float, said: tuple[str, str], tmp_path: Path
+) -> None:
+    card = replace(CARD, mean=(mean,), std=(std,))
+    text = (onespike.save_pretrained(network, tmp_path / "out", card=card) / "README.md").read_text()
+    assert f"{said[0]} written by onespike" in text
+    assert f"1 channels, {said[1]}." in text
+    assert ("- spiking-neural-network" in text) == (said[0] == "A spiking network,")
+
+
+def test_a_layer_of_two_names_is_rounded_under_both(tmp_path: Path) -> None:
+    layer = nn.Linear(2, 2)
+    network = nn.ModuleDict({"first": layer, "second": layer})
+    stored = load_file(onespike.save_pretrained(network, tmp_path / "out", card=CARD, weights="int8") / WEIGHTS)
+    assert {name for name, one in stored.items() if one.dtype == torch.int8} == {"first.weight", "second.weight"}
+
+
+def test_a_file_that_comes_while_the_card_is_written_stays(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(*_: Any) -> str:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "notes.txt").write_text("mine")
+        return ""
+
+    monkeypatch.setattr("onespike.exporting.hub.model_card", write)
+    with pytest.raises(OnespikeError, match=r"holds notes.txt, which is of no earlier saved network"):
+        onespike.save_pretrained(run, tmp_path / "out")
 
 
 def test_the_card_says_what_a_proof_says(run: Run, tmp_path: Path) -> None:

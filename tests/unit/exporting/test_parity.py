@@ -2,15 +2,20 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from onespike import export
 from onespike.exporting.contract import Contract
 from onespike.exporting.parity import BATCH, FAR, Parity, compare
-from onespike.neurons import LIF
-from onespike.neurons.watch import watch_neurons
+from onespike.neurons import LIF, NeuronConfig
+from onespike.neurons.adaptive import AdaptiveLIF
+from onespike.neurons.base import Neuron
+from onespike.neurons.watch import answer_and_calls, watch_neurons
+from onespike.training.losses import over_time
 
 Answer = tuple[Tensor, list[Tensor]]
 
@@ -89,3 +94,94 @@ def proof(
 
     images = torch.full((BATCH + 3, 2, 2, 1), 255, dtype=torch.uint8)  # more than one batch
     return compare("target", network, target, contract, images, resolution=resolution)
+
+
+CONTRACT = Contract("net", "", ("a", "b", "c"), 1, 2, (0.0,), (1.0,), "fp32", False)
+IMAGES = torch.randint(0, 256, (6, 2, 2, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+class Rows(nn.Module):
+    """Neurons that see each pixel as a row of its own, and neurons that see a constant, one row for all images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.constant = LIF(1), LIF(3)
+        self.head, self.prompt = nn.Linear(4, 3), nn.Parameter(torch.tensor([[0.2, 0.7, 0.9]]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.rows(images.view(-1, 1)).view(-1, 4)) + self.constant(self.prompt)
+
+
+@pytest.mark.parametrize(("change", "near", "same_class"), [(None, True, True), (0, False, False), (1, False, False)])
+def test_rows_that_are_no_images_are_compared_as_a_whole(change: int | None, near: bool, same_class: bool) -> None:
+    torch.manual_seed(0)
+    network = Rows().eval()
+
+    def target(raw: Tensor) -> Answer:
+        logits, calls = answer_and_calls(network, CONTRACT.normalise(raw))
+        spikes = [call.spikes.clone() for call in calls]
+        if change is not None:
+            spikes[change][0] = 1 - spikes[change][0]
+        return logits, spikes
+
+    found = compare("target", network, target, CONTRACT, IMAGES)
+    assert (found.holds, found.first is None) == (near, same_class)
+    assert (found.layers, found.spikes) == (2, 6 * 4 + 3)
+
+
+@pytest.mark.parametrize("to", ["pt2", "c"])
+def test_rows_whose_order_is_not_known_are_left_out(to: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    torch.manual_seed(0)
+    (proof,) = export(Rows().eval(), tmp_path / "out", to, images=IMAGES, weights="fp32").parity
+    assert proof.holds
+    said = "warning: c: the spikes of rows, constant have no row for each image: they were not compared\n"
+    assert (proof.layers, capsys.readouterr().err) == {"pt2": (2, ""), "c": (0, said)}[to]
+
+
+class Graded(Neuron):
+    """How often the threshold goes into the potential, 3 at most."""
+
+    levels = 3
+
+    def fire(self, potential: Tensor) -> Tensor:
+        return (potential / self.threshold).clamp(0, self.levels).floor()
+
+
+class OverTime(nn.Module):
+    """Neurons whose second step has a threshold that the first one's spikes have raised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fire, self.head = AdaptiveLIF(4, NeuronConfig(threshold=0.5), adaptation=0.5), nn.Linear(4, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.fire.over_time(torch.stack([images.flatten(1)] * 2)))
+
+
+def at_its_threshold(neuron: Neuron, weight: float) -> nn.Module:
+    network = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), neuron, nn.Flatten(), nn.Linear(4, 3))
+    nn.init.constant_(network[0].weight, weight)
+    return network
+
+
+GRADED = Graded(1, NeuronConfig(threshold=0.5))
+
+
+@pytest.mark.parametrize(
+    ("network", "call", "instead", "holds"),
+    [
+        (at_its_threshold(GRADED, 1.0), 0, 1, True),  # the second level
+        (at_its_threshold(GRADED, 1.2), 0, 1, False),  # between the levels; its spike is 2
+        (OverTime(), 1, 1, True),  # 0.5 of the config, and a rise of 0.5
+        (OverTime(), 0, 0, False),
+    ],
+)
+def test_spikes_are_excused_at_their_own_thresholds(network: nn.Module, call: int, instead: int, holds: bool) -> None:
+    def target(raw: Tensor) -> Answer:
+        answer, calls = answer_and_calls(network, CONTRACT.normalise(raw))
+        spikes = [call.spikes.clone() for call in calls]
+        spikes[call].flatten()[0] = instead
+        return over_time(answer), spikes
+
+    found = compare("target", network.eval(), target, CONTRACT, torch.full((2, 2, 2, 1), 255, dtype=torch.uint8))
+    assert (found.differing, found.holds) == (1, holds)

@@ -42,7 +42,7 @@ function drawMean(canvas, { data, width, height, area, count }) {
   canvas.width = width;
   canvas.height = height;
   const context = canvas.getContext("2d"), image = context.createImageData(width, height), paint = painter(image);
-  const top = Math.max(...sums, 1e-9);
+  const top = sums.reduce((most, share) => Math.max(most, share), 1e-9); // too many for arguments
   sums.forEach((share, point) => paint(point, share / top));
   context.putImageData(image, 0, 0);
 }
@@ -81,7 +81,7 @@ export function drawLayers(place, layers, outputs, all) {
     const [text, mean, map] = place.children[i].children, shown = tiles(outputs[output], axis, ahead);
     const rate = fired(shown.data) / shown.data.length;
     mean.hidden = !shown.map;
-    drawMean(mean, shown);
+    if (shown.map) drawMean(mean, shown);
     const room = place.clientWidth - (shown.map ? mean.clientWidth + 16 : 0), count = drawTiles(map, shown, all, room);
     const few = count < shown.count ? `; the ${count} busiest` : "";
     text.replaceChildren(make("b", { textContent: name }), `${shown.shape}, ${(100 * rate).toFixed(1)}% fired${few}`);

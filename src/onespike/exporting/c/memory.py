@@ -66,7 +66,8 @@ class Memory:
 
     def _stack(self, one: Map) -> int:
         own = [self._stack(source) + self._local(source) for source in one.reads() if source not in self._stored]
-        bits = [self._local(source) for source in one.reads() if source.kind == "bits" and not isinstance(one, Conv)]
+        in_place = isinstance(one, Conv | Collect) or (isinstance(one, Pool) and one.kind == "bits")
+        bits = [self._local(source) for source in one.reads() if source.kind == "bits" and not in_place]
         return max([*own, *bits, 0]) + (4 * one.channels if isinstance(one, PixelConv) else 0)
 
     def _local(self, one: Map) -> int:
