@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from onespike.cli.command import call
 from onespike.cli.main import exit_with
-from onespike.durable import expect_writable, read_whole
+from onespike.durable import expect_writable
 from onespike.errors import OnespikeError, reason
 from onespike.search.drawing import plain_figure
 from onespike.training import Run
@@ -62,7 +62,7 @@ def compare_runs(
     """
     expect_writable(folder=out)
     try:
-        above = [read_whole(note).decode().strip()] if note else []
+        above = [note.read_text(encoding="utf-8").strip()] if note else []
     except (OSError, UnicodeDecodeError) as error:
         raise OnespikeError(f"--note {note}: expected a file of text: {reason(error)}") from error
     earlier = kept(add_to) if add_to else []

@@ -86,8 +86,8 @@ def _sweep(sweep: Sweep) -> Callable[..., int]:
 
         Args:
             overrides: Values of the recipe.
-            epochs: Epochs of each run that sets none of its own; warm-up is a tenth of them, in those runs, too.
-            limit: Training images of each run that sets none of its own; 0 takes all.
+            epochs: Epochs of each run, if no row sets its own; warm-up is a tenth of them.
+            limit: Training images of each run, likewise; 0 takes all.
             seeds: Runs of each setting.
             channels: Channels of the stages; half the width: [24,48,96,192].
             precision: Arithmetic, as --train.precision.

@@ -148,7 +148,7 @@ def _expect_free(sweep: Sweep, overrides: Mapping[str, Any]) -> None:
     defaults = {"train.epochs": sweep.epochs, "data.limit": sweep.limit, "train.precision": sweep.precision}
     for key, value in overrides.items():
         if key in swept and (key, value) not in defaults.items():
-            raise OnespikeError(f"--{OWN.get(key, key)}: {sweep.name} sets it itself, row by row; leave it out")
+            raise OnespikeError(f"--{OWN.get(key, key)}: rows of {sweep.name} set it themselves; leave it out")
 
 
 def _expect_no_class(sweep: Sweep, base: Recipe) -> None:

@@ -32,7 +32,7 @@ _TEMPORARY, _DEAD = re.compile(r"\.(?P<name>.{1,50})\.[0-9a-f]{16}\.new", re.DOT
 _FORMULA = re.compile(r"[=@\t\r]|[+-](?![\d.]*(e[+-]?\d+)?%?$)")
 
 
-def is_full(error: BaseException) -> bool:
+def is_full(error: BaseException | None) -> bool:
     """Whether an error says that a disk is full, or a user's quota on it."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 

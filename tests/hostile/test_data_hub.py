@@ -153,6 +153,12 @@ def test_archives_hold_images_and_text(ending, tmp_path, fresh_cache, monkeypatc
     fails(tmp_path, "train.tar: 9", "expected only .bmp", name="hub")
 
 
+@pytest.mark.parametrize("hidden", [".h/z.png", ".h/z.pth", "._0.png"])
+def test_hidden_members_of_archives_are_refused_since_datasets_would_read_them(hidden, tmp_path):
+    _tar(tmp_path / "train.tar", [("0.png", image()), ("0.cls", b"1"), (hidden, image())])
+    fails(tmp_path, f"train.tar: {hidden}", "expected only .bmp", name="hub")
+
+
 @pytest.mark.parametrize("again", ["0.png", "./0.png", "../0.png"])
 def test_members_of_archives_are_inside_and_there_once(again, tmp_path):
     _tar(tmp_path / "train.tar", [("0.png", image()), ("0.cls", b"1"), (again, image())])

@@ -202,8 +202,8 @@ def _accuracy(run: Run, checkpoint: Checkpoint, data: Any, dataset: Dataset, tes
     with suppress(OnespikeError, OSError, ValueError, KeyError, TypeError):
         content = read_json(read_whole(run.folder / "evaluation" / "evaluation.json"), "evaluation.json")
         known = content["part"], content["checkpoint"], content["test_set"], content["epochs"]
-        # A training that went on since then has other weights; other time steps have another energy, and other
-        # arithmetic than training's, or float32, is not what was priced.
+        # A training that went on since then has other weights, and other time steps have another energy. Training's
+        # arithmetic, or float32, is what was priced.
         precise = content["precision"] in ("fp32", run.recipe.train.precision)
         if precise and (*known, content.get("time_steps")) == ("test", "best", test_set, epoch, None):
             return float(content["top1"]["mean"])

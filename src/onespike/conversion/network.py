@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from onespike.conversion.channels import channels
@@ -75,7 +76,8 @@ class OverMeans(nn.Module):
         return sum(one.numel() for one in found) // self.time_steps, self.time_steps
 
     def _so_far(self, x: Tensor) -> Tensor:
-        sums = self._split(x, "reads").cumsum(0)
+        looks_up = isinstance(self.function, nn.Embedding | nn.EmbeddingBag) or self.function is F.embedding
+        sums = (self._split(x, "reads") if looks_up else x.unflatten(0, (self.time_steps, -1))).cumsum(0)
         return (sums if self.degree is not None else sums / self._counts(sums)).flatten(0, 1)
 
     def _steps(self, out: Tensor | None) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Products in two operations: a padded map's convolution, a sum of values times weights, a matrix product and bias."""
+"""Products in two operations: a convolution of a map padded with zeros, and a sum of values times weights."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -34,12 +34,6 @@ class Weighted(NamedTuple):
     first: bool  # as in `Product`
 
 
-class Summed(NamedTuple):
-    """The result of a matrix product, before any bias."""
-
-    layout: Layout
-
-
 class Padded(NamedTuple):
     """Activations with zeros around them."""
 
@@ -52,7 +46,7 @@ class Composed:
 
     def __init__(self, weights: Weights) -> None:
         self._weights = weights
-        self._begun: dict[int, Weighted | Padded | Summed] = {}
+        self._begun: dict[int, Weighted | Padded] = {}
 
     def clear(self) -> None:
         """Forget all."""
@@ -78,21 +72,10 @@ class Composed:
         if axes := {axis for axis, (side, step) in enumerate(sides) if side > 1 and step}:
             self._remember(result, Weighted(Layout.of(result), axes, path, x, weight, first))
 
-    def _remember(self, result: Tensor, begun: Weighted | Padded | Summed) -> None:
+    def _remember(self, result: Tensor, begun: Weighted | Padded) -> None:
         """Remember a result, and forget those that are freed."""
         self._begun = {place: one for place, one in self._begun.items() if not one.layout.storage.expired()}
         self._begun[memory(result)] = begun
-
-    def see_product(self, result: Tensor) -> None:
-        """Remember the result of a matrix product, to which PyTorch may add the bias apart."""
-        self._remember(result, Summed(Layout.of(result)))
-
-    def adds_bias(self, func: Any, tensors: Sequence[Tensor]) -> bool:
-        """Whether an operation adds a bias, (C,), to the result of a matrix product: it only starts the sum."""
-        if func.overloadpacket.__name__ not in ("add", "add_"):
-            return False
-        biased = any(isinstance(self._begun.get(memory(one)), Summed) for one in tensors)
-        return biased and any(one.dim() == 1 and one in self._weights for one in tensors)
 
     def zeros(self, x: Tensor, axes: int) -> Sequence[tuple[int, int]]:
         """The zeros around an input of a convolution, before and behind, along its last axis, the one before it, ..."""

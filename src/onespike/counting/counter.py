@@ -8,7 +8,7 @@ values out of PyTorch.
 import math
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -188,7 +188,7 @@ class ProductCounter(TorchDispatchMode):
             raise self._refusal(f" spreads its parameters by {func.overloadpacket}, {where}: {remedy}")
         if self._counts_sum(func, args):
             return True
-        if done and not self._composed.adds_bias(func, tensors):
+        if done and not self._adds_bias(func, path, tensors):
             self.elementwise[path] += done
         for tensor in written(func, args, kwargs):
             self._composed.forget(tensor)
@@ -205,6 +205,13 @@ class ProductCounter(TorchDispatchMode):
         tally.see_linear(one.x, args[0].numel() // one.x.numel(), rows)
         self.elementwise[one.path] -= Counter(multiply=args[0].numel())
         return True
+
+    def _adds_bias(self, func: Any, path: str, tensors: Sequence[Tensor]) -> bool:
+        """Whether this adds the bias of a linear layer, as PyTorch does separately at times; a bias starts the sum."""
+        module, adds = self._modules[path], func.overloadpacket.__name__ in ("add", "add_")
+        if not (adds and isinstance(module, nn.Linear) and module.bias is not None):
+            return False
+        return any(self._weights.is_made_of(tensor, module.bias) for tensor in tensors)
 
     @property
     def _path(self) -> str:
@@ -237,9 +244,8 @@ class ProductCounter(TorchDispatchMode):
         tally = self._tally(path, Tally(name, weight.numel(), 1, self._first), place)
         tally.see_conv(x, weight, shape, steps, groups, transposed)
 
-    def _matrices(self, path: str, args: tuple[Any, ...], result: Tensor) -> None:
+    def _matrices(self, path: str, args: tuple[Any, ...], _result: Tensor) -> None:
         """Count a product of two vectors, matrices or stacks of them; either may be the weights."""
-        self._composed.see_product(result)
         a, b = args[-2:]  # before them comes a term to add
         a, b = a if a.dim() > 1 else a[None], b if b.dim() > 1 else b[:, None]
         if b in self._weights:

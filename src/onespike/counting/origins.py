@@ -64,6 +64,10 @@ class Weights:
         """Identify a weight: attention projects queries, keys and values by three parts of one parameter."""
         return self._sources[memory(weight)][0], int(weight.storage_offset())
 
+    def is_made_of(self, tensor: Tensor, weight: Tensor) -> bool:
+        """Whether a parameter went into a tensor."""
+        return memory(weight) in self._sources.get(memory(tensor), ())
+
     def makes_one(self, func: Any, given: Sequence[Tensor], is_product: bool) -> bool:
         """Whether an operation makes a weight: all its inputs are weights, and it draws no random numbers."""
         random = torch.Tag.nondeterministic_seeded in func.tags

@@ -19,8 +19,8 @@ class Product:
     """Multiplications of one kind in one layer, per image.
 
     Attributes:
-        name: What it is, such as "linear 48 -> 144", "matmul 64 x 16 x 64" (two activations), or the "state" of a
-            recurrent layer.
+        name: What it is, such as "linear 48 -> 144", "matmul 64 x 16 x 64" (two stacks of activations; of two
+            matrices, whose rows are images, "matmul 16 x 64"), or the "state" of a recurrent layer.
         arrives: Kind of its inputs: "binary", "signed", "graded" or "real", see `onespike.counting.arrivals`.
         step: Size c of one spike; None for real values, if all were zeros, or if each channel has its own.
         levels: The largest number of spikes in one value; 0 for real values.

@@ -73,7 +73,7 @@ def expect_used_with(data: Any, config: DataConfig) -> None:
         ):
             if not fits:
                 state = f"data.{key}: {data.name} was opened with {found}; got {getattr(config, key)}"
-                raise OnespikeError(f"{state}; open it with that, or pass {_option(key, getattr(DataConfig, key))}")
+                raise OnespikeError(f"{state}; open it with that, or set data.{key} to {getattr(DataConfig, key)}")
     if not isinstance(data, Dataset) or not data.opened:
         expect_used(replace(config, name=PASSED, class_path=None, init_args={}))
         return
@@ -219,17 +219,22 @@ def from_class(factory: Callable[..., Any], init_args: Mapping[str, Any], config
 def _splits(make: Callable[..., Any]) -> dict[str, Any]:
     """The splits that a factory knows; one that takes any name is asked for "train" and "test" alone."""
     found = {"train": make(split="train")}
+    unknown: list[type[Exception]] = [ValueError, KeyError, AssertionError, OSError]
 
-    def ask(*names: str, refused: tuple[type[Exception], ...] = (*REFUSALS, OSError)) -> Any:
+    def ask(*names: str) -> Any:
         for name in names:
-            with suppress(*refused):
+            with suppress(*unknown):
                 if (made := make(split=name)) is not None:
                     return made
         return None
 
-    validation = NAMES["validation"] if ask("no such split") is None else ()
-    unknown = (ValueError, KeyError, AssertionError, OSError)  # a RuntimeError of torchvision's: files are missing
-    return found | {"validation": ask(*validation), "test": ask("test", refused=unknown)}
+    try:
+        takes_any = make(split="no such split") is not None
+    except (*REFUSALS, OSError) as error:  # so it refuses what it does not know; a bug has another type, as a rule
+        takes_any, unknown = False, [*unknown, type(error)]
+    found["validation"] = None if takes_any else ask(*NAMES["validation"])
+    unknown = [one for one in unknown if one is not RuntimeError]  # torchvision's, where files are missing
+    return found | {"test": ask("test")}
 
 
 def _name(data: Any) -> str:

@@ -36,7 +36,8 @@ class LayerView:
     """Activity of one layer of neurons; None stands for what is not known. The first axis of its tensors is time.
 
     Attributes:
-        name: Where it is in its block, such as "unit.neuron1", or in the network.
+        name: Where it is in its block, such as "unit.neuron1", or in the network; with the
+            size, ", 4x8x8", if there are several.
         potentials: Potentials at the moment of firing, (T, V, C, M, M); without V outside the windows, without M where
             there is no map.
         distances: How far the potentials are beyond the threshold, of the same shape: those above 0 fire.
@@ -83,7 +84,7 @@ class View:
 
     Attributes:
         number: Position in the network, from 1.
-        name: What it is called: "block 1", or where the layer of neurons is.
+        name: What it is called: "block 1", or where the layer of neurons is; likewise.
         spike_map: Mean over channels and time steps, (L, L), 0..1. Of a block: the unit's output spikes as the next
             layer receives them (recomposed, region threshold applied). Of neurons that have no map, (1, C) or (N, C).
         layers: Its layers of neurons, in the order in which they are registered.

@@ -139,6 +139,8 @@ def export(
             images, labels = some_test_images(dataset, count)
         elif (shape := shape_of(images, labels)) != contract.shape:
             raise OnespikeError(f"images: expected those of the network, {contract.shape}, got {shape} as (C, H, W)")
+    if images.dtype == torch.uint8:
+        contract = replace(contract, stated=True)  # these were normalised by its mean and deviation
     if labels is not None and not (labels.min() >= 0 and labels.max() < len(contract.classes)):
         raise OnespikeError(f"labels: expected 0 to {len(contract.classes) - 1}")
     if pixels and images.dtype != torch.uint8:

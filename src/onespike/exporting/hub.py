@@ -145,18 +145,18 @@ def _without_places(recipe: Recipe) -> Recipe:
 def _public(arguments: Any) -> Any:
     """Arguments of a user's class without texts that are places of this machine."""
     if isinstance(arguments, dict):
-        return {key: _public(one) for key, one in arguments.items() if not _is_place(one)}
+        return {key: _public(one) for key, one in arguments.items() if not (_is_place(key) or _is_place(one))}
     if isinstance(arguments, list | tuple):
         return [_public(one) for one in arguments if not _is_place(one)]
     return arguments
 
 
 def _is_place(value: Any) -> bool:
-    """Whether a value is a path; the name of a file alone is none, as it may be any word."""
-    if not isinstance(value, str) or len((path := Path(value)).parts) < 2:
+    """Whether a value is a path here; a file's name alone is none, as it may be any word, nor is a key as in HDF5."""
+    if not isinstance(value, str) or len((path := Path(value.removeprefix("file://"))).parts) < 2:
         return False
     with suppress(OSError, ValueError):  # of a text that is too long for a path, or has a zero byte
-        return path.is_absolute() or path.parts[0].startswith("~") or path.exists()
+        return path.parts[0].startswith("~") or (Path(*path.parts[:2]) if path.is_absolute() else path).exists()
     return False
 
 

@@ -60,7 +60,7 @@ def model_card(
         version=__version__,
         side=card.image_size,
         channels=card.in_channels,
-        how="floats that the data set has normalised" if are_as_given(card.mean, card.std) else scaled,
+        how="floats as the data set gives them, or pixel / 255" if are_as_given(card.mean, card.std) else scaled,
         classes=f"{', '.join(card.classes[:20])}{', …' if len(card.classes) > 20 else ''}",
     )
     if "test_top1" in summary and summary.get("test_images"):

@@ -7,7 +7,6 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from onespike.errors import OnespikeError
 from onespike.models.affine import BRANCH_SCALE, Affine
 from onespike.models.attention import WindowAttention
 from onespike.models.initialise import initialise
@@ -37,17 +36,11 @@ class ArtificialConfig(ModelConfig):
 
     Attributes:
         activation: "relu", "relu6", "gelu", "silu", or "qcfs", a clipped staircase with a learned threshold.
-        levels: Steps of that staircase; 1 for other activations, which have none.
+        levels: Steps of that staircase; other activations have none.
     """
 
     activation: Literal["relu", "relu6", "gelu", "silu", "qcfs"] = "relu"
     levels: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.activation != "qcfs" and self.levels != 1:
-            expected = f"expected 1 with the activation {self.activation}, which has no steps"
-            raise OnespikeError(f"levels: {expected}, got {self.levels}; set --model.activation qcfs")
 
     def make_activation(self, inplace: bool = False) -> nn.Module:  # noqa: ARG002 - how timm's networks ask for one
         """Make one activation."""

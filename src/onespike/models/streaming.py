@@ -66,7 +66,7 @@ class FrameStream:
             raise OnespikeError(f"stream: expected a frame of finite numbers, normalised, got {frame.dtype}")
         refusal, expected = "the network refuses this frame", "the channels and the size that it was built for"
         if self.frames:
-            refusal, expected = "the state does not suit this network and batch", "one of such a stream"
+            refusal, expected = "the state does not suit this network and batch", "one that a stream of it saved"
         with damage_named("stream", refusal, expected):
             logits, state = self.model.over_time(frame[None], self.state)
         if self.frames and _shapes(state) != _shapes(self.state):

@@ -101,9 +101,9 @@ class QCFS(nn.Module):
         super().__init__()
         if not isinstance(levels, int) or levels < 1:
             raise OnespikeError(f"levels: expected a whole number above 0, got {levels}")
-        if not isinstance(threshold, int | float) or not 0 < threshold < math.inf:
+        if isinstance(threshold, str) or not 0 < (size := float(threshold)) < math.inf:
             raise OnespikeError(f"threshold: expected a finite number above 0, got {shown(repr(threshold))}")
-        self.levels, self.raw_threshold = levels, nn.Parameter(torch.tensor(math.log(threshold)))
+        self.levels, self.raw_threshold = levels, nn.Parameter(torch.tensor(math.log(size)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map values of any shape."""

@@ -75,9 +75,9 @@ class CostMeter:
                 real += product.macs
             elif isinstance(layer, _ConvNd | nn.Linear) or (isinstance(layer, nn.RNNBase) and name == "input"):
                 self._readers[layer] = _reader(layer, tally, product)
-            elif product.weights:
+            elif product.weights and product.rate:
                 where = f"{path or 'the network itself'} ({type(layer).__name__})"
-                remedy = "expected convolutions, linear and recurrent layers as modules: make it one, or set both to 0"
+                remedy = "expected nn.Linear, convolutions, nn.RNN, nn.LSTM or nn.GRU: make it one, or set both to 0"
                 options = "which train.rate_penalty and train.energy_budget cannot count"
                 raise OnespikeError(f"{where} reads spikes by a product of its own, {options}: {remedy}")
         self.least = MULTIPLY_ACCUMULATE * real  # joule for one image, even if no neuron fires

@@ -5,6 +5,7 @@ import threading
 import time
 from typing import Any
 
+from onespike.durable import is_full
 from onespike.errors import OnespikeError, warn
 
 #: Seconds in which signals count as one: what a scheduler sends to every process, a launcher passes on once more.
@@ -45,7 +46,7 @@ class Interrupt:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         # An error of the system, such as a full disk, ends the process as well, and says why nothing was saved.
-        of_system = isinstance(error, OSError) or isinstance(getattr(error, "__cause__", None), OSError)
+        of_system = isinstance(error, OSError) or is_full(getattr(error, "__cause__", None))
         if self.requested and not (of_system or isinstance(error, Stopped | KeyboardInterrupt)):
             if isinstance(error, OnespikeError):
                 warn(str(error))  # the signal takes its place

@@ -88,7 +88,8 @@ def train(
         run.expect_resumable()
         if loss is None and recipe.loss is None and (was := run.recipe.loss):
             raise OnespikeError(f"{run.folder} was trained with the loss {was.class_path}: pass it again (loss=…)")
-    trackers, ran_again = Trackers(recipe.train.track), getattr(model, "recompute", None)
+    trackers, ran_again = Trackers(recipe.train.track), getattr(model, "recompute", False)
+    trainer: Trainer | None = None
     with seeded(recipe.train.seed):  # whoever calls this goes on with random numbers of their own
         try:
             trainer = set_up(recipe, model, data, loss, callbacks)
@@ -99,15 +100,16 @@ def train(
                 _begin(trainer, run, resume, init_from, passed=model is not None)
                 return _train(trainer, run, resume, partial(train, data=data, loss=loss, quiet=quiet))
         except OSError as error:
-            if not is_full(error):
+            if not (is_full(error) and run.has_checkpoint()):
                 raise
             advice = "its checkpoints are whole: make room, then go on with --resume"
             raise OnespikeError(f"the disk of {run.folder} is full: {error}; {advice}") from error
         finally:
-            if isinstance(model, nn.Module):  # it is somebody's, who gets it back as it was, also if it is refused
-                _take_back_forward(model)
-                if ran_again is not None:
-                    setattr(model, "recompute", ran_again)  # noqa: B010 - a module's attributes are not declared
+            # A network that is passed goes back to its owner as it was, also if it is refused.
+            if isinstance(network := trainer.accelerator.unwrap_model(trainer.model) if trainer else model, nn.Module):
+                _take_back_forward(network)
+                if recipe.train.recompute:
+                    setattr(network, "recompute", ran_again)  # noqa: B010 - a module's attributes are not declared
 
 
 def _begin(trainer: Trainer, run: Run, resume: bool, init_from: str | Path | None, passed: bool) -> None:

@@ -147,6 +147,8 @@ def _resolve(file: dict[str, Any], given: dict[str, Any], path: Path, start: Rec
                 file["conversion"] = merge(plain(start.conversion), file.get("conversion", {}))
     if "name" in given.get("data", {}) and "class_path" not in given["data"]:  # replaces a user's data set
         file["data"] = {key: one for key, one in file.get("data", {}).items() if key not in ("class_path", "init_args")}
+    if "class_path" in given.get("data", {}):  # the root was that of the data set which it replaces
+        file["data"] = {key: one for key, one in file.get("data", {}).items() if key != "root"}
     own = {section: {**file.get(section, {}), **given.get(section, {})} for section in ("data", "loss")}
     for section, values in {"model": {**before, **changes}, **own}.items():
         if values.get("init_args") and not values.get("class_path"):

@@ -147,7 +147,6 @@ def test_relative_places_depend_on_the_difference_alone():
         ({"name": "resnet81"}, "unknown model 'resnet81': did you mean 'resnet18'"),
         ({"activation": "rleu"}, "unknown model.activation 'rleu': did you mean 'relu'"),
         ({"levels": 0}, "levels: expected at least 1, got 0"),
-        ({"levels": 4}, "levels: expected 1 with the activation relu, which has no steps, got 4"),
         ({"preset": "strict"}, "preset: resnet18 has none, got 'strict'"),
         ({"branches": "spiking"}, "unknown option 'model.branches'"),
     ],

@@ -70,6 +70,17 @@ def test_a_class_may_refuse_a_split_by_any_error(refusal):
     assert (len(data.train), len(data.validation), len(data.test)) == (25, 0, 24)
 
 
+def test_a_bug_in_a_validation_part_is_not_taken_for_a_split_that_is_unknown():
+    class Buggy(BySplit):
+        def __init__(self, split="train"):
+            super().__init__(split)
+            if split == "val":
+                raise AttributeError("a bug")
+
+    with pytest.raises(OnespikeError, match=r"Buggy refuses \{\}: a bug"):
+        from_class(Buggy, {}, PLAIN)
+
+
 def test_a_function_may_have_nothing_for_a_split():
     def mine(split="train"):
         return {"train": Own(raw(), labels()), "dev": Own(raw(4), labels(4)), "test": Own(raw(8), labels(8))}.get(split)

@@ -100,7 +100,7 @@ def test_paths_among_the_arguments_of_a_users_classes_stay_at_home(
     ("network", "mean", "std", "said"),
     [
         (nn.Linear(2, 2), 0.5, 0.25, ("A network,", "(pixel / 255 - mean) / std with mean 0.5 and std 0.25")),
-        (LIF(1), 0.0, 1.0, ("A spiking network,", "floats that the data set has normalised")),
+        (LIF(1), 0.0, 1.0, ("A spiking network,", "floats as the data set gives them, or pixel / 255")),
     ],
 )
 def test_the_card_says_no_more_than_is_known(

@@ -426,7 +426,7 @@ def test_the_papers_sweeps():
     ],
 )
 def test_what_the_labels_of_rows_say_is_no_option(sweep: Sweep, key: str, value: Any):
-    with pytest.raises(OnespikeError, match=rf"--{OWN.get(key, key)}: {sweep.name} sets it itself"):
+    with pytest.raises(OnespikeError, match=rf"--{OWN.get(key, key)}: rows of {sweep.name} set it themselves"):
         resolve(sweep, {key: value})
 
 

@@ -61,6 +61,17 @@ def test_spikes_that_a_product_of_its_own_reads_are_refused_not_left_out(parts, 
         CostMeter(network, (6,))
 
 
+def test_a_product_that_reads_zeros_alone_is_none_of_spikes():
+    network = Forward(
+        lambda net, x: net.out((F.linear(net.stem(x) * net.gate, net.w) + net.stem(x) > 0).float()),
+        stem=torch.nn.Linear(6, 8),
+        gate=torch.zeros(8),
+        w=torch.eye(8),
+        out=torch.nn.Linear(8, 3),
+    )
+    assert CostMeter(network, (6,)).reads_spikes
+
+
 def test_one_block_by_hand():
     torch.manual_seed(0)
     network = create_model(

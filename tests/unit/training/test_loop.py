@@ -261,6 +261,15 @@ def test_a_network_that_is_refused_is_left_as_it_was(small, refused, tmp_path: P
     assert not vars(network).keys() & {"forward", "_original_forward", "_is_accelerate_prepared"}
 
 
+def test_a_network_may_say_itself_that_it_recomputes_nothing(small, tmp_path: Path):
+    class Fixed(torch.nn.Sequential):
+        @property
+        def recompute(self) -> bool:
+            return False
+
+    train(small(train__epochs=1), tmp_path, model=Fixed(torch.nn.Flatten(), torch.nn.Linear(1024, 10)), quiet=True)
+
+
 def test_a_forward_that_a_network_was_given_is_given_back(small, tmp_path: Path):
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 10))
     network.forward = given = lambda images: 2 * network[1](network[0](images))

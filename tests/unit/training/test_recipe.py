@@ -208,3 +208,10 @@ def test_what_is_no_part(parts: dict[str, object], message: str):
 def test_what_is_no_start():
     with pytest.raises(OnespikeError, match=r"^start: expected a recipe, got 'digits'$"):
         load_recipe("digits", start="digits")
+
+
+def test_a_class_of_data_comes_without_the_root_of_the_data_set_that_it_replaces(tmp_path: Path):
+    before = load_recipe("digits", {"data.name": "folder", "data.root": str(tmp_path)})
+    (file := tmp_path / "recipe.yaml").write_text(dump(before))
+    assert load_recipe(file, {"data.class_path": "pkg.Data"}).data.root is None
+    assert load_recipe(file, {"data.class_path": "pkg.Data", "data.root": "x"}).data.root == "x"

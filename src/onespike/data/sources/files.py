@@ -29,7 +29,7 @@ DAMAGE = (EOFError, RuntimeError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, 
 DAMAGE += (ValueError, LookupError, OverflowError, struct.error)
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
     """Whether a file, or a folder it is in, is hidden: by a dot, or as a disk station hides its thumbnails."""
     return any(step.startswith(".") or step == "@eaDir" for step in name.split("/"))
 
@@ -46,7 +46,7 @@ class Files(NamedTuple):
         """Names of all files but hidden ones, sorted, so that a data set comes in the same order from every form."""
         if self.members is not None:
             inside = (name.removeprefix(self.prefix) for name in self.members if name.startswith(self.prefix))
-            return sorted(name for name in inside if not _is_hidden(name))
+            return sorted(name for name in inside if not is_hidden(name))
         root = Path(self.where(""))
         with _errors_named(str(root)):
             return sorted(path.relative_to(root).as_posix() for path in _below(root))
@@ -76,7 +76,7 @@ class Files(NamedTuple):
             within = f"{self.prefix}{name}/"
             inside = (one.removeprefix(within) for one in (*self.members, *self.listed) if one.startswith(within))
             found = {one.split("/")[0] for one in inside if "/" in one}
-        return {one for one in found if not _is_hidden(one)}
+        return {one for one in found if not is_hidden(one)}
 
     def read(self, name: str, most: int = MOST) -> bytes:
         """Content of a file; raises OnespikeError if it is missing or damaged, or has more than `most` bytes."""
@@ -126,7 +126,8 @@ class Files(NamedTuple):
             wanted = Path.is_dir if is_folder else Path.is_file
             root = self.root / self.prefix
             here = {""} if wanted(root / marker) else set()
-            return here | {path.parent.name for path in root.glob(f"*/{marker}") if wanted(path)}
+            found = (path for path in root.glob(f"*/{marker}") if not is_hidden(path.parent.name))
+            return here | {path.parent.name for path in found if wanted(path)}
         names = self.names()
         places = [("", name) for name in names] + [(name.split("/")[0], name.partition("/")[2]) for name in names]
         return {holder for holder, name in places if (name.startswith(marker) if is_folder else name == marker)}
@@ -199,7 +200,7 @@ def _below(root: Path) -> Iterator[Path]:
             inside.append(real)
         expect_new(folder, real)
         with os.scandir(folder) as entries:
-            listed = [entry for entry in entries if not _is_hidden(entry.name)]
+            listed = [entry for entry in entries if not is_hidden(entry.name)]
         for entry in listed:
             path = folder / entry.name
             if entry.is_dir():

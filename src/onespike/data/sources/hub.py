@@ -56,7 +56,7 @@ def _load(repository: str, name: str | None, revision: str) -> Content:
         with _quiet(datasets):
             loaded = datasets.load_dataset(repository, name=name, revision=revision)
     except (*REFUSALS, ImportError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
-        if lacks_memory(error):
+        if lacks_memory(error) or (type(error) is RuntimeError and "script" not in str(error)):  # a download broke off
             raise
         state = f"{repository}: not read by Hugging Face datasets ({reason(error)})"
         raise OnespikeError(f"{state}; correct --data.root") from error

@@ -14,7 +14,7 @@ from typing import Any
 from onespike.classpath import installed_only
 from onespike.data.items import content_of, parts_of
 from onespike.data.sources import NAMES, PARTS, Content
-from onespike.data.sources.files import DAMAGE, Files, entries, open_files
+from onespike.data.sources.files import DAMAGE, Files, entries, is_hidden, open_files
 from onespike.data.sources.image import EXTENSIONS
 from onespike.data.sources.parquet import RATIO, expect_whole, features_of, opened, weighed
 from onespike.durable import is_full
@@ -126,8 +126,8 @@ def _expect_readable(kind: str, paths: list[Path], root: Path) -> None:
     expect_whole(paths)
     for path in paths if kind == "WebDataset" else ():
         with open_files(path) as archive:
-            for name in archive.names():
-                if not name.lower().endswith(_MEMBERS):
+            for name in archive.members or ():  # hidden ones, too: `datasets` would read them
+                if is_hidden(name) or not name.lower().endswith(_MEMBERS):
                     raise OnespikeError(f"{archive.where(name)}: expected only {' '.join(_MEMBERS)}; pack it anew")
 
 
