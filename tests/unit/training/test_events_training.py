@@ -131,8 +131,8 @@ def test_changed_recordings_are_the_same_with_workers(root):
         (
             {"name": "digits", "root": None, "sensor": None},
             {"sensor": None, "limit": 60},
-            "data.limit: digits was opened with 1,437 training images; got 60; open it with that, or pass "
-            "--data.limit 0",
+            "data.limit: digits was opened with 1,437 training images; got 60; open it with that, or set "
+            "data.limit to 0",
         ),
         ({}, {"image_size": 8}, "data.image_size: events-folder was opened with images of 16 pixels a side; got 8;"),
     ],
