@@ -82,10 +82,8 @@ class EnergyBudget(Callback):
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore them."""
         # Without a budget, as if it were gone since, nothing would lower it again.
-        self.raised, epoch = (
-            state["raised"] if self.budget else 0.0,
-            convert(state["epoch"], tuple[float, ...], "the epoch's sums"),
-        )
+        self.raised = state["raised"] if self.budget else 0.0
+        epoch = convert(state["epoch"], tuple[float, ...], "the epoch's sums")
         if len(epoch) not in (0, 3):
             raise OnespikeError(f"the epoch's sums: expected 3 numbers, got {shown(epoch)}")
         self._epoch = list(epoch) or [0.0, 0.0, 0.0]

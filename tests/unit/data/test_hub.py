@@ -195,6 +195,15 @@ def test_what_datasets_does_not_read_is_not_taken_for_no_network(error, monkeypa
     fails("hub", Path("some/one"), "some/one: not read by Hugging Face datasets (Dataset scripts are no longer")
 
 
+@pytest.mark.usefixtures("hub")
+def test_a_download_that_breaks_off_is_one_of_the_network(monkeypatch, fails):
+    def load_dataset(*_, **__):
+        raise RuntimeError("Data processing error: CAS service error")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    fails("hub", Path("some/one"), "no network, or the Hugging Face Hub could not be reached")
+
+
 def test_too_little_memory_is_not_taken_for_no_network(hub):
     hub.error = MemoryError()
     with pytest.raises(MemoryError):
