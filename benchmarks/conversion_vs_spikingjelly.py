@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -169,9 +169,7 @@ def report(hits: dict[str, dict[int, Tensor]], wanted: list[int], facts: dict[st
         save_text(text, file)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The command line."""
-    return call(conversion, arguments, "python -m benchmarks.conversion_vs_spikingjelly RUN")
+main = partial(call, conversion, usage="python -m benchmarks.conversion_vs_spikingjelly RUN")
 
 
 if __name__ == "__main__":
