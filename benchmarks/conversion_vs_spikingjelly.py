@@ -115,12 +115,7 @@ def percent(right: Tensor) -> float:
 
 @torch.no_grad()
 def spikingjelly(
-    ann: nn.Module,
-    calibrating: Tensor,
-    images: Tensor,
-    labels: Tensor,
-    setting: dict[str, object],
-    wanted: list[int],
+    ann: nn.Module, calibrating: Tensor, images: Tensor, labels: Tensor, setting: dict[str, object], wanted: list[int]
 ) -> dict[int, Tensor]:
     """Whether each image is classified correctly by SpikingJelly's conversion, after each number of time steps."""
     with requires("bench"):

@@ -119,15 +119,10 @@ def measure_joules(model: nn.Module, images: Tensor) -> Joules:
     return Joules(sum(chips.values()) / (passes * batch_of(images)), meter)
 
 
-def _afresh(model: nn.Module, images: Tensor) -> Callable[[], None]:
+def _afresh(model: nn.Module, images: Tensor) -> Callable[[], object]:
     """Return a function that runs one forward pass, with the neurons' states reset before it."""
     reset = resetter(model)
-
-    def step() -> None:
-        reset()
-        model(images)
-
-    return step
+    return lambda: (reset(), model(images))
 
 
 def peak_memory() -> int | None:

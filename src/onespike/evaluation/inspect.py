@@ -29,6 +29,8 @@ from onespike.training.run import Run
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 #: Left, top, right, bottom in pixels; right and bottom excluded.
 Box = tuple[int, int, int, int]
+#: Path, width and height in the file, and pixels of an image, as in `Inspection`.
+_Shown = tuple[Path, tuple[int, int], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,15 +244,8 @@ def inspect_network(
     return _inspect(network, card, pixels.copy(), (path, (whole.shape[1], whole.shape[0]), pixels), seed, name)
 
 
-def _inspect(
-    network: nn.Module,
-    card: ModelCard,
-    raw: np.ndarray,
-    shown: tuple[Path, tuple[int, int], np.ndarray],
-    seed: int,
-    name: str,
-) -> Inspection:
-    """Show a raw image or frames; `shown` are its path, original size and pixels."""
+def _inspect(network: nn.Module, card: ModelCard, raw: np.ndarray, shown: _Shown, seed: int, name: str) -> Inspection:
+    """Show a raw image or frames."""
     if (seed := convert(seed, int, "seed")) < 0:
         raise OnespikeError(f"seed: expected a whole number of 0 or more, below 2^63, got {seed}")
     expect_weights(network)
