@@ -6,7 +6,7 @@ by them. The clock runs while the network trains; a short training before it war
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from benchmarks.machine import Device, describe, expect_device
@@ -85,9 +85,7 @@ def airbench(
     return 0
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The command line."""
-    return call(airbench, arguments, "python -m benchmarks.airbench", ("data", "model", "train"))
+main = partial(call, airbench, usage="python -m benchmarks.airbench", sections=("data", "model", "train"))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """`python -m benchmarks.calibration RUN`: what each step of calibration brings, in thresholds and in corrections."""
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +97,7 @@ def draw(rows: list[tuple[Any, ...]]) -> Figure:
     return figure
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The command line."""
-    return call(calibration, arguments, "python -m benchmarks.calibration RUN")
+main = partial(call, calibration, usage="python -m benchmarks.calibration RUN")
 
 
 if __name__ == "__main__":

@@ -122,23 +122,8 @@ def record(
     if operations is not None:
         gflops = 1e-9 * operations * rate
         share = gflops / peaks["int8" if case.dtype.startswith("int") else case.dtype].gflops
-    return Record(
-        case.task,
-        case.model if case.task in ("train", "infer") else "",
-        case.preset,
-        case.implementation,
-        case.dtype,
-        case.batch,
-        case.overrides.get("time_steps", 1),
-        torch.get_num_threads(),
-        case.device,
-        rate,
-        case.batch / max(seconds),
-        case.batch / min(seconds),
-        operations,
-        gflops,
-        share,
-        peak_mb,
-        len(seconds),
-        busy,
-    )
+    model, steps = case.model if case.task in ("train", "infer") else "", case.overrides.get("time_steps", 1)
+    what = case.task, model, case.preset, case.implementation, case.dtype, case.batch, steps
+    speeds = rate, case.batch / max(seconds), case.batch / min(seconds)
+    computed = operations, gflops, share
+    return Record(*what, torch.get_num_threads(), case.device, *speeds, *computed, peak_mb, len(seconds), busy)

@@ -1,7 +1,6 @@
 """`python -m benchmarks.compare_runs RUN RUN …`: finished runs side by side."""
 
-import csv
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -9,7 +8,7 @@ from matplotlib.figure import Figure
 from onespike.cli.command import call
 from onespike.cli.main import exit_with
 from onespike.durable import expect_writable
-from onespike.errors import OnespikeError, reason
+from onespike.errors import OnespikeError, damage_named, reason
 from onespike.search.drawing import plain_figure
 from onespike.training import Run
 from reproduce.report import Table, facts_of, read_rows, write_report
@@ -109,13 +108,11 @@ def row(folder: Path) -> list[object]:
 def kept(path: Path) -> list[list[object]]:
     """The rows of a table that was written before."""
     kinds = {"": str, "d": int}
-    try:
+    with damage_named(f"--add-to {path}", "it cannot be read", "a table that this script wrote"):
         return [
             [kinds.get(spec, float)(one[name]) if one[name] else None for name, spec in COLUMNS.items()]
             for one in read_rows(path)
         ]
-    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
-        raise OnespikeError(f"--add-to {path}: expected a table that this script wrote: {reason(error)}") from error
 
 
 def minutes(folder: Path) -> list[float]:
@@ -146,9 +143,7 @@ def draw(folders: list[Path], earlier: list[list[object]]) -> Figure:
     return figure
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The command line."""
-    return call(compare_runs, arguments, "python -m benchmarks.compare_runs RUN RUN …")
+main = partial(call, compare_runs, usage="python -m benchmarks.compare_runs RUN RUN …")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,12 +115,7 @@ def percent(right: Tensor) -> float:
 
 @torch.no_grad()
 def spikingjelly(
-    ann: nn.Module,
-    calibrating: Tensor,
-    images: Tensor,
-    labels: Tensor,
-    setting: dict[str, object],
-    wanted: list[int],
+    ann: nn.Module, calibrating: Tensor, images: Tensor, labels: Tensor, setting: dict[str, object], wanted: list[int]
 ) -> dict[int, Tensor]:
     """Whether each image is classified correctly by SpikingJelly's conversion, after each number of time steps."""
     with requires("bench"):
@@ -169,9 +164,7 @@ def report(hits: dict[str, dict[int, Tensor]], wanted: list[int], facts: dict[st
         save_text(text, file)
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The command line."""
-    return call(conversion, arguments, "python -m benchmarks.conversion_vs_spikingjelly RUN")
+main = partial(call, conversion, usage="python -m benchmarks.conversion_vs_spikingjelly RUN")
 
 
 if __name__ == "__main__":

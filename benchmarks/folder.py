@@ -3,8 +3,8 @@
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +74,7 @@ def folder(images: int = 20_000, classes: int = 1000, side: int = 64, json: str 
     return 0
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The command line."""
-    return call(folder, arguments, "python -m benchmarks.folder")
+main = partial(call, folder, usage="python -m benchmarks.folder")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ spikes to fire; currents and gradient twice backwards (the sums come first), and
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from statistics import median
 from typing import Any
@@ -110,9 +110,7 @@ def compare(device: Device = "cpu", images: int | None = None, rounds: int = 15,
     return 0
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The command line."""
-    return call(compare, arguments, "python -m benchmarks.norm_fire")
+main = partial(call, compare, usage="python -m benchmarks.norm_fire")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -119,9 +119,7 @@ def shares(case: Case) -> tuple[Counter[str], str | None]:
     return found, machine.busy
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The command line."""
-    return call(profile_step, arguments, "python -m benchmarks.profile_step MODEL:BATCH …")
+main = partial(call, profile_step, usage="python -m benchmarks.profile_step MODEL:BATCH …")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 from scipy.stats import binomtest
 
 from onespike.training.run import Run
-from reproduce.report import Table, facts_of, write_report
+from reproduce.report import Columns, Table, facts_of, write_report
 from reproduce.statistics import paired
 
 #: How rows of networks begin that were trained on at one time step.
@@ -71,26 +71,30 @@ def write(found: list[Entry], reference: Entry, measured: int, out: Path, name: 
     card = found[0].run.checkpoint("best").card
     config, data = card.model, card.data
     branches = f" and {config.branches} branches" if hasattr(config, "branches") else ""
-    columns = {
-        "network": "",
-        "T": "d",
-        "neurons": "d",
-        "epochs": "d",
-        "seed": "d",
-        "minutes": ".1f",
-        "whole test set %": ".2f",
-        "top-1 %": ".2f",
-        "from": ".2f",
-        "to": ".2f",
-        "points": "+.2f",
-        "points from": "+.2f",
-        "points to": "+.2f",
-        "ms an image": ".2f",
-        "µJ, field": ".2f",
-        "µJ, memory": ".2f",
-        "commit": "",
+
+    def ahead(one: Entry, which: int) -> float | None:
+        return None if one is reference else paired(one.measured.hits, reference.measured.hits)[which]
+
+    columns: Columns = {
+        "network": ("", lambda one: one.network),
+        "T": ("d", lambda one: one.time_steps),
+        "neurons": ("d", lambda one: one.population),
+        "epochs": ("d", lambda one: one.epochs),
+        "seed": ("d", lambda one: one.run.recipe.train.seed),
+        "minutes": (".1f", lambda one: one.run.summary and one.run.summary["seconds"] / 60),
+        "whole test set %": (".2f", lambda one: one.run.summary and one.run.summary["test_top1"]),
+        "top-1 %": (".2f", lambda one: one.measured.top1),
+        "from": (".2f", lambda one: one.measured.interval[0]),
+        "to": (".2f", lambda one: one.measured.interval[1]),
+        "points": ("+.2f", lambda one: ahead(one, 0)),
+        "points from": ("+.2f", lambda one: ahead(one, 1)),
+        "points to": ("+.2f", lambda one: ahead(one, 2)),
+        "ms an image": (".2f", lambda one: one.milliseconds),
+        "µJ, field": (".2f", lambda one: one.measured.microjoules),
+        "µJ, memory": (".2f", lambda one: one.measured.memory_microjoules),
+        "commit": ("", lambda one: facts_of(one.run)["commit"]),
     }
-    table = Table(columns, [_row(one, reference) for one in found])
+    table = Table.of(found, columns)
     images = len(reference.measured.hits)
     about = (
         f"{config.name} with {config.activation} activations{branches} on {data}, {images:,} test images. *from* and "
@@ -104,28 +108,6 @@ def write(found: list[Entry], reference: Entry, measured: int, out: Path, name: 
     )
     parts: list[str | Table] = [about, *filter(None, [_winner(found, reference)]), table]
     write_report(out, name, f"Conversion: {config.name} on {data}", table, parts, _draw(found))
-
-
-def _row(one: Entry, reference: Entry) -> tuple[str | float | None, ...]:
-    measured = one.measured
-    behind = paired(measured.hits, reference.measured.hits) if one is not reference else (None, None, None)
-    trained = one.run.summary
-    return (
-        one.network,
-        one.time_steps,
-        one.population,
-        one.epochs,
-        one.run.recipe.train.seed,
-        trained["seconds"] / 60 if trained else None,
-        trained["test_top1"] if trained else None,
-        measured.top1,
-        *measured.interval,
-        *behind,
-        one.milliseconds,
-        measured.microjoules,
-        measured.memory_microjoules,
-        facts_of(one.run)["commit"],
-    )
 
 
 def _winner(found: list[Entry], reference: Entry) -> str:

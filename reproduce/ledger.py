@@ -17,23 +17,8 @@ from reproduce.report import facts_of
 
 #: The budget, by the words for it in the table.
 BUDGET = ("limit", "epochs", "batch_size", "channels", "precision")
-COLUMNS = (
-    "group",
-    "setting",
-    "seed",
-    "outcome",
-    "test_top1",
-    "valid_top1",
-    "seconds",
-    "images_per_second",
-    "pflop",
-    *BUDGET,
-    "digest",
-    "commit",
-    "machine",
-    "torch",
-)
 NUMBERS = ("test_top1", "valid_top1", "seconds", "images_per_second", "pflop")
+COLUMNS = ("group", "setting", "seed", "outcome", *NUMBERS, *BUDGET, "digest", "commit", "machine", "torch")
 
 Row = dict[str, Any]
 

@@ -4,11 +4,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from reproduce.ledger import Row, budget
 from reproduce.plan import Setting, Sweep, Training
-from reproduce.report import Table, write_report
+from reproduce.report import Columns, Table, write_report
 from reproduce.statistics import Estimate, smallest_visible
 
 #: Columns that are left out where no row has anything in them.
@@ -104,26 +103,25 @@ def _judge(outcome: Outcome, reference: Outcome, name: str, is_reference: bool) 
 def write_outcomes(sweep: Sweep, planned: Sequence[Training], seeds: int, rows: Sequence[Row], out: Path) -> None:
     """Write NAME.csv, NAME.md and NAME.png from the rows that are there."""
     found = outcomes(sweep, planned, seeds, rows)
-    columns = {
-        "group": "",
-        "setting": "",
-        "seeds": "d",
-        "diverged": "d",
-        "pending": "d",
-        "test top-1 %": ".2f",
-        "std": ".2f",
-        "95% from": ".2f",
-        "to": ".2f",
-        "held out %": ".2f",
-        "PFLOP": ".4f",
-        "published %": ".2f",
-        f"against the {sweep.reference}": "",
-        "difference": "+.2f",
-        "±": ".2f",
+    columns: Columns = {
+        "group": ("", lambda one: one.setting.group),
+        "setting": ("", lambda one: one.setting.label),
+        "seeds": ("d", lambda one: len(one.trained)),
+        "diverged": ("d", lambda one: one.diverged),
+        "pending": ("d", lambda one: one.wanted - len(one.rows)),
+        "test top-1 %": (".2f", lambda one: one.estimate and one.estimate.mean),
+        "std": (".2f", lambda one: one.estimate and one.estimate.std),
+        "95% from": (".2f", lambda one: one.estimate and one.estimate.interval and one.estimate.interval[0]),
+        "to": (".2f", lambda one: one.estimate and one.estimate.interval and one.estimate.interval[1]),
+        "held out %": (".2f", lambda one: one.mean("valid_top1")),
+        "PFLOP": (".4f", lambda one: one.mean("pflop")),
+        "published %": (".2f", lambda one: one.setting.published),
+        f"against the {sweep.reference}": ("", lambda one: one.verdict),
+        "difference": ("+.2f", lambda one: one.difference and one.difference.mean),
+        "±": (".2f", lambda one: one.difference and one.difference.half),
     }
-    cells = [dict(zip(columns, _row(outcome), strict=True)) for outcome in found]
-    kept = {name: spec for name, spec in columns.items() if name not in _OPTIONAL or any(row[name] for row in cells)}
-    table = Table(kept, [[row[name] for name in kept] for row in cells])
+    kept = {name: one for name, one in columns.items() if name not in _OPTIONAL or any(map(one[1], found))}
+    table = Table.of(found, kept)
     parts: list[str | Table] = [
         sweep.about,
         describe_budget(planned, seeds),
@@ -132,25 +130,6 @@ def write_outcomes(sweep: Sweep, planned: Sequence[Training], seeds: int, rows: 
         _state(found, planned, seeds, rows, sweep.reference),
     ]
     write_report(out, sweep.name, sweep.title, table, parts, sweep.draw(found))
-
-
-def _row(outcome: Outcome) -> list[Any]:
-    estimate, ahead = outcome.estimate, outcome.difference
-    return [
-        outcome.setting.group,
-        outcome.setting.label,
-        len(outcome.trained),
-        outcome.diverged,
-        outcome.wanted - len(outcome.rows),
-        *((estimate.mean, estimate.std) if estimate else (None, None)),
-        *((estimate and estimate.interval) or (None, None)),
-        outcome.mean("valid_top1"),
-        outcome.mean("pflop"),
-        outcome.setting.published,
-        outcome.verdict,
-        ahead.mean if ahead else None,
-        ahead.interval[1] - ahead.mean if ahead and ahead.interval else None,
-    ]
 
 
 def _verdicts(found: Sequence[Outcome], reference: str) -> str:

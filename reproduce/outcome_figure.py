@@ -94,7 +94,7 @@ def draw_depths(outcomes: Sequence[Outcome]) -> Figure:
         shift = 0.25 * (number - (len(groups) - 1) / 2)  # so that intervals do not hide each other
         depths = [int(one.setting.label) + shift for one in known]
         estimates = [one.estimate for one in known if one.estimate]
-        reach = [one.interval[1] - one.mean if one.interval else 0.0 for one in estimates]
+        reach = [one.half or 0.0 for one in estimates]
         axis.errorbar(
             depths, [one.mean for one in estimates], reach, fmt="o-", capsize=3, color=f"C{number}", label=group
         )

@@ -1,6 +1,5 @@
 """The pictures of the documentation: the method, drawn by its own code, and results, from the committed tables."""
 
-import csv
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from onespike.counting import count_operations
-from onespike.errors import OnespikeError
+from onespike.errors import damage_named
 from onespike.evaluation.drawing import save_figure
 from onespike.functional import charge_and_fire, fuse, partition, recompose
 from onespike.neurons.integrate_fire import IntegrateFire
@@ -194,11 +193,9 @@ def read_points(path: Path, across: str, up: str, group: str = "") -> list[tuple
 
     `group` is how their group begins; by default all rows do.
     """
-    try:
+    with damage_named(str(path), "it cannot be read", f"a table with the columns {across} and {up}"):
         filled = [row for row in read_rows(path) if row[across] and row[up] and row.get("group", "").startswith(group)]
         return [(row.get("setting") or row.get("network") or "", float(row[across]), float(row[up])) for row in filled]
-    except (OSError, KeyError, ValueError, csv.Error) as error:
-        raise OnespikeError(f"{path}: expected a table with the columns {across} and {up}: {error!r}") from None
 
 
 def accuracy_flops(results: Path) -> Figure:
@@ -253,13 +250,11 @@ def accuracy_peers(results: Path) -> Figure:
 def step_shares(results: Path) -> Figure:
     """Where the time of a training step goes, by kind of operation."""
     path = results / "profile-step.csv"
-    try:
+    with damage_named(str(path), "it cannot be read", "a table of benchmarks/profile_step.py"):
         steps = {row["step"]: row for row in read_rows(path) if row["step"].endswith("bf16")}
         names = list(next(iter(steps.values())))
         kinds = names[names.index("images a second") + 1 : names.index("the rest") + 1]
         shares = {kind: [float(row[kind]) for row in steps.values()] for kind in kinds}
-    except (OSError, KeyError, ValueError, StopIteration, csv.Error) as error:
-        raise OnespikeError(f"{path}: expected a table of benchmarks/profile_step.py: {error!r}") from None
     figure, axis = plain_figure(9, 1.6 + 0.5 * len(steps))
     left, tab20 = [0.0] * len(steps), colormaps["tab20"]
     for number, (kind, widths) in enumerate(shares.items()):

@@ -24,25 +24,9 @@ from reproduce.windows import WINDOWS
 
 #: Tables and figures by name. A `Sweep` trains networks, and takes a budget and a recipe's options; of a function, the
 #: command line takes the arguments, and it returns what its table is called, if not like itself. To add one, write a
-#: module and add a line.
+#: module and put it into its line.
 PAPER: dict[str, Sweep | Callable[..., str | None]] = {
-    "table1": table1,
-    "fusion": fusion,
-    "taylor": taylor,
-    "complexity": complexity,
-    "models": models,
-    "gradients": gradients,
-    "conversion": conversion,
-    "table2": TABLE2,
-    "figure1": FIGURE1,
-    "ablation": ABLATION,
-    "accuracy": ACCURACY,
-    "choices": CHOICES,
-    "windows": WINDOWS,
-    "events": EVENTS,
-    "time": TIME,
-    "operations": OPERATIONS,
-    "energy": energy,
-    "exports": exports,
-    "pictures": pictures,
+    **{one.__name__: one for one in (table1, fusion, taylor, complexity, models, gradients, conversion)},
+    **{one.name: one for one in (TABLE2, FIGURE1, ABLATION, ACCURACY, CHOICES, WINDOWS, EVENTS, TIME, OPERATIONS)},
+    **{one.__name__: one for one in (energy, exports, pictures)},
 }

@@ -4,7 +4,7 @@ import csv
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from onespike.evaluation.drawing import save_figure
 from onespike.training.run import Run
 
 DPI = 120
+#: Columns by name: the format of their numbers, as in `Table`, and what finds an item's cell.
+Columns = dict[str, tuple[str, Callable[[Any], Any]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +35,12 @@ class Table:
 
     columns: Mapping[str, str]
     rows: Sequence[Sequence[Any]]
+
+    @classmethod
+    def of(cls, items: Iterable[Any], columns: Columns) -> "Table":
+        """A row for each item."""
+        rows = [[find(one) for _, find in columns.values()] for one in items]
+        return cls({name: spec for name, (spec, _) in columns.items()}, rows)
 
     def csv(self) -> str:
         """All digits."""

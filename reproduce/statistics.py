@@ -37,6 +37,11 @@ class Estimate:
         half = float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * spread / count**0.5
         return cls(middle, spread, (middle - half, middle + half), count)
 
+    @property
+    def half(self) -> float | None:
+        """Half of the interval."""
+        return self.interval and self.interval[1] - self.mean
+
     def reaches(self, value: float) -> bool:
         """Whether the interval holds a value; without an interval anything is possible."""
         return self.interval is None or self.interval[0] <= value <= self.interval[1]

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,39 +100,29 @@ def measure_joules(model: nn.Module, images: Tensor) -> Joules:
         from zeus.monitor import ZeusMonitor
     except ImportError:
         return Joules(None, "not measured: that needs the package zeus; install it with: pip install 'onespike[bench]'")
-    on_gpu, passes, step = images.device.type == "cuda", 0, _afresh(model, images)
+    on_gpu, calls, step = images.device.type == "cuda", count(), _afresh(model, images)
     no_meter = Joules(None, "not measured: this machine has no meter that can be read")
     try:
         if not on_gpu:
             get_cpus()
         monitor = ZeusMonitor(gpu_indices=[images.device.index or 0] if on_gpu else [])
-
-        def counted() -> None:
-            nonlocal passes
-            passes += 1
-            step()
-
         monitor.begin_window("audit")
-        timed(counted, _RUNS, _SECONDS)
+        timed(lambda: (next(calls), step()), _RUNS, _SECONDS)
         measured = monitor.end_window("audit")
     except (ZeusBaseError, OSError, RuntimeError) as error:
         return no_meter._replace(meter=f"{no_meter.meter} ({reason(error)})")
     chips = measured.gpu_energy if on_gpu else measured.cpu_energy
     if not chips:
         return no_meter
+    passes = next(calls)
     meter = f"{'NVML' if on_gpu else 'RAPL'}, through zeus, over {passes} batches of {batch_of(images)}"
     return Joules(sum(chips.values()) / (passes * batch_of(images)), meter)
 
 
-def _afresh(model: nn.Module, images: Tensor) -> Callable[[], None]:
+def _afresh(model: nn.Module, images: Tensor) -> Callable[[], object]:
     """Return a function that runs one forward pass, with the neurons' states reset before it."""
     reset = resetter(model)
-
-    def step() -> None:
-        reset()
-        model(images)
-
-    return step
+    return lambda: (reset(), model(images))
 
 
 def peak_memory() -> int | None:

@@ -123,8 +123,8 @@ class Reading(NamedTuple):
 
 def read_spikes(operations: Operations) -> list[Reading]:
     """Tell what every weight layer, and every product of two activations, reads, in network order."""
-    products = [(layer, product) for layer in operations.layers for product in layer.products]
     return [
         Reading(layer.path or layer.type, product, product.first or "stem" in layer.path.split("."))
-        for layer, product in products
+        for layer in operations.layers
+        for product in layer.products
     ]

@@ -161,10 +161,7 @@ def count_operations(
             watch.end_batch()
     if not images:
         raise OnespikeError("there are no images to audit the network on: expected at least one")
-    products = defaultdict[str, list[Product]](list)
-    for (path, *_), tally in counter.tallies.items():
-        products[path].append(tally.conclude(images, seen, watch.steps))
-    layers = tuple(_layers(model, counter, products, watch.traffic, images))
+    layers = tuple(_layers(model, counter, watch, images, seen))
     neurons = tuple(tally.conclude(path) for path, tally in watch.neurons.items())
     sizes = {memory(one): one.numel() for one in (*model.buffers(), *model.parameters())}
     read = {which[0] for _, _, which, _ in counter.tallies if isinstance(which, tuple)}  # whole, or in parts
@@ -292,14 +289,10 @@ class NeuronTally:
         return Neurons(path, self._fired / max(self._values, 1), self._threshold, tuple(quantiles))
 
 
-def _layers(
-    model: nn.Module,
-    counter: ProductCounter,
-    products: dict[str, list[Product]],
-    traffic: dict[str, Counter[str]],
-    images: int,
-) -> list[Layer]:
-    handing: set[nn.Module] = set()
+def _layers(model: nn.Module, counter: ProductCounter, watch: _Watch, images: int, batches: int) -> list[Layer]:
+    products, traffic, handing = defaultdict[str, list[Product]](list), watch.traffic, set[nn.Module]()
+    for (path, *_), tally in counter.tallies.items():
+        products[path].append(tally.conclude(images, batches, watch.steps))
     for module in model.modules():
         if isinstance(module, Unit):
             handing.add(module)

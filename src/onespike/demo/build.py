@@ -30,7 +30,7 @@ PAGE = Path(__file__).parent / "page"
 DESCRIPTION = "demo.json"
 #: Test images that the page offers, and those that the network is audited and proved on.
 OFFERED, SHOWN = 24, 200
-#: Cells a side of drawings, by data set: they are as coarse as the images were before they were enlarged.
+#: Cells a side of drawings, by data set: as coarse as its images were before they were enlarged, to whatever size.
 CELLS = {"digits": 8}
 
 
@@ -95,7 +95,7 @@ def build(
         "onespike": __version__,
         "contract": contract.to_json(),
         "title": f"{contract.model}: a {'spiking ' if is_spiking(network) else ''}network that answers in {answers}",
-        "cells": CELLS.get(card.data, card.image_size) if card.in_channels == 1 else None,
+        "cells": CELLS.get(card.data),
         "top1": (run.summary or {}).get("test_top1") if which == "best" and dataset.name == card.data else None,
         "parity": proof.to_json(),
         "layers": layers,

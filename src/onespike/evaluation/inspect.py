@@ -29,6 +29,8 @@ from onespike.training.run import Run
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 #: Left, top, right, bottom in pixels; right and bottom excluded.
 Box = tuple[int, int, int, int]
+#: Path, width and height in the file, and pixels of an image, as in `Inspection`.
+_Shown = tuple[Path, tuple[int, int], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,15 +244,8 @@ def inspect_network(
     return _inspect(network, card, pixels.copy(), (path, (whole.shape[1], whole.shape[0]), pixels), seed, name)
 
 
-def _inspect(
-    network: nn.Module,
-    card: ModelCard,
-    raw: np.ndarray,
-    shown: tuple[Path, tuple[int, int], np.ndarray],
-    seed: int,
-    name: str,
-) -> Inspection:
-    """Show a raw image or frames; `shown` are its path, original size and pixels."""
+def _inspect(network: nn.Module, card: ModelCard, raw: np.ndarray, shown: _Shown, seed: int, name: str) -> Inspection:
+    """Show a raw image or frames."""
     if (seed := convert(seed, int, "seed")) < 0:
         raise OnespikeError(f"seed: expected a whole number of 0 or more, below 2^63, got {seed}")
     expect_weights(network)
@@ -306,33 +301,26 @@ def _layers(name: str, calls: list[Fired]) -> Iterator[LayerView]:
     for call in calls:
         sizes[call.spikes.shape[call.batch_axis + 1 :]].append(call)
     for size, some in sizes.items():
-        yield _layer(name if len(sizes) == 1 else f"{name}, {'x'.join(map(str, size))}", some)
+        first, is_spiking = some[0], getattr(some[0].neuron, "spiking", True)
+        yield LayerView(
+            name if len(sizes) == 1 else f"{name}, {'x'.join(map(str, size))}",
+            _known_over_time(some, [call.potential for call in some]),
+            _known_over_time(some, [call.distance for call in some]),
+            _over_time(some, [call.spikes if is_spiking else call.spikes.ne(0).float() for call in some]),
+            None if first.threshold is None else torch.as_tensor(first.threshold).float().mean().item(),
+            first.surrogate,
+        )
 
 
-def _layer(name: str, calls: list[Fired]) -> LayerView:
-    """Join the calls of a layer of neurons along time; the batch axis, of one image, is dropped."""
+def _over_time(calls: list[Fired], values: list[Any]) -> Tensor:
+    """Join a tensor of each call along time, (T, ...); the batch axis, of one image, is dropped."""
+    pairs = zip(calls, values, strict=True)
+    return torch.cat([x.flatten(0, 1) if call.steps > 1 else x.movedim(call.batch_axis, 0) for call, x in pairs])
 
-    def over_time(tensors: list[Tensor]) -> Tensor:
-        steps = []
-        for call, x in zip(calls, tensors, strict=True):
-            whole = call.steps > 1 or x.shape[call.batch_axis] > 1  # x has an axis of time
-            steps.append(x.squeeze(call.batch_axis) if whole else x.squeeze(call.batch_axis)[None])
-        return torch.cat(steps)
 
-    def known(values: list[Tensor | None]) -> Tensor | None:  # they may overflow where spikes do not
-        found = [one for one in values if one is not None and one.isfinite().all()]
-        return over_time(found) if len(found) == len(calls) else None
-
-    first, spikes = calls[0], over_time([call.spikes for call in calls])
-    threshold = None if first.threshold is None else torch.as_tensor(first.threshold).float().mean().item()
-    return LayerView(
-        name,
-        known([call.potential for call in calls]),
-        known([call.distance for call in calls]),
-        spikes if getattr(first.neuron, "spiking", True) else spikes.ne(0).float(),
-        threshold,
-        first.surrogate,
-    )
+def _known_over_time(calls: list[Fired], values: list[Tensor | None]) -> Tensor | None:
+    """The same of what may be unknown, or overflow where spikes do not: then None."""
+    return _over_time(calls, values) if all(x is not None and x.isfinite().all() for x in values) else None
 
 
 def _window_pixels(size: int, kind: str, image_size: int) -> tuple[Box, ...]:

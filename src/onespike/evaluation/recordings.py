@@ -19,8 +19,7 @@ def picture(raw: np.ndarray) -> np.ndarray:
     frames = raw if raw.ndim == 4 else raw[:, :, None]
     if frames.shape[:2] == (1, 1):
         return _scaled(frames[0, 0].T[:, :, None].astype(float))
-    counts = frames.sum(2, dtype=float)
-    return _coloured(counts)
+    return _coloured(frames.sum(2, dtype=float))
 
 
 def animation(raw: np.ndarray) -> bytes:

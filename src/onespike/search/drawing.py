@@ -124,11 +124,10 @@ def plain_figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axis
 
 
-def make_plain(*axes: Axes) -> None:
-    """Give axes a faint grid, and no frame above and on the right."""
-    for axis in axes:
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
+def make_plain(axis: Axes) -> None:
+    """Give a pair of axes a faint grid, and no frame above and on the right."""
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
 
 
 def _trained(found: Sequence[Tried]) -> list[Tried]:

@@ -138,9 +138,8 @@ def importances(study: "optuna.Study", energy: str) -> dict[str, dict[str, float
     """How much each option matters, 0..1, by objective; empty where too few trials are done to tell."""
     import optuna
 
-    shares = {}
+    shares, done = {}, [one for one in study.get_trials(deepcopy=False) if one.state.name == "COMPLETE"]
     for number, objective in enumerate(["accuracy", *(["energy"] if energy else [])]):
-        done = [one for one in study.get_trials(deepcopy=False) if one.state.name == "COMPLETE"]
         if len({one.values[number] for one in done}) < 4 or len({tuple(one.params) for one in done}) > 1:
             return {}
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)

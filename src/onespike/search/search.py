@@ -141,11 +141,10 @@ class _Process:
         with self.process.stdin as pipe, suppress(BrokenPipeError):
             pipe.write(job.to_json().encode())
 
-    def complaint(self) -> str:
-        """The last line of its standard error."""
+    def said(self) -> str:
+        """All of its standard error."""
         self.errors.seek(0)
-        lines = self.errors.read().decode(errors="replace").strip().splitlines()
-        return lines[-1].removeprefix("error: ") if lines else ""
+        return self.errors.read().decode(errors="replace").strip()
 
 
 @contextmanager
@@ -197,10 +196,9 @@ def _watch(
             reported = time.monotonic()
         codes = {one.process.returncode: one for one in processes}
         if 2 in codes:
-            raise OnespikeError(codes[2].complaint())
+            raise OnespikeError(codes[2].said().rpartition("\n")[2].removeprefix("error: "))
         if 1 in codes:
-            codes[1].errors.seek(0)
-            raise RuntimeError(f"a process of the search failed:\n{codes[1].errors.read().decode(errors='replace')}")
+            raise RuntimeError(f"a process of the search failed:\n{codes[1].said()}")
         time.sleep(LOOK if running else 0)
 
 

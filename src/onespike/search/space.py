@@ -43,9 +43,8 @@ class _Range:
         return float(Decimal(str(self.low)) + int(self.steps()) * Decimal(str(self.step)))
 
 
-@dataclass(frozen=True)
-class _Choices:
-    choices: list[Any]  # as Optuna stores them
+#: What an option may be: a range, or choices as Optuna stores them.
+_Form = _Range | list[Any]
 
 
 def read_space(path: Path, recipe: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,7 +68,7 @@ def read_space(path: Path, recipe: str, overrides: Mapping[str, Any]) -> dict[st
     return {name: _distribution(form, _is_whole(name, form, types), f"{path}: {name}") for name, form in forms.items()}
 
 
-def _form(form: Any, where: str) -> _Range | _Choices:
+def _form(form: Any, where: str) -> _Form:
     if isinstance(form, list) and len(form) == 2:
         form = {"low": form[0], "high": form[1]}
     if not isinstance(form, Mapping):
@@ -78,7 +77,7 @@ def _form(form: Any, where: str) -> _Range | _Choices:
         choices = form["choices"]
         if len(form) > 1 or not isinstance(choices, list) or len(choices) < 2:
             raise OnespikeError(f"{where}: expected {{choices: […]}} with at least two values, got {shown(dict(form))}")
-        return _Choices(list(map(_plain, choices)))
+        return list(map(_plain, choices))
     if not {"low", "high"} <= {*form}:
         raise OnespikeError(f"{where}: {EXPECTED}, got {shown(dict(form))}")
     span: _Range = make(_Range, form, where)
@@ -92,8 +91,8 @@ def _form(form: Any, where: str) -> _Range | _Choices:
     return span
 
 
-def _ends(form: _Range | _Choices) -> list[Any]:
-    return list(map(as_chosen, form.choices)) if isinstance(form, _Choices) else [form.low, form.high]
+def _ends(form: _Form) -> list[Any]:
+    return list(map(as_chosen, form)) if isinstance(form, list) else [form.low, form.high]
 
 
 def _plain(choice: Any) -> Any:
@@ -106,7 +105,7 @@ def as_chosen(stored: Any) -> Any:
     return Text(stored) if isinstance(stored, str) and stored.startswith(("[", "{")) else stored
 
 
-def _draws(name: str, value: Any, forms: Mapping[str, _Range | _Choices]) -> Iterator[dict[str, Any]]:
+def _draws(name: str, value: Any, forms: Mapping[str, _Form]) -> Iterator[dict[str, Any]]:
     """A value of an option: alone, so that the others are as in the recipe, then with draws of the others."""
     yield {name: value}
     draws = random.Random(name)
@@ -114,9 +113,7 @@ def _draws(name: str, value: Any, forms: Mapping[str, _Range | _Choices]) -> Ite
         yield {key: draws.choice(_ends(one)) for key, one in forms.items()} | {name: value}
 
 
-def _expect_possible(
-    forms: Mapping[str, _Range | _Choices], path: Path, recipe: str, overrides: Mapping[str, Any]
-) -> None:
+def _expect_possible(forms: Mapping[str, _Form], path: Path, recipe: str, overrides: Mapping[str, Any]) -> None:
     """Raise an `OnespikeError` unless each end of each option, with some values of the others, makes a recipe."""
     for name, form in forms.items():
         for end in _ends(form):
@@ -131,19 +128,19 @@ def _expect_possible(
                 raise OnespikeError(f"{path}: {first}")
 
 
-def _is_whole(name: str, form: _Range | _Choices, types: list[dict[str, Any]]) -> bool:
+def _is_whole(name: str, form: _Form, types: list[dict[str, Any]]) -> bool:
     """Whether an option takes whole numbers alone; for a user's class, the space decides."""
-    if isinstance(form, _Choices) or not (isinstance(form.low, int) and isinstance(form.high, int)):
+    if isinstance(form, list) or not (isinstance(form.low, int) and isinstance(form.high, int)):
         return False
     return ".init_args." in name or any(known.get(name) in (int, int | None) for known in types)
 
 
-def _distribution(form: _Range | _Choices, whole: bool, where: str) -> Any:
+def _distribution(form: _Form, whole: bool, where: str) -> Any:
     """Optuna's distribution for a form; `whole` says that the option takes whole numbers alone."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-    if isinstance(form, _Choices):
-        return CategoricalDistribution(form.choices)
+    if isinstance(form, list):
+        return CategoricalDistribution(form)
     low, step = form.low, form.step
     if whole and step is not None and not isinstance(step, int):
         raise OnespikeError(f"{where}.step: expected a whole number, got {shown(step)}")

@@ -6,6 +6,7 @@ next follows from the storage alone, so a process may die anywhere, and nothing 
 """
 
 import itertools
+import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -52,8 +53,8 @@ class Tried:
         values: Values of the options that are searched for.
         accuracy: Top-1 on the held-out images, in percent; of a pruned trial after its last epoch; None if it has none.
         energy: Energy of one image, in microjoule; None if it is not searched for.
-        facts: "folder", "seconds", "epoch", "parameters", as far as they are known.
-        best: Whether no other is better in all objectives.
+        facts: "folder", "seconds", "epoch", "parameters", "pflop", as far as they are known.
+        best: Whether no other is better in all objectives, nor one as good that cost less to train.
     """
 
     number: int
@@ -231,7 +232,10 @@ def _is_surplus(attempt: "Trial", study: "optuna.Study", trials: int, out: Path,
 def tried(study: "optuna.Study", energy: str) -> list[Tried]:
     """The outcome of each slot, in order."""
     trials = study.get_trials(deepcopy=False)
-    best = {one.number for one in study.best_trials} if any(one.state.name == "COMPLETE" for one in trials) else set()
+    best = study.best_trials if any(one.state.name == "COMPLETE" for one in trials) else []
+    cheapest = dict[tuple[float, ...], int]()  # of those with equal results
+    for one in sorted(best, key=lambda one: one.user_attrs.get("pflop") or math.inf):
+        cheapest.setdefault(tuple(one.values), one.number)
     found = []
     for number, attempts in sorted(slots_of(trials).items()):
         result = result_of(attempts)
@@ -240,7 +244,7 @@ def tried(study: "optuna.Study", energy: str) -> list[Tried]:
         outcome = _WORDS.get(one.state.name) or one.user_attrs.get(OUTCOME) or died
         facts = {key: value for key, value in one.user_attrs.items() if key not in (SLOT, WORKER, SEEN, OUTCOME)}
         values, measured = one.params or attempts[0].params, _measured(one, energy)
-        found.append(Tried(number, outcome, values, *measured, facts, one.number in best))
+        found.append(Tried(number, outcome, values, *measured, facts, one.number in cheapest.values()))
     return found
 
 

@@ -177,7 +177,9 @@ class _Refused(OnespikeError):  # noqa: N818 - named for what happened
 def _train(study: "optuna.Study", attempt: "Trial", job: Job, life: Life) -> list[float]:
     """Train, or go on with what an earlier attempt left; returns the objectives' values."""
     number = attempt.user_attrs.get(studies.SLOT, attempt.number)
-    if same := _twin_of(study, attempt):  # training is exact: the result would be the same
+    done = (one for one in study.get_trials(deepcopy=False) if one.state.name == "COMPLETE")
+    # Training is exact: of the same values the result would be the same.
+    if same := next((one for one in done if one.params == attempt.params), None):
         for key, value in same.user_attrs.items():
             if key not in (studies.SLOT, studies.WORKER, studies.SEEN):
                 attempt.set_user_attr(key, value)
@@ -229,12 +231,6 @@ def expect_held_out(recipe: Recipe) -> None:
     """Raise an `OnespikeError` if no images are held out."""
     if not len(open_dataset(recipe.data).validation):
         raise OnespikeError("data.holdout: held-out images choose the best trial, and there are none: set it above 0")
-
-
-def _twin_of(study: "optuna.Study", attempt: "Trial") -> Any:
-    """A trial of the same values that has a result."""
-    done = (one for one in study.get_trials(deepcopy=False) if one.state.name == "COMPLETE")
-    return next((one for one in done if one.params == attempt.params), None)
 
 
 def count_energy(run: Run) -> dict[str, float]:

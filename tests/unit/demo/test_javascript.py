@@ -143,6 +143,27 @@ def test_what_is_transparent_lies_on_white(node: Callable) -> None:
     assert [one for one in done if one[0] == "fill"] == [["fill", 4, "#fff"]]  # the halves keep what is transparent
 
 
+@pytest.mark.parametrize(("cells", "side", "border"), [(8, 8, 0), (8, 32, 0), (None, 28, 4)])
+def test_drawings_have_a_border_where_the_images_have_one(cells: int | None, side: int, border: int, node: Callable):
+    """Those of the digits have none, whether they were enlarged or not."""
+    script = """import { drawn } from "./image.js";
+        const [cells, side] = JSON.parse(process.argv[1]);
+        const white = (count) => new Uint8ClampedArray(4 * count).fill(255);
+        let border = 0;
+        globalThis.OffscreenCanvas = class {
+          getContext() {
+            return {
+              drawImage(...places) { border = places[5]; },
+              getImageData: () => ({ data: white(side * side) }),
+            };
+          }
+        };
+        const context = { getImageData: () => ({ data: white(400) }) };
+        const seen = drawn({ width: 20, height: 20, getContext: () => context }, cells, side);
+        console.log(JSON.stringify([border, seen.length, Math.min(...seen)]));"""
+    assert node(script, [cells, side]) == [border, side * side, 255]
+
+
 @pytest.mark.parametrize(("channels", "hidden"), [(1, False), (2, True), (3, False)])
 def test_photos_are_for_networks_of_images(channels: int, hidden: bool, node: Callable) -> None:
     script = """

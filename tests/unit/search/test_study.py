@@ -152,6 +152,14 @@ def test_no_values_are_tried_twice_as_long_as_there_are_others(study, tmp_path, 
     assert len(tried(study, "")) == 5
 
 
+def test_of_trials_that_are_equally_good_the_cheapest_is_the_best(study):
+    for accuracy, pflop in ((60.0, None), (60.0, 0.3), (60.0, 0.2), (60.0, 0.2), (50.0, 0.1)):
+        trial = study.ask()
+        trial.set_user_attr("pflop", pflop)
+        study.tell(trial, accuracy)
+    assert [one.best for one in tried(study, "")] == [False, False, True, False, False]
+
+
 @pytest.mark.slow
 def test_a_trial_that_kills_its_process_each_time_is_given_up(study, tmp_path, alive):
     for number in range(studies.DEATHS):

@@ -20,6 +20,9 @@ function theme(name) {
 theme(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
 at("theme").onclick = () => theme(document.documentElement.dataset.theme === "dark" ? "light" : "dark");
 
+/** Whether one can draw for the network: it reads grey images. */
+const draws = () => about.contract.in_channels === 1;
+
 /** A number for a person, which holds the exact one for whoever wants it. */
 function value(exact, text) {
   return make("data", { value: exact, textContent: text, title: exact });
@@ -235,7 +238,7 @@ function offer() {
     show(canvas, bytes, side);
     button.append(canvas);
     button.onclick = () => {
-      choose(about.cells ? "draw" : "pick");
+      choose(draws() ? "draw" : "pick");
       const context = at("stage").getContext("2d");
       context.imageSmoothingEnabled = false;
       context.drawImage(canvas, 0, 0, at("stage").width, at("stage").height);
@@ -274,7 +277,7 @@ async function start() {
   blank();
   const photos = [1, 3].includes(about.contract.in_channels); // not the channels of events
   at("pick").hidden = at("camera").hidden = !photos;
-  at("draw").hidden = at("clear").hidden = at("inverted").hidden = !about.cells;
+  at("draw").hidden = at("clear").hidden = at("inverted").hidden = !draws();
   at("draw").onclick = at("clear").onclick = clean;
   at("pick").onclick = () => at("file").click();
   at("file").onchange = () => { if (at("file").files[0]) open(at("file").files[0]); at("file").value = ""; };

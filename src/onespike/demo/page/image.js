@@ -27,7 +27,8 @@ function planes(rgba, count, channels) {
   return out;
 }
 
-/** A drawing, white on black, as the data set has its images: cut out, centred, `cells` a side, then enlarged. */
+/** A drawing, white on black, as the data set has its images: cut out and centred; `cells` a side, then enlarged, or
+    with a border where there are none. */
 export function drawn(canvas, cells, side) {
   const { width, height } = canvas;
   const rgba = canvas.getContext("2d").getImageData(0, 0, width, height).data;
@@ -41,7 +42,7 @@ export function drawn(canvas, cells, side) {
   if (right < 0) return null;
   const size = Math.max(right - left, bottom - top, width / 5) + 1; // a dot stays a dot
   const [x, y] = [(left + right + 1 - size) / 2, (top + bottom + 1 - size) / 2];
-  if (cells === side) { // with a border, as such images have it
+  if (!cells) {
     const margin = size / 5;
     const framed = new OffscreenCanvas(side, side), context = framed.getContext("2d");
     context.imageSmoothingQuality = "high";
