@@ -120,17 +120,12 @@ def _kernels(
     fusion: tuple[str, float],
 ) -> Kernels | None:
     """Return the kernels if they compute this fusion and surrogate and can read these tensors, else None."""
-    if beside is None or not is_sincos(fusion[0]) or is_traced():
-        return None
-    if firing is not None and not computes(firing[1]):
+    if beside is None or not is_sincos(fusion[0]) or (firing and not computes(firing[1])) or is_traced():
         return None
     if v.device.type != "cpu" or not v.numel() or v.stride(0) != v[0].numel():
         return None
-    if any((one.dtype, one.shape, one.stride()) != (v.dtype, v.shape, v.stride()) for one in (currents, beside)):
-        return None
-    if not all(map(is_plain, (v, currents, beside))):
-        return None
-    return kernels_for(v.dtype, "charge_kernels.c")
+    alike = all((one.dtype, one.shape, one.stride()) == (v.dtype, v.shape, v.stride()) for one in (currents, beside))
+    return kernels_for(v.dtype, "charge_kernels.c") if alike and all(map(is_plain, (v, currents, beside))) else None
 
 
 def _arguments(ctx: Any, v: Tensor, beside: Tensor | None, threshold: float) -> tuple[Tensor | int | float, ...]:

@@ -1,6 +1,7 @@
 """Units by name."""
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 
@@ -22,11 +23,8 @@ _CELLS: dict[str, tuple[Cell, bool]] = {
 }
 
 
-def _recurrent(cell: Cell, bidirectional: bool) -> Callable[[int, UnitConfig, Norm], Unit]:
-    def build(channels: int, config: UnitConfig, norm: Norm) -> Unit:
-        return TravellingUnit(Recurrent(cell, channels, bidirectional), channels * (1 + bidirectional), config, norm)
-
-    return build
+def _recurrent(cell: Cell, bidirectional: bool, channels: int, config: UnitConfig, norm: Norm) -> Unit:
+    return TravellingUnit(Recurrent(cell, channels, bidirectional), channels * (1 + bidirectional), config, norm)
 
 
 def _mlp(channels: int, config: UnitConfig, norm: Norm) -> Unit:
@@ -41,6 +39,6 @@ RECURRENT = tuple(_CELLS)
 #: Builders of units, from channels, config and normalisation. To add one, add an entry: `UNITS["mine"] = …`.
 UNITS: dict[str, Callable[[int, UnitConfig, Norm], Unit]] = {
     "conv": ConvUnit,
-    **{name: _recurrent(*one) for name, one in _CELLS.items()},
+    **{name: partial(_recurrent, *one) for name, one in _CELLS.items()},
     "mlp": _mlp,
 }
