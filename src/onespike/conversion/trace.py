@@ -13,7 +13,6 @@ from timm.layers import BatchNormAct2d, Conv2dSame, SyncBatchNormAct
 from timm.models.vgg import ConvMlp
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -174,9 +173,8 @@ def _fold(graph: fx.GraphModule) -> None:
         layer: Any = module_of(graph, before)
         flat = type(layer) is nn.Linear and len(before.meta["shape"]) == 2
         fold: Any = None
-        if type(layer) in FOLDING and isinstance(layer, _ConvNd):
-            if not layer.transposed or layer.groups == 1:  # torch's fusion takes no groups where it transposes
-                fold = partial(fuse_conv_bn_eval, transpose=layer.transposed)
+        if type(layer) in FOLDING and (not layer.transposed or layer.groups == 1):  # torch's fusion takes no others
+            fold = partial(fuse_conv_bn_eval, transpose=layer.transposed)
         elif flat or (type(layer) is ChannelLinear and isinstance(norm, nn.BatchNorm2d)):  # norm's channels: axis 1
             # torch's fusion of linear layers takes no norm without weights, that of convolutions does.
             fold = fuse_linear_bn_eval if norm.weight is not None else None

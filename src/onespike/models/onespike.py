@@ -265,21 +265,20 @@ class Network(nn.Module):
         """Run the blocks over the time steps, each with an embedded image or frame, (B, C, L, L)."""
         if not embedded:
             raise ValueError("time steps: expected one at least, frames (T, B, C, H, W) with T > 0, got none")
-        expected = len(embedded) * len(self.blocks())
-        if state is not None and len(state) != len(self.blocks()):
-            raise ValueError(
-                f"state: expected that of {len(self.blocks())} blocks, got {len(state)}; give what it returned"
-            )
+        blocks = self.blocks()
+        expected = len(embedded) * len(blocks)
+        if state is not None and len(state) != len(blocks):
+            raise ValueError(f"state: expected that of {len(blocks)} blocks, got {len(state)}; give what it returned")
         if draws is not None and len(draws) != expected:
             raise ValueError(f"draws: expected {expected} tensors, one per time step and block, got {len(draws)}")
         recompute = self.recompute and torch.is_grad_enabled()
         if recompute and generator is not None:
             raise ValueError("recompute: a block that runs again draws again, which a generator cannot; pass draws")
-        for block in self.blocks():
+        for block in blocks:
             block.mlp.runs_again = recompute
         # No `next` with a default, no `zip` that is not strict: the compiler of PyTorch 2.6 knows neither.
         remaining = iter([None] * expected if draws is None else draws)
-        given = () if state is None else zip(self.blocks(), state, strict=True)
+        given = () if state is None else zip(blocks, state, strict=True)
         states = {block: BlockState(*one) for block, one in given}
         logits = []
         for x in embedded:
