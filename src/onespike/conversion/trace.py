@@ -69,16 +69,19 @@ def trace(network: nn.Module, images: Tensor, fold: bool) -> fx.GraphModule:
 
 
 @contextmanager
-def taking(count: int) -> Iterator[None]:
-    """Turn what a graph raises on this many images into an `OnespikeError`; a lack of memory passes through."""
+def taking(count: int, blamed: type[Exception] | tuple[()] = ()) -> Iterator[None]:
+    """Turn what a graph raises on this many images into an `OnespikeError`; a lack of memory passes through.
+
+    Where the error is one of `blamed`, their number is to blame, and the message says so.
+    """
     try:
         yield
     except Exception as error:  # for one, if it uses an argument that is None, or knows the number of images
         if isinstance(error, OnespikeError) or lacks_memory(error):
             raise
         state = f"the network's graph by torch.fx does not take {count} images"
-        expected = "expected a forward pass that takes any number of them"
-        raise OnespikeError(f"{state}: {reason(error, first=True)}; {expected}") from error
+        expected = "; expected a forward pass that takes any number of them" if isinstance(error, blamed) else ""
+        raise OnespikeError(f"{state}: {reason(error, first=True)}{expected}") from error
 
 
 def free_path(path: str, taken: set[str]) -> str:
