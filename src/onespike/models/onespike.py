@@ -130,6 +130,8 @@ REAL = {"encoding": "direct", "mlp_activation": "gelu", "readout": "real"}
 DEPTHS = {12: (2, 2, 6, 2), 20: (4, 3, 10, 3), 24: (4, 3, 14, 3), 36: (8, 8, 16, 4)}
 #: Options that make a network deterministic.
 NO_DRAWS: dict[str, Any] = {"encoding": "threshold", "dropout": 0.0}
+#: Neurons of the preset "improved".
+LEARNED = {"surrogate": "triangle", "surrogate_width": 2.0, "learnable_threshold": "channel"}
 
 #: Registered models: the options in which each differs from `OnespikeConfig`'s defaults, which are the paper's.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -143,12 +145,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "released-cifar10": {"encoding": "bernoulli-detached", "fusion": "nested", "region_threshold": None},
     "released-cifar100": {"encoding": "bernoulli-detached", "fusion": "mean", "region_threshold": 0.2},
     "modern": NO_DRAWS,
-    "improved": NO_DRAWS
-    | {
-        "norm": "before",
-        "stem": "conv",
-        "neuron": {"surrogate": "triangle", "surrogate_width": 2.0, "learnable_threshold": "channel"},
-    },
+    "improved": NO_DRAWS | {"norm": "before", "stem": "conv", "neuron": LEARNED},
     "strict": NO_DRAWS | {"norm": "batch", "region_threshold": 0.1, "mlp_activation": "spiking", "readout": "spiking"},
     "ann": {"neuron": {"name": "relu"}, "encoding": "threshold", "fusion": "none", "region_threshold": None},
     "binary": {"fusion": "none"},
