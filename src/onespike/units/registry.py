@@ -13,7 +13,7 @@ from onespike.units.conv import ConvUnit
 from onespike.units.tokens import Cell, Recurrent, TravellingUnit
 
 #: Recurrent layers by the name of their unit, and whether they run both ways.
-_CELLS: dict[str, tuple[Cell, bool]] = {
+CELLS: dict[str, tuple[Cell, bool]] = {
     "lstm": (LSTM, True),
     "lstm-forward": (LSTM, False),
     "gru": (GRU, False),
@@ -34,11 +34,11 @@ def _mlp(channels: int, config: UnitConfig, norm: Norm) -> Unit:
 
 
 #: Units whose cell keeps a real-valued state: they can never be strictly spiking.
-RECURRENT = tuple(_CELLS)
+RECURRENT = tuple(CELLS)
 
 #: Builders of units, from channels, config and normalisation. To add one, add an entry: `UNITS["mine"] = …`.
 UNITS: dict[str, Callable[[int, UnitConfig, Norm], Unit]] = {
     "conv": ConvUnit,
-    **{name: partial(_recurrent, *one) for name, one in _CELLS.items()},
+    **{name: partial(_recurrent, *one) for name, one in CELLS.items()},
     "mlp": _mlp,
 }
