@@ -21,19 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from onespike.conversion import kinds
 from onespike.conversion.channels import channels
 from onespike.conversion.config import ConversionConfig
-from onespike.conversion.kinds import (
-    RESHAPING,
-    SHAPES,
-    WEIGHTS,
-    activation_of,
-    channels_of,
-    kind_of,
-    module_of,
-    name_of,
-    reached_by_images,
-)
+from onespike.conversion.kinds import WEIGHTS, module_of, name_of, reached_by_images
 from onespike.conversion.trace import free_path, trace
 from onespike.errors import OnespikeError
 from onespike.neurons.integrate_fire import QCFS, IntegrateFire
@@ -224,7 +215,7 @@ def spiking(network: nn.Module, config: ConversionConfig, images: Tensor) -> Con
     graph.recompile()
     for layer in graph.modules():
         if isinstance(layer, WEIGHTS) and layer.bias is None:  # for calibration to correct
-            layer.bias = nn.Parameter(layer.weight.new_zeros(channels_of(layer)[1]))
+            layer.bias = nn.Parameter(layer.weight.new_zeros(kinds.channels_of(layer)[1]))
     return ConvertedNetwork(graph, activations, tuple(step.path for step in real), config).eval()
 
 
@@ -253,10 +244,10 @@ def _plan(graph: fx.GraphModule, per_channel: bool) -> Iterator[_Step]:
             continue
         arguments = {**dict(enumerate(node.args)), **node.kwargs}
         varying = tuple(key for key, one in arguments.items() if isinstance(one, fx.Node) and one in inputs)
-        kind: str = kind_of(module, node, varying, bool(spikes & inputs))
+        kind: str = kinds.kind_of(module, node, varying, bool(spikes & inputs))
         if kind == "pooling" and inputs <= alike:
             kind = "pooling of spikes"
-        moves = name in RESHAPING or isinstance(module, nn.Flatten | nn.Identity)
+        moves = name in kinds.RESHAPING or isinstance(module, nn.Flatten | nn.Identity)
         for sort in (spikes, alike):
             if kind in ("activation", "pooling of spikes") or (moves and inputs <= sort):
                 sort.add(node)
@@ -273,7 +264,7 @@ def _plan(graph: fx.GraphModule, per_channel: bool) -> Iterator[_Step]:
         if not inputs <= {arguments[key] for key in varying}:
             raise OnespikeError(f"cannot be converted: {path} ({name}) takes its tensors in a list")
         called = getattr(Tensor, str(node.target)) if node.op == "call_method" else node.target
-        function = activation_of(module, node) or (called if module is None else module)
+        function = kinds.activation_of(module, node) or (called if module is None else module)
         own = channels(graph, node) if per_channel and kind == "activation" else (None, 1)
         yield _Step(node, kind, copy.deepcopy(function), path, own, varying)
 
@@ -301,7 +292,7 @@ def _call(graph: fx.GraphModule, node: fx.Node, path: str, module: nn.Module, op
 
 def _bypass(graph: fx.GraphModule, step: _Step, config: ConversionConfig, taken: set[str]) -> bool:
     """Let the additions after an activation read its real value; returns whether it has any, beside other readers."""
-    users = [user for user in step.node.users if name_of(user) not in SHAPES]
+    users = [user for user in step.node.users if name_of(user) not in kinds.SHAPES]
     additions = [user for user in users if name_of(user) in ("add", "add_")]
     if step.kind != "activation" or not 0 < len(additions) < len(users):
         return False

@@ -13,7 +13,6 @@ from timm.layers import BatchNormAct2d, Conv2dSame, SyncBatchNormAct
 from timm.models.vgg import ConvMlp
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -70,16 +69,19 @@ def trace(network: nn.Module, images: Tensor, fold: bool) -> fx.GraphModule:
 
 
 @contextmanager
-def taking(count: int) -> Iterator[None]:
-    """Turn what a graph raises on this many images into an `OnespikeError`; a lack of memory passes through."""
+def taking(count: int, blamed: type[Exception] | tuple[()] = ()) -> Iterator[None]:
+    """Turn what a graph raises on this many images into an `OnespikeError`; a lack of memory passes through.
+
+    Where the error is one of `blamed`, their number is to blame, and the message says so.
+    """
     try:
         yield
     except Exception as error:  # for one, if it uses an argument that is None, or knows the number of images
         if isinstance(error, OnespikeError) or lacks_memory(error):
             raise
         state = f"the network's graph by torch.fx does not take {count} images"
-        expected = "expected a forward pass that takes any number of them"
-        raise OnespikeError(f"{state}: {reason(error, first=True)}; {expected}") from error
+        expected = "; expected a forward pass that takes any number of them" if isinstance(error, blamed) else ""
+        raise OnespikeError(f"{state}: {reason(error, first=True)}{expected}") from error
 
 
 def free_path(path: str, taken: set[str]) -> str:
@@ -174,9 +176,8 @@ def _fold(graph: fx.GraphModule) -> None:
         layer: Any = module_of(graph, before)
         flat = type(layer) is nn.Linear and len(before.meta["shape"]) == 2
         fold: Any = None
-        if type(layer) in FOLDING and isinstance(layer, _ConvNd):
-            if not layer.transposed or layer.groups == 1:  # torch's fusion takes no groups where it transposes
-                fold = partial(fuse_conv_bn_eval, transpose=layer.transposed)
+        if type(layer) in FOLDING and (not layer.transposed or layer.groups == 1):  # torch's fusion takes no others
+            fold = partial(fuse_conv_bn_eval, transpose=layer.transposed)
         elif flat or (type(layer) is ChannelLinear and isinstance(norm, nn.BatchNorm2d)):  # norm's channels: axis 1
             # torch's fusion of linear layers takes no norm without weights, that of convolutions does.
             fold = fuse_linear_bn_eval if norm.weight is not None else None

@@ -22,20 +22,12 @@ from onespike.functional.spike import Surrogate, as_number, as_surrogate, expect
 class _ChargeAndFire(torch.autograd.Function):
     """Charge all windows in one autograd function, which saves only V and X and recomputes the fusion's derivative.
 
-    If the neurons fire, each window fires as soon as it is charged, while its potentials are in the cache.
+    If the neurons fire, each window fires as soon as it is charged, while its potentials are in the cache. `firing` is
+    None or a threshold and a `Surrogate`; `fusion` its name and theta.
     """
 
     @staticmethod
-    def forward(  # type: ignore[no-untyped-def]
-        ctx,
-        currents: Tensor,
-        decay: float,
-        firing: tuple[float, Surrogate] | None,
-        beside: Tensor | None,
-        behind: int,
-        fusion: tuple[str, float],
-        differentiable: bool,
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(ctx, currents, decay, firing, beside, behind, fusion, differentiable):  # type: ignore[no-untyped-def]
         if not 0 <= decay <= 1:
             raise ValueError(f"decay: expected 0 <= decay <= 1, got {decay}")
         expect_fusion(*fusion)
@@ -47,7 +39,7 @@ class _ChargeAndFire(torch.autograd.Function):
         ctx.save_for_backward(v, beside)
         ctx.set_materialize_grads(False)
         ctx.decay, ctx.firing, ctx.behind, ctx.fusion = decay, firing, behind, fusion
-        ctx.kernels = _kernels(v, currents, beside, firing, fusion) if differentiable else None
+        ctx.kernels = _kernels(v, currents, beside, firing, fusion[0]) if differentiable else None
         if ctx.kernels is not None:
             threshold = torch.tensor(firing[0] if firing else 0, dtype=v.dtype, device=v.device).item()  # as `gt` does
             ctx.kernels("charge", *_arguments(ctx, v, beside, threshold), currents, v, spikes)
@@ -58,7 +50,7 @@ class _ChargeAndFire(torch.autograd.Function):
                 v[window].copy_(current)
             else:
                 torch.add(current, arriving, alpha=decay, out=v[window])
-            if firing is not None and spikes is not None:
+            if spikes is not None:
                 torch.gt(v[window], firing[0], out=spikes[window])
         return v, spikes
 
@@ -113,24 +105,15 @@ def expect_windows(currents: Tensor, beside: Tensor | None, behind: int) -> None
 
 
 def _kernels(
-    v: Tensor,
-    currents: Tensor,
-    beside: Tensor | None,
-    firing: tuple[float, Surrogate] | None,
-    fusion: tuple[str, float],
+    v: Tensor, currents: Tensor, beside: Tensor | None, firing: tuple[float, Surrogate] | None, fusion: str
 ) -> Kernels | None:
     """Return the kernels if they compute this fusion and surrogate and can read these tensors, else None."""
-    if beside is None or not is_sincos(fusion[0]) or is_traced():
-        return None
-    if firing is not None and not computes(firing[1]):
+    if beside is None or not is_sincos(fusion) or (firing and not computes(firing[1])) or is_traced():
         return None
     if v.device.type != "cpu" or not v.numel() or v.stride(0) != v[0].numel():
         return None
-    if any((one.dtype, one.shape, one.stride()) != (v.dtype, v.shape, v.stride()) for one in (currents, beside)):
-        return None
-    if not all(map(is_plain, (v, currents, beside))):
-        return None
-    return kernels_for(v.dtype, "charge_kernels.c")
+    alike = all((one.dtype, one.shape, one.stride()) == (v.dtype, v.shape, v.stride()) for one in (currents, beside))
+    return kernels_for(v.dtype, "charge_kernels.c") if alike and all(map(is_plain, (v, currents, beside))) else None
 
 
 def _arguments(ctx: Any, v: Tensor, beside: Tensor | None, threshold: float) -> tuple[Tensor | int | float, ...]:

@@ -41,8 +41,7 @@ def _sincos(x: Tensor, y: Tensor, angle: float) -> Tensor:
     if (x.shape, x.dtype) != (y.shape, y.dtype):  # the function writes into what has the shape and dtype of X
         dtype = torch.promote_types(x.dtype, y.dtype)
         x, y = torch.broadcast_tensors(x.to(dtype), y.to(dtype))
-    fused: Tensor = _SinCos.apply(x, y, angle)
-    return fused
+    return _SinCos.apply(x, y, angle)
 
 
 #: Fusions as functions of X, Y and the angle a = theta pi/2. To add one, add an entry: `FUSIONS["mine"] = …`.

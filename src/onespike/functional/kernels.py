@@ -94,12 +94,11 @@ def kernels_for(dtype: torch.dtype, source: str = "kernels.c") -> Kernels | None
     content = b"".join(one.read_bytes() for one in (code, *sorted(code.parent.glob("*.h"))))
     key = hashlib.sha256(content + repr((FLAGS, command, _processor())).encode()).hexdigest()[:16]
     name = f"{key}{TYPES[dtype]}"
-    try:
-        folder = Path(os.environ.get("ONESPIKE_CACHE") or "~/.cache/onespike").expanduser() / "kernels"
+    folder, own = Path(os.environ.get("ONESPIKE_CACHE") or "~/.cache/onespike"), False
+    with suppress(OSError, RuntimeError):  # no home folder, or not writable
+        folder = folder.expanduser() / "kernels"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # no home folder, or not writable
-        folder = Path(os.devnull)
-    own = folder.is_dir() and _is_own(folder)
+        own = _is_own(folder)
     for kept in folder.glob(f"{name}-*.so") if own else ():
         with suppress(OSError):
             if kept.is_file() and _is_own(kept) and kept.name == _named(name, kept):  # else damaged: compile again
@@ -139,10 +138,7 @@ def _named(name: str, file: Path) -> str:
 
 def _is_own(path: Path) -> bool:
     """Whether nobody else can have written the file: nothing is run from a cache that others can write to."""
-    try:
-        found = path.stat()
-    except OSError:
-        return False
+    found = path.stat()
     return found.st_uid == os.getuid() and not found.st_mode & 0o022
 
 

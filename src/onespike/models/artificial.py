@@ -27,7 +27,8 @@ ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
 #: The supplement's ResMLP and its vision transformer: a number is a layer of that width that mixes pixels, F one that
 #: mixes channels, PM patch merging. The supplement leaves out the PM before 384, but the width needs it. We read MLP-96
 #: in the transformer's third stage as a slip for MLP-192.
-LAYERS = ("48", "F-48", "48", "PM", "96", "F-96", "96", "PM", *("192", "F-192") * 3, "PM", "384", "F-384", "384")
+LAYERS: tuple[str, ...] = ("48", "F-48", "48", "PM-96", "96", "F-96", "96", "PM-192", *("192", "F-192") * 3)
+LAYERS += ("PM-384", "384", "F-384", "384")
 
 
 @dataclass(frozen=True)
@@ -119,16 +120,16 @@ class Stages(nn.Module):
         super().__init__()
         num_classes, in_channels, image_size = sizes
         expect_multiple(name, image_size, 16)  # the stem halves it, and so does each patch merging
-        widths = [int(layer.split("-")[-1]) if layer != "PM" else 0 for layer in LAYERS]
-        channels, side = widths[0], image_size // 2
+        channels, side = int(LAYERS[0]), image_size // 2
         self.stem = PatchEmbedding(in_channels, channels, 2)
         self.layers = nn.Sequential()
-        for position, (layer, width) in enumerate(zip(LAYERS, widths, strict=True)):
-            if layer == "PM":
-                self.layers.append(PatchMerging(channels, widths[position + 1]))
-                channels, side = widths[position + 1], side // 2
+        for kind, _, width in (layer.rpartition("-") for layer in LAYERS):
+            before, channels = channels, int(width)
+            if kind == "PM":
+                self.layers.append(PatchMerging(before, channels))
+                side //= 2
             else:
-                self.layers.append(feed_forward(width) if "-" in layer else mixing(width, side))
+                self.layers.append(feed_forward(channels) if kind == "F" else mixing(channels, side))
         self.head = nn.Linear(channels, num_classes)
         initialise(self)
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from onespike.functional import constant_mask, encode, partition, recompose, region_threshold, window_count, window_side
 from onespike.functional.window import window_kind_at
+from onespike.models.recompute import recomputed
 from onespike.neurons import NeuronConfig, make_neuron
 from onespike.units.base import Memory
 from onespike.units.channel import ChannelLinear, Norm
@@ -144,20 +145,6 @@ class ChannelMlp(nn.Sequential):
         after = between(before)
         if self.runs_again or not isinstance(between, nn.GELU) or torch.compiler.is_compiling():
             return norm2(linear2(after))
-        # The gradient of the second linear layer needs `after`, which is wide: it is recomputed from `before`, which is
-        # kept anyway.
-        with _recomputed(after, before, between):
+        # The second linear layer's gradient needs `after`, which is wide; `before` is kept anyway.
+        with recomputed(after, lambda: between(before.detach())):
             return norm2(linear2(after))
-
-
-def _recomputed(output: Tensor, source: Tensor, function: nn.GELU) -> torch.autograd.graph.saved_tensors_hooks:
-    """Make autograd recompute `output` = function(source), or a view of it, from `source` instead of saving it."""
-    place = output.data_ptr()
-
-    def pack(saved: Tensor) -> Tensor | tuple[torch.Size, tuple[int, ...]]:
-        return (saved.shape, saved.stride()) if saved.data_ptr() == place else saved
-
-    def unpack(kept: Tensor | tuple[torch.Size, tuple[int, ...]]) -> Tensor:
-        return kept if isinstance(kept, Tensor) else function(source.detach()).as_strided(*kept)
-
-    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)

@@ -130,6 +130,8 @@ REAL = {"encoding": "direct", "mlp_activation": "gelu", "readout": "real"}
 DEPTHS = {12: (2, 2, 6, 2), 20: (4, 3, 10, 3), 24: (4, 3, 14, 3), 36: (8, 8, 16, 4)}
 #: Options that make a network deterministic.
 NO_DRAWS: dict[str, Any] = {"encoding": "threshold", "dropout": 0.0}
+#: Neurons of the preset "improved".
+LEARNED = {"surrogate": "triangle", "surrogate_width": 2.0, "learnable_threshold": "channel"}
 
 #: Registered models: the options in which each differs from `OnespikeConfig`'s defaults, which are the paper's.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -143,12 +145,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "released-cifar10": {"encoding": "bernoulli-detached", "fusion": "nested", "region_threshold": None},
     "released-cifar100": {"encoding": "bernoulli-detached", "fusion": "mean", "region_threshold": 0.2},
     "modern": NO_DRAWS,
-    "improved": NO_DRAWS
-    | {
-        "norm": "before",
-        "stem": "conv",
-        "neuron": {"surrogate": "triangle", "surrogate_width": 2.0, "learnable_threshold": "channel"},
-    },
+    "improved": NO_DRAWS | {"norm": "before", "stem": "conv", "neuron": LEARNED},
     "strict": NO_DRAWS | {"norm": "batch", "region_threshold": 0.1, "mlp_activation": "spiking", "readout": "spiking"},
     "ann": {"neuron": {"name": "relu"}, "encoding": "threshold", "fusion": "none", "region_threshold": None},
     "binary": {"fusion": "none"},
@@ -265,21 +262,20 @@ class Network(nn.Module):
         """Run the blocks over the time steps, each with an embedded image or frame, (B, C, L, L)."""
         if not embedded:
             raise ValueError("time steps: expected one at least, frames (T, B, C, H, W) with T > 0, got none")
-        expected = len(embedded) * len(self.blocks())
-        if state is not None and len(state) != len(self.blocks()):
-            raise ValueError(
-                f"state: expected that of {len(self.blocks())} blocks, got {len(state)}; give what it returned"
-            )
+        blocks = self.blocks()
+        expected = len(embedded) * len(blocks)
+        if state is not None and len(state) != len(blocks):
+            raise ValueError(f"state: expected that of {len(blocks)} blocks, got {len(state)}; give what it returned")
         if draws is not None and len(draws) != expected:
             raise ValueError(f"draws: expected {expected} tensors, one per time step and block, got {len(draws)}")
         recompute = self.recompute and torch.is_grad_enabled()
         if recompute and generator is not None:
             raise ValueError("recompute: a block that runs again draws again, which a generator cannot; pass draws")
-        for block in self.blocks():
+        for block in blocks:
             block.mlp.runs_again = recompute
         # No `next` with a default, no `zip` that is not strict: the compiler of PyTorch 2.6 knows neither.
         remaining = iter([None] * expected if draws is None else draws)
-        given = () if state is None else zip(self.blocks(), state, strict=True)
+        given = () if state is None else zip(blocks, state, strict=True)
         states = {block: BlockState(*one) for block, one in given}
         logits = []
         for x in embedded:

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from onespike.models.recompute import run_again_later
-from onespike.neurons import Carry
-from onespike.neurons.over_time import stacked
+from onespike.neurons.over_time import Carry, stacked
 from onespike.units.base import as_one_batch
 from onespike.units.layers import Layers
 

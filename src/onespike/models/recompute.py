@@ -1,4 +1,4 @@
-"""Activation checkpointing: a module saves only its inputs for the backward pass, and runs again there."""
+"""Less memory in training: what the backward pass needs is computed again there, not saved."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from onespike.units.layers import is_watched
@@ -19,6 +19,19 @@ def run_again_later(module: nn.Module, function: Callable[..., Any] | None = Non
         return nullcontext(), _AsBefore(module)
 
     return partial(checkpoint, function or module, use_reentrant=False, context_fn=contexts)
+
+
+def recomputed(output: Tensor, again: Callable[[], Tensor]) -> torch.autograd.graph.saved_tensors_hooks:
+    """Inside this context autograd does not save `output`, or a view of it: the backward pass calls `again` for it."""
+    place = output.data_ptr()  # hooks that held the tensor itself would keep it alive
+
+    def pack(saved: Tensor) -> Tensor | tuple[torch.Size, tuple[int, ...]]:
+        return (saved.shape, saved.stride()) if saved.data_ptr() == place else saved
+
+    def unpack(kept: Tensor | tuple[torch.Size, tuple[int, ...]]) -> Tensor:
+        return kept if isinstance(kept, Tensor) else again().as_strided(*kept)
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
 
 
 class _AsBefore(AbstractContextManager):

@@ -11,11 +11,7 @@ from onespike.models.over_time import OverTimeNetwork
 from onespike.models.registry import register_model
 from onespike.models.spiking import OverTimeConfig
 from onespike.neurons import Carry, OverTime, make_neuron
-from onespike.units.cells import GRU, LSTM, RNN
-from onespike.units.tokens import Cell
-
-#: The recurrent units by name.
-CELLS: dict[str, Cell] = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
+from onespike.units.registry import CELLS
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,8 @@ class RecurrentOverTime(nn.Module):
 
     def __init__(self, kind: str, channels: int) -> None:
         super().__init__()
-        self.cell = CELLS[kind](channels, channels, batch_first=True)
+        cell, _ = CELLS[kind]
+        self.cell = cell(channels, channels, batch_first=True)
 
     def forward(self, x: Tensor, carry: Carry) -> Tensor:
         """Run the layer; in evaluation step by step, as for a stream of frames."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from onespike.errors import OnespikeError
+from onespike.models.recompute import recomputed
 from onespike.models.strict import StrictConfig
 from onespike.units.layers import BatchNorm, Conv3x3, Layers, MaxPool, through
 
@@ -67,20 +68,14 @@ class Stem(Layers):
             return super().forward(images)
         cast = torch.autocast(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
         white, weight, version = first(images), first.weight, images._version
-        place = white.data_ptr(), white.shape  # hooks that held the tensor itself would keep it alive
 
-        def unless_white(kept: Tensor) -> Tensor | None:
-            return None if (kept.data_ptr(), kept.shape) == place else kept
-
-        def again(kept: Tensor | None) -> Tensor:
-            if kept is not None:
-                return kept
+        def again() -> Tensor:
             if images._version != version:
                 raise RuntimeError("images were changed in place before the backward pass, which reads them again")
             with torch.no_grad(), cast:
                 return first._conv_forward(images, weight, None)
 
-        with torch.autograd.graph.saved_tensors_hooks(unless_white, again):
+        with recomputed(white, again):
             return through(others, white)
 
 

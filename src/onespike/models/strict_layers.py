@@ -15,17 +15,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from onespike.functional import (
-    fire_over_time,
-    has_kernels,
-    has_kernels_over_time,
-    norm_fire,
-    partition,
-    recompose,
-    region_threshold,
-)
+from onespike.functional import fire_over_time, has_kernels, has_kernels_over_time, norm_fire
 from onespike.functional.norm_fire import computes
-from onespike.functional.window import window_kind_at
+from onespike.functional.window import partition, recompose, region_threshold, window_kind_at
 from onespike.models.over_time import each_step
 from onespike.models.strict import StrictConfig
 from onespike.neurons import LIF, Carry, Neuron, make_neuron

@@ -169,8 +169,7 @@ def logits_of(model: nn.Module, images: Tensor, classes: int | None = None) -> T
     answer = ask(model, images)
     floats = isinstance(answer, Tensor) and answer.is_floating_point() and answer.ndim in (2, 3)
     if floats and answer.shape[-2] == batch_of(images) and answer.numel() and classes in (None, answer.shape[-1]):
-        logits: Tensor = answer
-        return logits
+        return answer
     found = f"{tuple(answer.shape)}, {answer.dtype}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
     expected = f"expected logits, floats (B, {classes or 'K'}), or (T, B, {classes or 'K'}) over time"
     raise OnespikeError(f"the network answers {batch_of(images)} images with {found}: {expected}")

@@ -1,6 +1,7 @@
 """Units by name."""
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 
@@ -12,7 +13,7 @@ from onespike.units.conv import ConvUnit
 from onespike.units.tokens import Cell, Recurrent, TravellingUnit
 
 #: Recurrent layers by the name of their unit, and whether they run both ways.
-_CELLS: dict[str, tuple[Cell, bool]] = {
+CELLS: dict[str, tuple[Cell, bool]] = {
     "lstm": (LSTM, True),
     "lstm-forward": (LSTM, False),
     "gru": (GRU, False),
@@ -22,11 +23,8 @@ _CELLS: dict[str, tuple[Cell, bool]] = {
 }
 
 
-def _recurrent(cell: Cell, bidirectional: bool) -> Callable[[int, UnitConfig, Norm], Unit]:
-    def build(channels: int, config: UnitConfig, norm: Norm) -> Unit:
-        return TravellingUnit(Recurrent(cell, channels, bidirectional), channels * (1 + bidirectional), config, norm)
-
-    return build
+def _recurrent(cell: Cell, bidirectional: bool, channels: int, config: UnitConfig, norm: Norm) -> Unit:
+    return TravellingUnit(Recurrent(cell, channels, bidirectional), channels * (1 + bidirectional), config, norm)
 
 
 def _mlp(channels: int, config: UnitConfig, norm: Norm) -> Unit:
@@ -36,11 +34,11 @@ def _mlp(channels: int, config: UnitConfig, norm: Norm) -> Unit:
 
 
 #: Units whose cell keeps a real-valued state: they can never be strictly spiking.
-RECURRENT = tuple(_CELLS)
+RECURRENT = tuple(CELLS)
 
 #: Builders of units, from channels, config and normalisation. To add one, add an entry: `UNITS["mine"] = …`.
 UNITS: dict[str, Callable[[int, UnitConfig, Norm], Unit]] = {
     "conv": ConvUnit,
-    **{name: _recurrent(*one) for name, one in _CELLS.items()},
+    **{name: partial(_recurrent, *one) for name, one in CELLS.items()},
     "mlp": _mlp,
 }

@@ -137,8 +137,15 @@ def test_what_a_networks_own_code_raises_is_said_in_one_line():
         def forward(self, x, mask=None):
             return x.relu() if mask is None else x.relu() * mask
 
-    with pytest.raises(OnespikeError, match=r"graph by torch\.fx does not take 2 images: "):
+    with pytest.raises(OnespikeError, match=r"graph by torch\.fx does not take 2 images: ") as error:
         onespike.convert(Masked(), torch.randn(2, 3))
+    assert "any number" not in str(error.value)
+
+
+def test_the_number_of_images_is_not_blamed_for_their_values():
+    network = nn.Sequential(nn.Embedding(9, 6), nn.Flatten(), nn.Linear(24, 8), nn.ReLU(), nn.Linear(8, 3))
+    with pytest.raises(OnespikeError, match=r"does not take 8 images: index out of range in self$"):
+        onespike.convert(network, torch.arange(32).view(8, 4), allow_real=True)
 
 
 def test_what_cannot_be_converted_is_named_by_its_path():
@@ -182,8 +189,9 @@ def test_what_reads_no_real_numbers_is_left_at_one_time_step_alone():
         (lambda net, x: net.layers(x.view(2, 6)), 12, 1, 4),
         (lambda net, x: net.layers(x + net.shift[: x.shape[0]]), 12, 1, 12),
         (lambda net, x: net.layers(x + net.shift[: x.shape[0]]), 6, 2, 12),
+        (lambda net, x: net.layers(x + net.shift[:3][torch.arange(x.shape[0])]), 12, 1, 4),
     ],
-    ids=["twice as many", "all", "several steps of all"],
+    ids=["twice as many", "all", "several steps of all", "by an index"],
 )
 def test_a_graph_that_takes_only_some_numbers_of_images_is_refused(forward, images, steps, most):
     layers = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))

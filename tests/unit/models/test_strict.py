@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from onespike import OnespikeError, create_model
 from onespike.audit.result import read_spikes
@@ -89,6 +90,18 @@ def test_whitening_by_a_few_images_at_a_time_is_the_same(monkeypatch):
     # A component is known but for its sign.
     first, second = (layer.weight[:12].flatten(1) for layer in (whole, parts))
     torch.testing.assert_close((first @ second.T).abs(), (first @ first.T).abs(), rtol=1e-4, atol=1e-4)
+
+
+def test_the_stem_computes_its_whitened_patches_again_from_images_that_stay():
+    network, seen, kept = create_model("spiking-vgg-xs"), images(2), []
+    network.stem[0].register_forward_hook(lambda *given: kept.append(StorageWeakRef(given[2].untyped_storage())))
+    loss = network(seen).sum()
+    assert kept[0].expired()
+    loss.backward()
+    loss = network(seen).sum()
+    seen.add_(1)
+    with pytest.raises(RuntimeError, match="images were changed in place before the backward pass"):
+        loss.backward()
 
 
 def test_heads_read_whether_a_neuron_fired_anywhere_or_the_mean_of_all_places():
