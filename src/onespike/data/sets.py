@@ -29,12 +29,9 @@ def split(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
     options = {"train_size": count, "random_state": 0}  # not a run's seed, so that runs stay comparable
     _, strata, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    if min(count, len(labels) - count) >= len(counts):  # else nothing is stratified
-        strata[counts[strata] == 1] = counts.argmax()
-    try:
-        chosen, others = train_test_split(np.arange(len(labels)), stratify=strata, **options)
-    except ValueError:  # fewer images than classes on one of the two sides
-        chosen, others = train_test_split(np.arange(len(labels)), **options)
+    strata[counts[strata] == 1] = counts.argmax()
+    fits = min(count, len(labels) - count) >= len(counts)  # else a side has fewer images than there are classes
+    chosen, others = train_test_split(np.arange(len(labels)), stratify=strata if fits else None, **options)
     return np.sort(chosen), np.sort(others)
 
 

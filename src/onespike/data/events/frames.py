@@ -48,12 +48,10 @@ class Framing:
             expected = f"expected at most {side}, for a sensor of {sensor}"
             raise OnespikeError(f"data.image_size: {expected}, got {size}; lower --data.image_size")
         if size is None and sensor.width != sensor.height:
-            state = f"data.image_size: a sensor of {sensor} is no square"
-            raise OnespikeError(f"{state}; pass the side to cut and shrink to")
-        if config.denoise and sensor.width * sensor.height == 1:
-            raise OnespikeError(f"data.denoise: a sensor of {sensor} has no neighbours to look at; leave it at 0")
-        if config.spatial_jitter and sensor.width * sensor.height == 1:
-            raise OnespikeError(f"data.spatial_jitter: a sensor of {sensor} has no place to move to; leave it at 0")
+            raise OnespikeError(f"data.image_size: a sensor of {sensor} is no square; pass a side to cut and shrink to")
+        for key, lacks in (("denoise", "neighbours to look at"), ("spatial_jitter", "place to move to")):
+            if getattr(config, key) and sensor.width * sensor.height == 1:
+                raise OnespikeError(f"data.{key}: a sensor of {sensor} has no {lacks}; leave it at 0")
         return cls(sensor, **chosen)
 
     @property

@@ -20,12 +20,9 @@ from onespike.data.sources.folders import Listing, below, in_class_folders, part
 from onespike.errors import OnespikeError, shown, warn
 
 DVS128, NMNIST, COCHLEA = Sensor(128, 128), Sensor(34, 34), Sensor(1, 1, 700)
-_GESTURES = (
-    "hand clapping",
-    "right hand wave",
-    "left hand wave",
-    "right arm clockwise",
-    "right arm counter-clockwise",
+_GESTURES: tuple[str, ...]
+_GESTURES = ("hand clapping", "right hand wave", "left hand wave", "right arm clockwise", "right arm counter-clockwise")
+_GESTURES += (
     "left arm clockwise",
     "left arm counter-clockwise",
     "arm roll",
@@ -215,7 +212,6 @@ def _last_number(name: str) -> tuple[int, str]:
 
 
 def _reader(files: Files, readers: Mapping[str, Reader], sensor: Sensor) -> Callable[[str], np.ndarray]:
-    """Read a file by the reader for its ending."""
     return lambda name: readers[Path(name).suffix.lower()](files, name, sensor)
 
 
