@@ -115,7 +115,7 @@ class RecordingSet(ImageSet):
 
     events: Any  # (E,) of `onespike.data.events.stream.EVENT`, of all recordings one behind the other
     bounds: np.ndarray  # (M + 1,) int64: recording k is events[bounds[k]:bounds[k + 1]]
-    augment: Any = None  # makes normalised frames of events, by draws from a seed: see `EventAugment`
+    augment: Any = None  # makes normalised frames of events, by draws from a seed: see `changed_frames`
 
     def drawn(self, position: int, seed: int) -> tuple[Tensor, int]:
         """Frames of changed events, float32 (C, H, W) or (T, C, H, W), by draws from a seed, and label."""
