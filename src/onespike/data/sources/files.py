@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from onespike.durable import MOST, file_digest, open_regular, read_whole
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, reason
 
 #: Depth to which folders may be links to elsewhere; most bytes that a byte of a .tar.gz may expand to.
 _LINKED, _RATIO = 2, 100
@@ -278,8 +278,7 @@ def _errors_named(where: str) -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise OnespikeError(f"{where}: truncated or damaged archive ({reason}); download it again") from error
+        raise OnespikeError(f"{where}: truncated or damaged archive ({reason(error)}); download it again") from error
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise OnespikeError(f"{where}: cannot be read ({reason}); expected a file; restore it") from error
+        state = f"cannot be read ({error.strerror or error})"
+        raise OnespikeError(f"{where}: {state}; expected a file; restore it") from error
