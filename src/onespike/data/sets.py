@@ -191,8 +191,7 @@ class Dataset:
     @property
     def image(self) -> tuple[int, ...]:
         """The shape of one image, (C, H, W), or of the frames of a recording, (T, C, H, W)."""
-        shape = (self.in_channels, self.image_size, self.image_size)
-        return (self.frames, *shape) if self.frames > 1 else shape
+        return (self.frames, *self.train.shape) if self.frames > 1 else self.train.shape
 
     def test_set(self, of_events: bool = False) -> str:
         """SHA-256 that tells this test set from others: of the class names, of all labels, and of some of the images.
