@@ -23,10 +23,10 @@ def held(folder: Path) -> Iterator[None]:
     The lock is the system's: it ends with this process, however that ends; child processes do not hold it.
     """
     path, folder, held_as = folder / LOCK, folder.absolute(), os.path.realpath(folder)
+    if held_as in _HELD:  # the system would grant this process its own lock again, and drop it once the file is closed
+        raise OnespikeError(f"{folder} is being written by process {os.getpid()}, this one: wait for it, or stop it")
     made = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
-        if held_as in _HELD:  # the system would grant this process its own lock again, and then drop it
-            raise BlockingIOError
         folder.mkdir(parents=True, exist_ok=True)
         file = _lock(path)
         file.truncate()
@@ -34,11 +34,8 @@ def held(folder: Path) -> Iterator[None]:
         file.flush()
     except BlockingIOError:
         owner = "another process"
-        if held_as in _HELD:  # who closes the file gives the lock away
-            owner = f"process {os.getpid()}, this one"
-        else:
-            with suppress(OSError):  # it may have ended just now, and its file with it
-                owner = printable(path.read_text(errors="replace"), 200) or owner
+        with suppress(OSError):  # it may have ended just now, and its file with it
+            owner = printable(path.read_text(errors="replace"), 200) or owner
         raise OnespikeError(f"{folder} is being written by {owner}: wait for it, or stop it") from None
     except OSError as error:
         raise OnespikeError(f"cannot write the folder {folder}: {error.strerror or error}") from error

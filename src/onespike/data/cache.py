@@ -97,7 +97,6 @@ def decode_here(content: Content, name: str, image_size: int | None = None) -> D
 
 
 def _build(source: Source, entry: Path, image_size: int | None) -> None:
-    """Decode into a temporary folder, then rename it."""
     with folder_beside(entry) as new:
         _write(source, new, image_size, entry.name)
         flush_folder(new)

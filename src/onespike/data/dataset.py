@@ -5,13 +5,14 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from onespike.classpath import REFUSALS, resolve
 from onespike.data.cache import decode_here, open_cache
 from onespike.data.config import OF_EVENTS, OF_FRAMES, PASSED, DataConfig
-from onespike.data.events.frames import EventAugment
+from onespike.data.events.frames import changed_frames
 from onespike.data.items import content_of, parts_of
 from onespike.data.sets import Dataset as Dataset
 from onespike.data.sets import RecordingSet
@@ -38,7 +39,7 @@ def open_dataset(config: DataConfig) -> Dataset:
     with open_source(config, root) as source:
         decoded = open_cache(source, cache, None if source.framing else config.image_size)
     if isinstance(decoded.train, RecordingSet):
-        augment = EventAugment(source.framing, config, decoded.mean, decoded.std)
+        augment = partial(changed_frames, source.framing, config, decoded.mean, decoded.std)
         decoded = replace(decoded, train=replace(decoded.train, augment=augment))
     known = replace(decoded, name=source.name, opened=config if source.framing else None)
     return known.divided(config.holdout, config.limit)

@@ -74,7 +74,6 @@ class TrainLoader:
             generator = torch.Generator().manual_seed(derive_seed(seed, 0, 0, 1))
             self.mirrored = torch.rand(len(data.train), generator=generator) < 0.5
         self.singly: Maker | None = None
-        self.frames = data.frames
         policies = [key for key in ("auto_augment", "random_erasing", "augmix_splits") if getattr(config, key)]
         if policies and data.in_channels not in (1, 3):
             found = f"{data.name} has images of {data.in_channels} channels"
@@ -102,22 +101,18 @@ class TrainLoader:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
         order = torch.randperm(len(self.images), generator=generator)
         batches = list(order.split(self.batch_size))[start : len(self)]
-        made: Iterator[Batch] = iter(())
-        if self.singly:
-            make = partial(_together, self.singly, self.seed, epoch)
-            made = self._by_workers(make, [indices[self.own].numpy() for indices in batches])
-        for step, indices in enumerate(batches, start):
+        own = [indices[self.own].numpy() for indices in batches]
+        made = self._by_workers(own, self.singly, epoch) if self.singly else map(self.images.gather, own)
+        for step, (indices, (images, labels)) in enumerate(zip(batches, made, strict=True), start):
             # Draws are made for the whole batch, then shared out: they do not depend on the number of processes.
             generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch, step))
             draws = self.augment.draw(len(indices), generator)
             if self.mirrored is not None:
                 draws[:, 2] = self.mirrored[indices] ^ bool(epoch % 2)
-            if self.singly:
-                images, labels = next(made)
-                images = images if self.mirrored is None else mirror(images, self._shared(draws[:, 2] == 1))
-            else:
-                images, labels = self.images.gather(indices[self.own].numpy())
+            if not self.singly:
                 images, labels = self.augment(images, draws[self.own]), labels.to(self.share.device)
+            elif self.mirrored is not None:
+                images = mirror(images, self._shared(draws[:, 2] == 1))
             if self.cutout:
                 centres = torch.randint(self.side, (len(indices), 2), generator=generator)
                 images = cut_out(images, self._shared(centres), self.cutout)
@@ -128,10 +123,10 @@ class TrainLoader:
         own = draws[self.own].to(self.share.device)
         return torch.cat([own] * self.splits)
 
-    def _by_workers(self, make: Callable[[np.ndarray], Any], positions: list[np.ndarray]) -> Iterator[Batch]:
+    def _by_workers(self, positions: list[np.ndarray], singly: Maker, epoch: int) -> Iterator[Batch]:
+        make = partial(_together, singly, self.seed, epoch)
         options: dict[str, Any] = {"num_workers": self.workers, "worker_init_fn": _leave_signals}
-        if self.workers:
-            options["multiprocessing_context"] = START
+        options["multiprocessing_context"] = START if self.workers else None
         before = set(multiprocessing.active_children())
         batches = _begun(DataLoader(positions, None, collate_fn=make, **options))  # type: ignore[arg-type]
         workers = set(multiprocessing.active_children()) - before
@@ -142,15 +137,15 @@ class TrainLoader:
                 images, labels = map(torch.from_numpy, batch)
                 floats = images.to(self.share.dtype).to(self.share.device)  # some devices know no float64
                 floats = floats.contiguous(memory_format=torch.channels_last)
-                floats = floats.unflatten(0, (self.frames, -1)) if self.frames > 1 else floats
+                if self.images.frames > 1:
+                    floats = floats.unflatten(0, (self.images.frames, -1))
                 yield floats, labels.to(self.share.device)
         except RuntimeError as error:
             if not re.search(r"DataLoader worker \(pid.*(killed|exited)", str(error)):
                 raise
             script = "" if START == "fork" else 'in a script, put what trains under `if __name__ == "__main__":`; else '
-            remedy = f"{script}give it more memory, or pass --data.workers 0"
             state = f"data.workers: a process that makes images has died ({reason(error)})"
-            raise OnespikeError(f"{state}; {remedy}") from error
+            raise OnespikeError(f"{state}; {script}give it more memory, or pass --data.workers 0") from error
         finally:
             del batches  # asks its workers to end, and waits a while
             for worker in workers:  # they ignore SIGTERM

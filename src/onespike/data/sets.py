@@ -29,12 +29,9 @@ def split(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
     options = {"train_size": count, "random_state": 0}  # not a run's seed, so that runs stay comparable
     _, strata, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    if min(count, len(labels) - count) >= len(counts):  # else nothing is stratified
-        strata[counts[strata] == 1] = counts.argmax()
-    try:
-        chosen, others = train_test_split(np.arange(len(labels)), stratify=strata, **options)
-    except ValueError:  # fewer images than classes on one of the two sides
-        chosen, others = train_test_split(np.arange(len(labels)), **options)
+    strata[counts[strata] == 1] = counts.argmax()
+    fits = min(count, len(labels) - count) >= len(counts)  # else a side has fewer images than there are classes
+    chosen, others = train_test_split(np.arange(len(labels)), stratify=strata if fits else None, **options)
     return np.sort(chosen), np.sort(others)
 
 
@@ -118,7 +115,7 @@ class RecordingSet(ImageSet):
 
     events: Any  # (E,) of `onespike.data.events.stream.EVENT`, of all recordings one behind the other
     bounds: np.ndarray  # (M + 1,) int64: recording k is events[bounds[k]:bounds[k + 1]]
-    augment: Any = None  # makes normalised frames of events, by draws from a seed: see `EventAugment`
+    augment: Any = None  # makes normalised frames of events, by draws from a seed: see `changed_frames`
 
     def drawn(self, position: int, seed: int) -> tuple[Tensor, int]:
         """Frames of changed events, float32 (C, H, W) or (T, C, H, W), by draws from a seed, and label."""
@@ -194,8 +191,7 @@ class Dataset:
     @property
     def image(self) -> tuple[int, ...]:
         """The shape of one image, (C, H, W), or of the frames of a recording, (T, C, H, W)."""
-        shape = (self.in_channels, self.image_size, self.image_size)
-        return (self.frames, *shape) if self.frames > 1 else shape
+        return (self.frames, *self.train.shape) if self.frames > 1 else self.train.shape
 
     def test_set(self, of_events: bool = False) -> str:
         """SHA-256 that tells this test set from others: of the class names, of all labels, and of some of the images.

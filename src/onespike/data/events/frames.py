@@ -13,6 +13,7 @@ events if they do not fill a slice.)
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, Self
 
@@ -48,12 +49,10 @@ class Framing:
             expected = f"expected at most {side}, for a sensor of {sensor}"
             raise OnespikeError(f"data.image_size: {expected}, got {size}; lower --data.image_size")
         if size is None and sensor.width != sensor.height:
-            state = f"data.image_size: a sensor of {sensor} is no square"
-            raise OnespikeError(f"{state}; pass the side to cut and shrink to")
-        if config.denoise and sensor.width * sensor.height == 1:
-            raise OnespikeError(f"data.denoise: a sensor of {sensor} has no neighbours to look at; leave it at 0")
-        if config.spatial_jitter and sensor.width * sensor.height == 1:
-            raise OnespikeError(f"data.spatial_jitter: a sensor of {sensor} has no place to move to; leave it at 0")
+            raise OnespikeError(f"data.image_size: a sensor of {sensor} is no square; pass a side to cut and shrink to")
+        for key, lacks in (("denoise", "neighbours to look at"), ("spatial_jitter", "place to move to")):
+            if getattr(config, key) and sensor.width * sensor.height == 1:
+                raise OnespikeError(f"data.{key}: a sensor of {sensor} has no {lacks}; leave it at 0")
         return cls(sensor, **chosen)
 
     @property
@@ -141,21 +140,13 @@ def _denoised(events: np.ndarray, microseconds: float) -> np.ndarray:
     return kept
 
 
-@dataclass(frozen=True)
-class EventAugment:
-    """Changes the events of a recording at each epoch, and makes normalised frames of them."""
-
-    framing: Framing
-    config: DataConfig
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __call__(self, events: np.ndarray, seed: int) -> np.ndarray:
-        """Map fitted events to float32 (C, H, W), or (T, C, H, W), by draws from a seed."""
-        changed = jittered(events, self.framing.side, self.config, np.random.default_rng(seed))
-        frames = self.framing.make(changed) / np.float32(255)
-        floats = (frames - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
-        return np.ascontiguousarray(np.moveaxis(floats, (0, 1), (-2, -1)))
+def changed_frames(
+    framing: Framing, config: DataConfig, mean: Sequence[float], std: Sequence[float], events: np.ndarray, seed: int
+) -> np.ndarray:
+    """Make normalised frames, float32 (C, H, W) or (T, C, H, W), of fitted events, changed by draws from a seed."""
+    frames = framing.make(jittered(events, framing.side, config, np.random.default_rng(seed))) / np.float32(255)
+    floats = (frames - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+    return np.ascontiguousarray(np.moveaxis(floats, (0, 1), (-2, -1)))
 
 
 def jittered(events: np.ndarray, side: int, config: DataConfig, draws: np.random.Generator) -> np.ndarray:

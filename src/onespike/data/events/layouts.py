@@ -20,19 +20,9 @@ from onespike.data.sources.folders import Listing, below, in_class_folders, part
 from onespike.errors import OnespikeError, shown, warn
 
 DVS128, NMNIST, COCHLEA = Sensor(128, 128), Sensor(34, 34), Sensor(1, 1, 700)
-_GESTURES = (
-    "hand clapping",
-    "right hand wave",
-    "left hand wave",
-    "right arm clockwise",
-    "right arm counter-clockwise",
-    "left arm clockwise",
-    "left arm counter-clockwise",
-    "arm roll",
-    "air drums",
-    "air guitar",
-    "other gestures",
-)
+_GESTURES: tuple[str, ...] = ("hand clapping", "right hand wave", "left hand wave", "right arm clockwise")
+_GESTURES += ("right arm counter-clockwise", "left arm clockwise", "left arm counter-clockwise", "arm roll")
+_GESTURES += ("air drums", "air guitar", "other gestures")
 #: More seconds than any recording takes.
 _LONG = 1e9
 #: Reads the recordings of a file, given its name and the sensor.
@@ -42,17 +32,14 @@ Reader = Callable[[Files, str, Sensor], np.ndarray]
 def open_nmnist(config: DataConfig, root: Path | None) -> Iterator[Source]:
     """Open N-MNIST (Orchard et al. 2015): Train/ and Test/, a folder for each digit, `.bin` of 5 bytes an event."""
     with _opened(config, root, {"Train/": "beside Test/, each <digit>/*.bin"}, "NMNIST") as files:
-        every = files.names()
-
-        def listed(folder: str) -> Listing:
+        every, listings = files.names(), dict[str, Listing]()
+        for folder in ("Train", "Test"):
             names = below(files, every, folder, (".bin",), "recording")
-            listing = [(name, _number(files, name, name.split("/")[-2], 10)) for name in names]
-            if missing := set(range(10)) - {digit for _, digit in listing}:
+            digits = [_number(files, name, name.split("/")[-2], 10) for name in names]
+            if missing := set(range(10)).difference(digits):
                 where = files.where(f"{folder}/{min(missing)}")
                 raise OnespikeError(f"{where}: no recordings; expected some of each digit; restore them")
-            return listing
-
-        listings = {"train": listed("Train"), "test": listed("Test")}
+            listings[folder.lower()] = list(zip(names, digits, strict=True))
         parts = parts_of_files(files, range(10), listings, _reader(files, {".bin": read_mnist}, NMNIST))
         names = [name for name in every if name.lower().endswith(".bin")]
         content = Content(tuple("0123456789"), parts)
@@ -215,7 +202,6 @@ def _last_number(name: str) -> tuple[int, str]:
 
 
 def _reader(files: Files, readers: Mapping[str, Reader], sensor: Sensor) -> Callable[[str], np.ndarray]:
-    """Read a file by the reader for its ending."""
     return lambda name: readers[Path(name).suffix.lower()](files, name, sensor)
 
 

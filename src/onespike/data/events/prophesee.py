@@ -19,6 +19,8 @@ from onespike.errors import OnespikeError, damage_named, requires
 _VERSION = re.compile(rb"^% (?:evt |format EVT)([\d.]+)", re.MULTILINE)
 #: Largest file, and largest array that comes out of one, in bytes: a `.raw` takes some eight times as much to decode.
 LARGEST = 1 << 30
+#: The kinds of words that there are in EVT 2 and in EVT 3.
+_EVT2, _EVT3 = (0x0, 0x1, 0x8, 0xA, 0xE, 0xF), (0x0, 0x2, 0x3, 0x4, 0x5, 0x6, 0x7, 0x8, 0xA, 0xE, 0xF)
 #: Where the arrays of an HDF5 are: DSEC's, Metavision's, or at its root.
 _GROUPS = ("events", "CD/events", "/")
 
@@ -30,10 +32,19 @@ def read_raw(files: Files, name: str, sensor: Sensor) -> np.ndarray:
     if not version or version[1] not in (b"2", b"2.0", b"3", b"3.0"):
         found = f"EVT {version[1].decode()}" if version else "no version in its header"
         raise OnespikeError(f"{origin}: {found}; expected EVT 2.0 or 3.0, of a Prophesee camera; convert it")
-    kind, decode = (np.dtype("<u4"), _evt2) if version[1][:1] == b"2" else (np.dtype("<u2"), _evt3)
-    if len(body) % kind.itemsize:
-        raise truncated(origin, f"{len(body):,} bytes of events", f"words of {kind.itemsize} bytes")
-    return recording(decode(np.frombuffer(body, kind).astype(np.int64), origin), sensor, origin)
+    size, known, decode = (4, _EVT2, _evt2) if version[1][:1] == b"2" else (2, _EVT3, _evt3)
+    if len(body) % size:
+        raise truncated(origin, f"{len(body):,} bytes of events", f"words of {size} bytes")
+    words, bits = np.frombuffer(body, f"<u{size}").astype(np.int64), 8 * size - 4
+    kinds, values = words >> bits, words & (1 << bits) - 1
+    if len(wrong := np.flatnonzero(~np.isin(kinds, known))):
+        found = f"word {wrong[0]:,} is of kind {kinds[wrong[0]]:#x}"
+        raise OnespikeError(f"{origin}: {found}; expected kinds that its version has; download it again")
+    # It may begin in the middle of a stream: it is read from its first high word of time on, or from its beginning if
+    # there is none, or if that is 0 or 1, as some writers leave out what is 0.
+    highs = np.flatnonzero(kinds == 0x8)[:1]
+    first = int(highs[0]) if len(highs) and values[highs[0]] > 1 else 0
+    return recording(decode(kinds[first:], values[first:]), sensor, origin)
 
 
 def read_hdf5(files: Files, name: str, sensor: Sensor) -> np.ndarray:
@@ -73,23 +84,16 @@ def opened_hdf5(files: Files, name: str, expected: str) -> Iterator[Any]:
         yield file
 
 
-def _evt2(words: np.ndarray, origin: str) -> list[np.ndarray]:
-    """Times, x, y and polarities: 4 bits of a word are its kind; an event has 6 bits of time, 11 of x, 11 of y."""
-    kinds = words >> 28
-    _expect_known(kinds, (0x0, 0x1, 0x8, 0xA, 0xE, 0xF), origin)
-    words, kinds = _from_a_known_time(words, kinds, words & 0x0FFFFFFF)
-    high = _last(words & 0x0FFFFFFF, kinds == 0x8)
+def _evt2(kinds: np.ndarray, values: np.ndarray) -> list[np.ndarray]:
+    """Times, x, y and polarities of words of 4 + 28 bits: an event has 6 bits of time, 11 of x, 11 of y."""
+    high = _last(values, kinds == 0x8)
     at = kinds <= 1
-    event = words[at]
+    event = values[at]
     return [(high[at] << 6) + (event >> 22 & 0x3F), event >> 11 & 0x7FF, event & 0x7FF, kinds[at]]
 
 
-def _evt3(words: np.ndarray, origin: str) -> list[np.ndarray]:
-    """Times, x, y and polarities: 4 bits of a word are its kind; time, row and base hold until they are set again."""
-    kinds, values = words >> 12, words & 0xFFF
-    _expect_known(kinds, (0x0, 0x2, 0x3, 0x4, 0x5, 0x6, 0x7, 0x8, 0xA, 0xE, 0xF), origin)
-    words, kinds = _from_a_known_time(words, kinds, values)
-    values = words & 0xFFF
+def _evt3(kinds: np.ndarray, values: np.ndarray) -> list[np.ndarray]:
+    """Times, x, y and polarities of words of 4 + 12 bits: time, row and base hold until they are set again."""
     y, base = _last(values & 0x7FF, kinds == 0x0), _last(values, kinds == 0x3)
     is_clock, high_words = (kinds == 0x6) | (kinds == 0x8), np.flatnonzero(kinds == 0x8)
     repeated = values[high_words[1:]] == values[high_words[:-1]]
@@ -102,7 +106,7 @@ def _evt3(words: np.ndarray, origin: str) -> list[np.ndarray]:
     high[is_high] = (turns << 24) + (highs << 12)
     carried = np.cumsum((np.diff(low, prepend=0) < 0) & ~is_high)  # some leave a high out where the low wraps around
     times = _last(high - (carried << 12), is_high) + (carried << 12) + low
-    t = np.zeros_like(words)
+    t = np.zeros_like(values)
     t[clock] = times
     t = _last(t, is_clock)
     # Vectors of 12 and of 8 pixels follow one another to the right of the base.
@@ -121,23 +125,7 @@ def _evt3(words: np.ndarray, origin: str) -> list[np.ndarray]:
     return [t[at], x[order], y[at], p[order]]
 
 
-def _from_a_known_time(words: np.ndarray, kinds: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Words and their kinds from the first high word of time on: a recording may begin in the middle of a stream.
-
-    A file without any, or whose first is 0 or 1, is taken from its beginning, as some writers leave out what is 0.
-    """
-    highs = np.flatnonzero(kinds == 0x8)[:1]
-    first = int(highs[0]) if len(highs) and values[highs[0]] > 1 else 0
-    return words[first:], kinds[first:]
-
-
 def _last(values: np.ndarray, where: np.ndarray) -> np.ndarray:
     """For each place the value at the last place so far that is in `where`; 0 before the first."""
     place = np.maximum.accumulate(np.where(where, np.arange(len(values)), -1)) if len(values) else values
     return np.where(place >= 0, values[place], 0)
-
-
-def _expect_known(kinds: np.ndarray, known: tuple[int, ...], origin: str) -> None:
-    if len(wrong := np.flatnonzero(~np.isin(kinds, known))):
-        found = f"word {wrong[0]:,} is of kind {kinds[wrong[0]]:#x}"
-        raise OnespikeError(f"{origin}: {found}; expected kinds that its version has; download it again")

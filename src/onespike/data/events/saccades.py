@@ -87,9 +87,7 @@ def simulate(digits: np.ndarray, seeds: Iterable[int]) -> list[np.ndarray]:
         x, y, p = one.integers(0, (width, height, 2), (noise, 3)).T
         found.append((np.full(noise, place), one.uniform(0, duration, noise), x, y, p))
     sample, *columns = (np.concatenate(column) for column in zip(*found, strict=True))
-    events = np.empty(len(sample), EVENT)
-    for name, column in zip(EVENT.names or (), columns, strict=True):
-        events[name] = column
+    events = np.rec.fromarrays(columns, EVENT).view(EVENT, np.ndarray)
     order = np.lexsort((events["t"], sample))
     return np.split(events[order], np.searchsorted(sample[order], range(1, len(digits))))
 

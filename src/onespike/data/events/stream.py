@@ -54,22 +54,16 @@ def recording(columns: Iterable[np.ndarray], sensor: Sensor, origin: str) -> np.
             raise OnespikeError(f"{origin}: polarities -1, 0 and 1; expected two; convert them to 0 and 1")
         p = p > 0
     for name, values, count in (("x", x, sensor.width), ("y", y, sensor.height), ("p", p, sensor.channels)):
-        wrong = np.flatnonzero((values < 0) | (values >= count))
-        if len(wrong):
+        if len(wrong := np.flatnonzero((values < 0) | (values >= count))):
             found = f"event {wrong[0]:,} has {name} = {values[wrong[0]]}"
             binary = name == "p" and count == 2
             expected = "polarities of 0 and 1" if binary else f"0 to {count - 1}, for a sensor of {sensor}"
             raise OnespikeError(f"{origin}: {found}; expected {expected}; is it a file of another sensor?")
-    if (latest := max(int(t.max()), -int(t.min()))) >= 1 << 62:  # the difference of two would not be a time
-        found = f"a time of {latest:,} microseconds"
-        raise OnespikeError(f"{origin}: {found}; expected less; is it a file of another kind?")
+    if (last := max(int(t.max()), -int(t.min()))) >= 1 << 62:  # the difference of two would not be a time
+        raise OnespikeError(f"{origin}: a time of {last:,} microseconds; expected less; is it a file of another kind?")
     t = t.astype(np.int64)
-    backwards = np.flatnonzero(t[1:] < t[:-1])
-    if len(backwards):
+    if len(backwards := np.flatnonzero(t[1:] < t[:-1])):
         at = int(backwards[0])
         found = f"time runs backwards at event {at + 1:,}, from {t[at]:,} to {t[at + 1]:,} microseconds"
         raise OnespikeError(f"{origin}: {found}; expected events in the order of time; sort them")
-    events = np.empty(len(t), EVENT)
-    for name, values in zip("txyp", (t, x, y, p), strict=True):
-        events[name] = values
-    return events
+    return np.rec.fromarrays((t, x, y, p), EVENT).view(EVENT, np.ndarray)

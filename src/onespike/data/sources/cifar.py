@@ -36,8 +36,6 @@ tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
 
 
 class _Cifar(NamedTuple):
-    """CIFAR-10 or CIFAR-100."""
-
     hosted: Hosted  # with the class names in the official order
     files: dict[str, dict[str, int]]  # part -> its official file names (binary ones add .bin) and numbers of images
     label_bytes: int  # before an image in the binary version; the last of them is the label

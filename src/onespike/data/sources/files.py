@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from onespike.durable import MOST, file_digest, open_regular, read_whole
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, reason
 
 #: Depth to which folders may be links to elsewhere; most bytes that a byte of a .tar.gz may expand to.
 _LINKED, _RATIO = 2, 100
@@ -27,6 +27,8 @@ _LINKED, _RATIO = 2, 100
 DAMAGE: tuple[type[Exception], ...]
 DAMAGE = (EOFError, RuntimeError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError)
 DAMAGE += (ValueError, LookupError, OverflowError, struct.error)
+#: A file of an archive: the bytes it has by its header, and what reads it.
+Member = tuple[int, Callable[[], bytes]]
 
 
 def is_hidden(name: str) -> bool:
@@ -38,7 +40,7 @@ class Files(NamedTuple):
     """The files of a folder or archive by name; a name is relative, with forward slashes."""
 
     root: Path
-    members: dict[str, Callable[[], bytes]] | None = None  # of an archive, without links and devices: name -> content
+    members: dict[str, Member] | None = None  # of an archive, by name, without links and devices
     prefix: str = ""  # folder that names are relative to, with a slash at the end
     listed: frozenset[str] = frozenset()  # folders that an archive lists by themselves, empty ones among them
 
@@ -58,8 +60,7 @@ class Files(NamedTuple):
             if name in seen:
                 raise OnespikeError(f"{self.where(name)}: listed twice; expected it once; restore the data set")
             if name not in known:
-                state = "no such file; expected one of the data set; restore the data set"
-                raise OnespikeError(f"{self.where(name)}: {state}")
+                raise OnespikeError(f"{self.where(name)}: no such file; expected one of the data set; restore it")
             seen.add(name)
 
     def left_out(self, names: set[str], what: str) -> str:
@@ -85,7 +86,10 @@ class Files(NamedTuple):
                 return read_whole(Path(self.where(name)), most)
             if self.prefix + name not in self.members:
                 raise FileNotFoundError(errno.ENOENT, "not in the archive")
-            return self.members[self.prefix + name]()
+            size, content = self.members[self.prefix + name]
+            if size > MOST:  # a few bytes can become gigabytes
+                raise OSError(errno.EFBIG, f"{size:,} bytes, more than {MOST:,}")
+            return content()
 
     def lines(self, name: str) -> list[str]:
         """Lines of a text file."""
@@ -146,7 +150,7 @@ class Files(NamedTuple):
 @contextmanager
 def open_files(root: Path) -> Iterator[Files]:
     """Open a folder, a .zip, a .tar or a .tar.gz for reading; anything else, or a damaged one, is an OnespikeError."""
-    members: dict[str, Callable[[], bytes]] | None = None
+    members: dict[str, Member] | None = None
     listed: Iterable[str] = ()
     with ExitStack() as stack:
         with _errors_named(str(root)):
@@ -158,9 +162,8 @@ def open_files(root: Path) -> Iterator[Files]:
             elif root.suffix.lower() == ".zip":
                 archive = stack.enter_context(zipfile.ZipFile(stack.enter_context(open_regular(root))))
                 listed = [info.filename for info in archive.infolist() if info.is_dir()]
-                files = (info for info in archive.infolist() if not info.is_dir())
-                read = {info: partial(_member, info.file_size, partial(archive.read, info)) for info in files}
-                members = _by_name(root, ((info.filename, one) for info, one in read.items()))
+                infos = (info for info in archive.infolist() if not info.is_dir())
+                members = _by_name(root, ((one.filename, (one.file_size, partial(archive.read, one))) for one in infos))
             elif root.name.lower().endswith((".tar", ".tar.gz", ".tgz")):
                 file: IO[bytes] = stack.enter_context(open_regular(root))
                 if root.name.lower().endswith("gz"):
@@ -214,23 +217,16 @@ def _led_out(path: Path, real: Path, root: Path) -> OnespikeError:
     return OnespikeError(f"{path}: a link to {real}, outside of {root}; expected files inside; copy it there")
 
 
-def _by_name(root: Path, members: Iterable[tuple[str, Callable[[], bytes]]]) -> dict[str, Callable[[], bytes]]:
+def _by_name(root: Path, members: Iterable[tuple[str, Member]]) -> dict[str, Member]:
     """Members of an archive by their plain names; a name outside of it, or one twice, is an OnespikeError."""
-    found: dict[str, Callable[[], bytes]] = {}
-    for name, read in members:
+    found: dict[str, Member] = {}
+    for name, member in members:
         plain = posixpath.normpath(name)
         if plain.startswith(("/", "../")) or plain in found:
             state = "is there twice" if plain in found else "leads out of the archive"
             raise OnespikeError(f"{root}: {name} {state}; expected each file once, and inside; pack it anew")
-        found[plain] = read
+        found[plain] = member
     return found
-
-
-def _member(size: int, read: Callable[[], bytes]) -> bytes:
-    """Read a member of an archive unless its header gives too large a size: a few bytes can become gigabytes."""
-    if size > MOST:
-        raise OSError(errno.EFBIG, f"{size:,} bytes, more than {MOST:,}")
-    return read()
 
 
 def _decompress(path: Path, plain: IO[bytes]) -> IO[bytes]:
@@ -251,7 +247,7 @@ def _decompress(path: Path, plain: IO[bytes]) -> IO[bytes]:
     return plain
 
 
-def _tar_members(file: IO[bytes]) -> tuple[list[tuple[str, Callable[[], bytes]]], list[str]]:
+def _tar_members(file: IO[bytes]) -> tuple[list[tuple[str, Member]], list[str]]:
     """The files of an archive, and the names of its folders."""
     archive = tarfile.TarFile(fileobj=file)
     infos = list(entries(archive))
@@ -265,9 +261,7 @@ def _tar_members(file: IO[bytes]) -> tuple[list[tuple[str, Callable[[], bytes]]]
         assert content is not None  # it is None for links and devices alone, which are no members here
         return content.read()
 
-    regular = (info for info in infos if info.isreg())
-    files: list[tuple[str, Callable[[], bytes]]]
-    files = [(info.name, partial(_member, info.size, partial(read, info))) for info in regular]
+    files: list[tuple[str, Member]] = [(one.name, (one.size, partial(read, one))) for one in infos if one.isreg()]
     return files, [info.name for info in infos if info.isdir()]
 
 
@@ -284,8 +278,7 @@ def _errors_named(where: str) -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise OnespikeError(f"{where}: truncated or damaged archive ({reason}); download it again") from error
+        raise OnespikeError(f"{where}: truncated or damaged archive ({reason(error)}); download it again") from error
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise OnespikeError(f"{where}: cannot be read ({reason}); expected a file; restore it") from error
+        state = f"cannot be read ({error.strerror or error})"
+        raise OnespikeError(f"{where}: {state}; expected a file; restore it") from error

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 from onespike.classpath import REFUSALS, installed_only
 from onespike.data.sources import Content, HubUnreachableError, Source
 from onespike.data.sources.files import Files, not_recognised, open_files
-from onespike.data.sources.local import content_within, read_local
+from onespike.data.sources.local import content_within, quiet, read_local
 from onespike.data.sources.parquet import Hosted, parquet_folder, parquet_source
 from onespike.durable import is_full
 from onespike.errors import OnespikeError, lacks_memory, reason
@@ -31,13 +30,7 @@ def open_hub(root: Path | None) -> Iterator[Source]:
         files = Files(root.resolve())
         # What `datasets` writes is needed only until the images are decoded.
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-
-            def read() -> Content:
-                import datasets
-
-                with _quiet(datasets):
-                    return read_local(files, folder)
-
+            read = partial(read_local, files, folder)
             yield Source(files.root.name, str(root), lambda: files.key(files.names()), read)
         return
     origin, _, configuration = root.as_posix().partition(":")
@@ -48,13 +41,13 @@ def open_hub(root: Path | None) -> Iterator[Source]:
 
 
 @installed_only()
+@quiet("datasets")
 def _load(repository: str, name: str | None, revision: str) -> Content:
     import datasets
     import huggingface_hub
 
     try:
-        with _quiet(datasets):
-            loaded = datasets.load_dataset(repository, name=name, revision=revision)
+        loaded = datasets.load_dataset(repository, name=name, revision=revision)
     except (*REFUSALS, ImportError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
         if lacks_memory(error) or (type(error) is RuntimeError and "script" not in str(error)):  # a download broke off
             raise
@@ -63,18 +56,6 @@ def _load(repository: str, name: str | None, revision: str) -> Content:
     caches = [huggingface_hub.constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE]
     caches += [datasets.config.DOWNLOADED_DATASETS_PATH, datasets.config.EXTRACTED_DATASETS_PATH]
     return content_within(loaded, repository, *(Path(one).expanduser().absolute() for one in caches))
-
-
-@contextmanager
-def _quiet(library: Any) -> Iterator[None]:
-    """Switch off progress bars, of which there are several a file."""
-    shown = not library.are_progress_bars_disabled()
-    library.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            library.enable_progress_bars()
 
 
 def open_hosted(
@@ -110,7 +91,7 @@ def _on_hub(name: str, origin: str, repository: str, read: Callable[[str], Conte
     def revision() -> str:
         return str(huggingface_hub.HfApi().dataset_info(repository, timeout=_TIMEOUT).sha)
 
-    @_quiet(huggingface_hub.utils)
+    @quiet("huggingface_hub.utils")
     @_reached(name, repository)
     def content() -> Content:
         with Console(stderr=True).status(f"downloading {escape(repository)} from the Hugging Face Hub"):

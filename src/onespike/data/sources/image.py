@@ -7,7 +7,7 @@ import zlib
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from onespike.errors import OnespikeError, reason
 
@@ -19,8 +19,7 @@ EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", "
 #: Of an interlaced PNG's seven passes: the first pixel across and down, and the steps.
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _GREY_MODES = ("1", "L", "LA", "La")
-#: EXIF's tag of an orientation, and how to turn an image that has one.
-_ORIENTATION = 0x0112
+#: How to turn an image that has an orientation by its EXIF.
 _TURN = Image.Transpose
 _TURNS = {2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM, 5: _TURN.TRANSPOSE}
 _TURNS |= {6: _TURN.ROTATE_270, 7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_90}
@@ -92,16 +91,15 @@ def uint8_pixels(image: Any, origin: str) -> np.ndarray:
         pixels = pixels[:, :, None]
     first, last = (pixels.ndim == 3 and pixels.shape[axis] in (1, 3) for axis in (0, -1))
     if pixels.dtype != np.uint8 or not (first or last):
-        found = f"{origin}: an image of {pixels.dtype}, shape {tuple(pixels.shape)}"
         expected = "expected a Pillow image or uint8 with 1 or 3 channels, or floats (C, H, W) throughout"
-        raise OnespikeError(f"{found}; {expected}; convert it")
+        raise OnespikeError(f"{origin}: an image of {pixels.dtype}, shape {pixels.shape}; {expected}; convert it")
     return pixels.transpose(1, 2, 0) if first and not (last and isinstance(image, np.ndarray)) else pixels
 
 
 def _upright(image: Image.Image) -> Image.Image:
     """Turn an image as its EXIF says. Pillow's own function writes the EXIF anew, and fails if a field is broken."""
     image.load()  # which may read the EXIF, and turns a TIFF
-    turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     return image if turn is None else image.transpose(turn)
 
 

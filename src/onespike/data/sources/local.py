@@ -6,7 +6,8 @@ other machines, and read any kind of file, importing and unpickling for it.
 
 import re
 import tarfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,21 @@ _PART = re.compile(rf"(?:^|[-._ 0-9/])(?:{_NAMED})(?=[-._ 0-9/]|$)")
 _PART_IN_ANY_CASE = re.compile(_PART.pattern, re.IGNORECASE)
 
 
+@contextmanager
+def quiet(name: str) -> Iterator[None]:
+    """Switch off the progress bars of a library, of which there are several a file."""
+    library: Any = import_module(name)
+    shown = not library.are_progress_bars_disabled()
+    library.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            library.enable_progress_bars()
+
+
 @installed_only()
+@quiet("datasets")
 def read_local(files: Files, cache: str) -> Content:
     """Read a folder with an absolute root; `cache` is where `datasets` may write. Any failure is one error."""
     kind, parts = _chosen(files)
@@ -59,8 +74,7 @@ def read_local(files: Files, cache: str) -> Content:
         except (DatasetGenerationError, OSError) as error:
             cause = error.__cause__ or error  # it says why, a DatasetGenerationError itself does not
             if isinstance(cause, OSError) and (is_full(cause) or "disk space" in str(cause)):
-                state = f"{files.root}: disk full: no room in {cache}"
-                raise OnespikeError(f"{state}; free some, or set $TMPDIR") from error
+                raise OnespikeError(f"{files.root}: disk full: no room in {cache}; free some or set $TMPDIR") from error
             raise cause from None
         return content_within(made.as_dataset(), files.root.name, files.root)
 
@@ -83,11 +97,13 @@ def _chosen(files: Files) -> tuple[str, dict[str, list[Path]]]:
     names = files.names()
     for name in names:
         _expect_unpacked(Path(files.where(name)))
-    by_kind = {kind: [name for name in names if _is_of(kind, name)] for kind in _KINDS}
+    about = [name for name in names if name.split("/")[-1] in _METADATA]
+    data = sorted(set(names).difference(about))
+    by_kind = {kind: [name for name in data if name.lower().endswith(ends)] for kind, ends in _KINDS.items()}
     kind = next((kind for kind, found in by_kind.items() if found), None)
     if kind is None:
         raise OnespikeError(f"{files.root}: no images; expected {_EXPECTED}; correct --data.root")
-    read = [*by_kind[kind], *(name for name in names if kind == "ImageFolder" and name.split("/")[-1] in _METADATA)]
+    read = by_kind[kind] + (about if kind == "ImageFolder" else [])
     parts = _by_part(read, _PART_IN_ANY_CASE)  # or Testing/ beside Training/ would be trained on
     if not parts["train"] or not (parts["validation"] or parts["test"]):  # Train/ beside Bus/ is a class
         parts = _by_part(read, _PART)
@@ -108,10 +124,6 @@ def _by_part(names: list[str], pattern: re.Pattern[str]) -> dict[str, list[str]]
         found = pattern.search(folder) or pattern.search(file)
         parts[found.lastgroup or "" if found else ""].append(name)
     return parts
-
-
-def _is_of(kind: str, name: str) -> bool:
-    return name.lower().endswith(_KINDS[kind]) and name.split("/")[-1] not in _METADATA
 
 
 def _expect_readable(kind: str, paths: list[Path], root: Path) -> None:

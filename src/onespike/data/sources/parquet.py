@@ -125,7 +125,6 @@ def parquet_source(data: Hosted, folder: Path) -> Source:
 
 
 def _shards(folder: Path) -> dict[str, list[Path]]:
-    """The files of each part."""
     starts = {"train": "train", "validation": "val", "test": "test"}
     found = {part: sorted(folder.glob(f"{start}*.parquet")) for part, start in starts.items()}
     for files in found.values():
