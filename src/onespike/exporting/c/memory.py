@@ -42,20 +42,16 @@ class Memory:
         for one in [*self._stored, self._maps[-1]]:
             for used in self._touched(one):
                 ends[used] = max(ends[used], step.get(one, len(step)))
-        places: dict[Map, int] = {}
+        spans: dict[Map, tuple[int, int]] = {}
         for one in sorted(self._stored, key=lambda stored: -stored.bytes):
-            others = [
-                (places[other], places[other] + _padded(other))
-                for other in places
-                if step[other] <= ends[one] and step[one] <= ends[other]
-            ]
-            place = 0
+            others = [span for other, span in spans.items() if step[other] <= ends[one] and step[one] <= ends[other]]
+            place, size = 0, -(-one.bytes // 8) * 8
             for start, end in sorted(others):
-                if place + _padded(one) <= start:
+                if place + size <= start:
                     break
                 place = max(place, end)
-            places[one] = place
-        return places, max((place + _padded(one) for one, place in places.items()), default=0)
+            spans[one] = place, place + size
+        return {one: start for one, (start, _) in spans.items()}, max((end for _, end in spans.values()), default=0)
 
     def _touched(self, one: Map) -> set[Map]:
         """The stored maps that are read while one is computed."""
@@ -106,7 +102,3 @@ class Memory:
 def _reads_of(one: Map) -> int:
     """How often a map reads a pixel of another, if it reads no windows that overlap."""
     return math.prod(one.sides) if isinstance(one, Pool) else one.pixels
-
-
-def _padded(one: Map) -> int:
-    return -(-one.bytes // 8) * 8
