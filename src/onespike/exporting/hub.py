@@ -24,7 +24,7 @@ from onespike.neurons.watch import is_spiking
 from onespike.tensors import expect_alike, expect_finite, expect_weights, to_save
 from onespike.training.callbacks import to_round
 from onespike.training.checkpoint import Checkpoint, ModelCard
-from onespike.training.pretrained import FILES
+from onespike.training.pretrained import FILES, progress_of
 from onespike.training.recipe import Recipe, dump
 from onespike.training.run import Run, expect_results, load
 from onespike.training.teacher import SOURCES
@@ -165,6 +165,7 @@ def _expect_sound(summary: Mapping[str, Any]) -> None:
     except (ValueError, TypeError) as error:
         raise OnespikeError(f"results: {error}; expected names and plain, finite values") from error
     expect_results(summary, {}, "results")  # percentages, too
+    progress_of(summary, "results")  # as whoever loads the network reads it
     numbers = [(name, summary[name]) for name in ("test_top1", "test_images") if name in summary]
     if "audit" in summary:
         audit = summary["audit"]
