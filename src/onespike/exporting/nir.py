@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onespike.errors import OnespikeError, requires
+from onespike.errors import OnespikeError, reason, requires
 from onespike.exporting.lowering.lower import lower
 from onespike.exporting.lowering.maps import (
     Collect,
@@ -56,8 +56,12 @@ def write(exported: Exported, folder: Path) -> dict[str, Target]:
         import nir
     lowering, spikes = lower(exported, Reals, "nir", "f32")
     writer = _Writer(nir, lowering.maps)
-    writer.write(folder / FILE)
-    graph, names = nir.read(folder / FILE), writer.fired
+    try:
+        writer.write(folder / FILE)
+        graph, names = nir.read(folder / FILE), writer.fired
+    except ValueError as error:  # of its check of shapes: up to 1.0.8 it takes every kernel for a square one
+        state = f"nir: the package does not take {exported.contract.model}: {reason(error)[:300]}"
+        raise OnespikeError(f"{state}; onnx and pt2 can") from error
 
     def run(images: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         seen = run_once(graph, exported.reads(images).float())
