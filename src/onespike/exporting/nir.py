@@ -22,20 +22,7 @@ from torch import Tensor
 
 from onespike.errors import OnespikeError, reason, requires
 from onespike.exporting.lowering.lower import lower
-from onespike.exporting.lowering.maps import (
-    Collect,
-    Conv,
-    Fire,
-    Function,
-    Geometry,
-    Map,
-    Pixels,
-    Pool,
-    Read,
-    Sum,
-    Term,
-    needed,
-)
+from onespike.exporting.lowering.maps import Collect, Conv, Fire, Geometry, Map, Pixels, Pool, Read, Sum, Term, needed
 from onespike.exporting.lowering.reals import Reals
 from onespike.exporting.lowering.values import read_bits
 from onespike.exporting.network import Exported
@@ -210,7 +197,8 @@ class _Writer:
             eye = torch.eye(of.channels)[:, :, None, None]
             parts = self._added(of, torch.arange(of.channels), ones, zeros)
             return self._conv2d(f"{of.layer}.add", parts, eye, zeros, Geometry((1, 1)), self._sides[parts[0]])
-        raise self._cannot(f"{of.name if isinstance(of, Function) else 'a ' + type(of).__name__.lower()} in {of.layer}")
+        what = getattr(of, "name", f"a {type(of).__name__.lower()}")  # a function has a name
+        raise self._cannot(f"{what} in {of.layer}")
 
     def _conv(self, of: Conv, weight: Tensor, bias: Tensor) -> str:
         parts = self._parts(of.source)

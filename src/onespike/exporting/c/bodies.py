@@ -183,16 +183,13 @@ class Bodies(Memory):
             at, size = self._at(part.map), part.map.words if bits else part.map.channels
             lines += ["{", f"    int q = {self._table(table)}[p] - 1;"]
             if whole:
-                loop = f"    for (int i = 0; q >= 0 && i < {size}; i++)"
-                lines += [loop, f"        out[i] = ({at})[q * {size} + i];", "}"]
-                continue
-            places = self._table(part.to_channels), self._table(part.channels)
-            lines.append(f"    for (int i = 0; q >= 0 && i < {len(part.channels)}; i++)")
-            if bits:
-                lines.append(f"        put(out, {places[0]}[i], {at} + q * {size}, {places[1]}[i]);")
+                count, copy = size, f"out[i] = ({at})[q * {size} + i];"
             else:
-                lines.append(f"        out[{places[0]}[i]] = ({at})[q * {size} + {places[1]}[i]];")
-            lines.append("}")
+                to, taken, count = self._table(part.to_channels), self._table(part.channels), len(part.channels)
+                copy = f"out[{to}[i]] = ({at})[q * {size} + {taken}[i]];"
+                if bits:
+                    copy = f"put(out, {to}[i], {at} + q * {size}, {taken}[i]);"
+            lines += [f"    for (int i = 0; q >= 0 && i < {count}; i++)", f"        {copy}", "}"]
         return lines
 
 
