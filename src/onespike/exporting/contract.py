@@ -124,7 +124,7 @@ def shape_of(images: Any, labels: Any) -> tuple[int, int, int]:
 
 
 def expect_pixels(images: Tensor, name: str) -> None:
-    """Raise `OnespikeError` unless images are raw pixels, for a target that reads nothing else."""
+    """Raise `OnespikeError` unless images are raw pixels, for what reads nothing else."""
     if images.dtype != torch.uint8:
-        expected = "expected raw test images, uint8 (B, H, W, C), which this target reads"
-        raise OnespikeError(f"{name}: {expected}, got {str(images.dtype).removeprefix('torch.')}")
+        found = f"{str(images.dtype).removeprefix('torch.')}, normalised by their owner"
+        raise OnespikeError(f"{name}: expected raw test images, uint8 (N, H, W, C), got {found}")

@@ -18,7 +18,7 @@ from onespike.durable import path_of, read_whole
 from onespike.errors import OnespikeError, unknown, warn
 from onespike.evaluation.evaluate import expect_one_frame, expect_same_images
 from onespike.exporting import c, nir, onnx, pt2
-from onespike.exporting.contract import Contract, contract_of, shape_of
+from onespike.exporting.contract import Contract, contract_of, expect_pixels, shape_of
 from onespike.exporting.network import Exported, rounded
 from onespike.exporting.parity import Parity, Target, compare
 from onespike.folders import expect_replaceable, save_folder
@@ -110,11 +110,11 @@ def export(
     if (count := convert(count, int, "images")) < 1:
         raise OnespikeError(f"images: expected at least 1, got {count}")
     if isinstance(model, nn.Module):
-        _expect_left_out("with a network", which=which != "best", data=data is not None)
+        expect_left_out("with a network", which=which != "best", data=data is not None)
     else:
-        _expect_left_out("with a run", mean=mean is not None, std=std is not None, classes=bool(classes))
-        _expect_left_out("without images", labels=labels is not None and images is None)
-        _expect_left_out("with images", data=data is not None and images is not None)
+        expect_left_out("with a run", mean=mean is not None, std=std is not None, classes=bool(classes))
+        expect_left_out("without images", labels=labels is not None and images is None)
+        expect_left_out("with images", data=data is not None and images is not None)
     # Whatever it is on, all is compared on the CPU.
     images, labels = (one.cpu() if isinstance(one, Tensor) and not one.is_meta else one for one in (images, labels))
     folder, digest = path_of(out), None
@@ -143,10 +143,8 @@ def export(
         contract = replace(contract, stated=True)  # these were normalised by its mean and deviation
     if labels is not None and not (labels.min() >= 0 and labels.max() < len(contract.classes)):
         raise OnespikeError(f"labels: expected 0 to {len(contract.classes) - 1}")
-    if pixels and images.dtype != torch.uint8:
-        raise OnespikeError(
-            "pixels: expected raw test images, uint8 (N, H, W, C): these are floats, normalised by their owner"
-        )
+    if pixels:
+        expect_pixels(images, "pixels")
     contracts = dict[str, Contract]()
     for name in formats:
         chosen = ("int8" if name == "c" else "fp32") if weights == "auto" else weights
@@ -154,7 +152,7 @@ def export(
     return _write(network, digest, contracts, images[:count], None if labels is None else labels[:count], folder)
 
 
-def _expect_left_out(where: str, **given: bool) -> None:
+def expect_left_out(where: str, **given: bool) -> None:
     """Raise an `OnespikeError` for the first argument that is given."""
     for name, is_given in given.items():
         if is_given:

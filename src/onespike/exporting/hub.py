@@ -1,9 +1,8 @@
 """Pretrained networks: saved in a folder, and from there on the Hub, with a model card of what was measured."""
 
 import json
-import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from onespike.configs import expect_keys, plain, read_json
 from onespike.data.augment import seeded
 from onespike.durable import path_of, read_whole
 from onespike.errors import OnespikeError, reason, shown, unknown
+from onespike.exporting.export import expect_left_out
 from onespike.exporting.model_card import model_card
 from onespike.folders import expect_replaceable, save_folder
 from onespike.models.pretrained import CARD, WEIGHTS, in_integers
@@ -24,7 +24,7 @@ from onespike.neurons.watch import is_spiking
 from onespike.tensors import expect_alike, expect_finite, expect_weights, to_save
 from onespike.training.callbacks import to_round
 from onespike.training.checkpoint import Checkpoint, ModelCard
-from onespike.training.pretrained import FILES
+from onespike.training.pretrained import FILES, progress_of
 from onespike.training.recipe import Recipe, dump
 from onespike.training.run import Run, expect_results, load
 from onespike.training.teacher import SOURCES
@@ -74,12 +74,10 @@ def save_pretrained(
     if isinstance(model, nn.Module):
         if not isinstance(card, ModelCard):
             raise OnespikeError("save_pretrained: expected a ModelCard beside a network: card=…")
-        if which != "best":
-            raise OnespikeError("which: with a network it would be ignored: leave it out")
+        expect_left_out("with a network", which=which != "best")
         network = model
     else:
-        if card is not None:
-            raise OnespikeError("card: with a run it would be ignored: leave it out")
+        expect_left_out("with a run", card=card is not None)
         run = model if isinstance(model, Run) else Run.open(model)
         checkpoint = run.checkpoint(which)
         card, network = checkpoint.card, checkpoint.network()
@@ -166,22 +164,20 @@ def _expect_sound(summary: Mapping[str, Any]) -> None:
         json.dumps(summary, allow_nan=False)
     except (ValueError, TypeError) as error:
         raise OnespikeError(f"results: {error}; expected names and plain, finite values") from error
-    expect_results(summary, {}, "results")
-    _expect_numbers(summary, {"test_top1", "test_images"} & set(summary))
+    expect_results(summary, {}, "results")  # percentages, too
+    progress_of(summary, "results")  # as whoever loads the network reads it
+    numbers = [(name, summary[name]) for name in ("test_top1", "test_images") if name in summary]
     if "audit" in summary:
         audit = summary["audit"]
         expect_keys(audit, {"macs": dict, "joules": dict}, "results: audit")
-        rates = ["firing_rate"] if audit.get("firing_rate") is not None else []  # without neurons that are known: none
-        _expect_numbers(audit, ("images", "weights", "synaptic_operations", *rates))
-        _expect_numbers(audit["macs"], ("dense",))
-        _expect_numbers(audit["joules"], audit["joules"])
-
-
-def _expect_numbers(content: Mapping[str, Any], names: Iterable[str]) -> None:
-    for name in names:
-        number, least, most = content.get(name), int(name.endswith("images")), 100 if name == "test_top1" else math.inf
-        if type(number) not in (int, float) or not least <= number <= most:  # type: ignore[operator]
-            raise OnespikeError(f"results: {name}: expected a number, {least} to {most}, got {shown(number)}")
+        numbers += [(name, audit.get(name)) for name in ("images", "weights", "synaptic_operations")]
+        if audit.get("firing_rate") is not None:  # without neurons that are known: none
+            numbers.append(("firing_rate", audit["firing_rate"]))
+        numbers += [("dense", audit["macs"].get("dense")), *audit["joules"].items()]
+    for name, number in numbers:
+        least = int(name.endswith("images"))
+        if type(number) not in (int, float) or number < least:
+            raise OnespikeError(f"results: {name}: expected a number of at least {least}, got {shown(number)}")
 
 
 def from_pretrained(place: str | Path) -> nn.Module:
@@ -234,18 +230,13 @@ def expect_repository(name: str) -> None:
 def _timm(card: ModelCard) -> dict[str, Any]:
     from onespike.models.timm import timm_name
 
+    known = {"architecture": timm_name(card.name), "num_classes": len(card.classes)}
     shape = [card.in_channels, card.image_size, card.image_size]
-    described = {"num_classes": len(card.classes), "input_size": shape, "mean": card.mean, "std": card.std}
+    described = {**known, "input_size": shape, "mean": card.mean, "std": card.std}
     described |= {"fixed_input_size": True, "crop_pct": 1.0, "label_names": card.classes}
     values = {key: one for key, one in plain(card.model).items() if key != "name"}
     arguments = {"in_chans": card.in_channels, "img_size": card.image_size, "config": values}
-    name = timm_name(card.name)
-    return {
-        "architecture": name,
-        "num_classes": len(card.classes),
-        "model_args": arguments,
-        "pretrained_cfg": {"architecture": name, **described},
-    }
+    return {**known, "model_args": arguments, "pretrained_cfg": described}
 
 
 def _json(content: Any) -> bytes:

@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 
 from onespike.data.augment import scale_and_shift
 from onespike.errors import OnespikeError, reason
-from onespike.exporting.contract import Contract, expect_pixels
+from onespike.exporting.contract import Contract
 from onespike.functional import to_integers
 from onespike.neurons.watch import ask, neuron_layers, reset_state
 from onespike.training.callbacks import to_round
@@ -59,7 +59,6 @@ class Exported(nn.Module):
     def reads(self, images: Tensor) -> Tensor:
         """The graph's input, from raw images (B, H, W, C) or from normalised floats."""
         if self.contract.pixels:
-            expect_pixels(images, "export")
             return images.movedim(-1, 1).contiguous()
         return self.contract.normalise(images)
 
@@ -97,7 +96,6 @@ class Exported(nn.Module):
         return program
 
     def _expect_no_draws(self, images: Tensor) -> None:
-        """Raise `OnespikeError` if a forward pass draws from the global generator."""
         before = torch.get_rng_state()
         ask(self, images)
         if not torch.equal(before, torch.get_rng_state()):

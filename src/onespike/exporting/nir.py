@@ -20,22 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onespike.errors import OnespikeError, requires
+from onespike.errors import OnespikeError, reason, requires
 from onespike.exporting.lowering.lower import lower
-from onespike.exporting.lowering.maps import (
-    Collect,
-    Conv,
-    Fire,
-    Function,
-    Geometry,
-    Map,
-    Pixels,
-    Pool,
-    Read,
-    Sum,
-    Term,
-    needed,
-)
+from onespike.exporting.lowering.maps import Collect, Conv, Fire, Geometry, Map, Pixels, Pool, Read, Sum, Term, needed
 from onespike.exporting.lowering.reals import Reals
 from onespike.exporting.lowering.values import read_bits
 from onespike.exporting.network import Exported
@@ -56,8 +43,12 @@ def write(exported: Exported, folder: Path) -> dict[str, Target]:
         import nir
     lowering, spikes = lower(exported, Reals, "nir", "f32")
     writer = _Writer(nir, lowering.maps)
-    writer.write(folder / FILE)
-    graph, names = nir.read(folder / FILE), writer.fired
+    try:
+        writer.write(folder / FILE)
+        graph, names = nir.read(folder / FILE), writer.fired
+    except ValueError as error:  # of its check of shapes: up to 1.0.8 it takes every kernel for a square one
+        state = f"nir: the package does not take {exported.contract.model}: {reason(error)[:300]}"
+        raise OnespikeError(f"{state}; onnx and pt2 can") from error
 
     def run(images: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         seen = run_once(graph, exported.reads(images).float())
@@ -206,7 +197,8 @@ class _Writer:
             eye = torch.eye(of.channels)[:, :, None, None]
             parts = self._added(of, torch.arange(of.channels), ones, zeros)
             return self._conv2d(f"{of.layer}.add", parts, eye, zeros, Geometry((1, 1)), self._sides[parts[0]])
-        raise self._cannot(f"{of.name if isinstance(of, Function) else 'a ' + type(of).__name__.lower()} in {of.layer}")
+        what = getattr(of, "name", f"a {type(of).__name__.lower()}")  # a function has a name
+        raise self._cannot(f"{what} in {of.layer}")
 
     def _conv(self, of: Conv, weight: Tensor, bias: Tensor) -> str:
         parts = self._parts(of.source)

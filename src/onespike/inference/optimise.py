@@ -128,21 +128,21 @@ def optimise(
     expect_free(out)
     checkpoint = run.checkpoint(which)
     network, batches = opened(run, checkpoint, images, model, data)
-    if takes(network):
-        ours = cast("Network", network)
+    is_ours, name = takes(network), checkpoint.card.name
+    known = tuple(PRECISIONS) if is_ours else WEIGHTS
+    if precision not in ("auto", *known):
+        raise OnespikeError(f"precision: expected auto, {' or '.join(known)} for {name}, got {precision}")
+    if is_ours:
+        ours, bits = cast("Network", network), "int8" if precision == "auto" else precision
         card = replace(checkpoint.card, model=ours.config)  # that of an object from Python cannot be built again
-        return _ours(ours, card, batches, run.folder.name, out, precision, rounds)
-    if precision not in ("auto", *WEIGHTS):
-        raise OnespikeError(
-            f"precision: expected auto, {' or '.join(WEIGHTS)} for {checkpoint.card.name}, got {precision}"
-        )
+        return _ours(ours, card, batches, run.folder.name, out, bits, rounds)
     expect_packages()
     pictures = torch.cat([part for part, _ in batches[:WATCHED]])
     weights = _suited(network, pictures) if precision == "auto" else precision
     with TemporaryDirectory() as made:
         folder = Path(made)
         others = runtimes(copied(network), checkpoint.card, weights, pictures, folder)
-        compared = compare(checkpoint.card.name, {EAGER: Candidate(Eager(network)), **others}, batches, rounds)
+        compared = compare(name, {EAGER: Candidate(Eager(network)), **others}, batches, rounds)
         chosen = others[compared.fastest].run
         assert isinstance(chosen, Runtime)
         save_file((folder / FILE).read_bytes(), chosen.name, weights, checkpoint.card, run.folder.name, out)
@@ -184,13 +184,9 @@ def _ours(
     batches: list[tuple[Tensor, Tensor]],
     run: str,
     out: Path,
-    precision: Precision,
+    bits: str,
     rounds: int,
 ) -> Report:
-    """Our own engine, for the paper's networks."""
-    bits = "int8" if precision == "auto" else precision
-    if bits not in PRECISIONS:
-        raise OnespikeError(f"precision: expected auto, {' or '.join(PRECISIONS)} for {card.name}, got {precision}")
     made = Engine(network, bits)
     with TemporaryDirectory() as place:
         save_engine(made, card, run, Path(place) / "engine")

@@ -74,7 +74,7 @@ def read_pretrained(folder: Path) -> Checkpoint:
         card = ModelCard.from_json(read_json(read_whole(folder / CARD), CARD))
         weights = read_weights(folder / WEIGHTS)
         summary = read_json(read_whole(folder / "summary.json"), "summary.json")
-        progress = _progress(summary)
+        progress = progress_of(summary, "summary.json")
     except FileNotFoundError as error:
         raise OnespikeError(f"{folder}: no {Path(error.filename).name}: expected a pretrained network") from None
     except OSError as error:
@@ -82,14 +82,17 @@ def read_pretrained(folder: Path) -> Checkpoint:
     return Checkpoint(card, weights, {}, {"progress": progress})
 
 
-def _progress(summary: Any) -> dict[str, Any]:
-    """How far training had come, as a checkpoint says it; epochs after that of the weights count to those before it."""
-    expect_keys(summary, {"best_epoch": int}, "summary.json")
+def progress_of(summary: Any, where: str) -> dict[str, Any]:
+    """How far training had come, as a checkpoint says it; epochs after that of the weights count to those before it.
+
+    An `OnespikeError`, which begins with `where`, if the summary says it in no such numbers.
+    """
+    expect_keys(summary, {"best_epoch": int}, where)
     numbers: dict[str, Any] = {key: summary.get(key) for key in ("best_epoch", *_SPENT)}
-    expect_keys(numbers, {"best_epoch": int, **_SPENT}, "summary.json")
+    expect_keys(numbers, {"best_epoch": int, **_SPENT}, where)
     for key, number in numbers.items():
         if not 0 <= (number or 0) < 1e18:  # or no checkpoint could be read of a run that starts from it
-            raise OnespikeError(f"summary.json: {key}: expected 0 to 10^18, got {number}")
+            raise OnespikeError(f"{where}: {key}: expected 0 to 10^18, got {number}")
     best, epochs, before = (numbers[key] or 0 for key in ("best_epoch", "epochs", "epochs_before"))
     spent = (numbers[key] for key in ("pflop", "pflop_before"))
     flops, flops_before = (None if pflop is None else counted(round(1e15 * pflop)) for pflop in spent)

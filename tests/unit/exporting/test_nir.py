@@ -14,6 +14,7 @@ from onespike.errors import OnespikeError
 from onespike.exporting.nir import run_once
 from onespike.neurons import LIF
 from onespike.neurons.watch import reset_state
+from tests.running import raising
 
 nir = pytest.importorskip("nir")
 Settle = Callable[[nn.Module, Tensor], nn.Module]
@@ -202,4 +203,12 @@ def test_what_nir_cannot_say_is_named(name: str, overrides: dict[str, Any], mess
     images = torch.rand(2, 1, 32, 32)
     with pytest.raises(OnespikeError, match=message):
         export(create_model(name, in_channels=1, **overrides).eval(), tmp_path / "out", "nir", images=images)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_package_does_not_take_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nir, "write", raising(ValueError("type mismatch:\n\nfire")))
+    network, images = nn.Sequential(nn.Flatten(), nn.Linear(16, 2), LIF(2)).eval(), torch.rand(2, 1, 4, 4)
+    with pytest.raises(OnespikeError, match=r"^nir: the package does not take Sequential: type mismatch: fire;"):
+        export(network, tmp_path / "out", "nir", images=images)
     assert not (tmp_path / "out").exists()

@@ -5,7 +5,6 @@ computed where it is read.
 """
 
 import math
-from typing import Any
 
 import torch
 
@@ -37,27 +36,17 @@ class Bodies(Memory):
     """Writes the body of each map's function."""
 
     def _body(self, one: Map) -> list[str]:
-        writers: dict[type[Map], Any] = {
-            Conv: self._conv,
-            PixelConv: self._conv_pixels,
-            Pool: self._pool,
-            Sum: self._sum,
-            Fire: self._fire,
-            Wave: self._wave,
-            Product: self._product,
-            Function: self._apply,
-            Matmul: self._matmul,
-            Collect: self._collect,
-        }
-        return writers[type(one)](one)
+        """The lines for a map, by the method that has the name of its kind."""
+        written: list[str] = getattr(self, f"_body_{type(one).__name__.lower()}")(one)
+        return written
 
-    def _conv(self, one: Conv) -> list[str]:
+    def _body_conv(self, one: Conv) -> list[str]:
         window = self._window(one, one.geometry, one.sides, one.source.channels)
         weights = self._table(one.weight, "float" if one.kind == "f32" else "int8_t")
         kernel = "conv_bits_f32" if (one.source.kind, one.kind) == ("bits", "f32") else f"conv_{one.source.kind}"
         return [f"{kernel}(&{window}, {weights}, {self._at(one.source)}, p, out);"]
 
-    def _conv_pixels(self, one: PixelConv) -> list[str]:
+    def _body_pixelconv(self, one: PixelConv) -> list[str]:
         window = self._window(one, one.geometry, one.sides, one.source.channels)
         weights = self._table(one.weight, "int8_t")
         groups = torch.zeros(one.source.channels, dtype=torch.int64)
@@ -88,39 +77,22 @@ class Bodies(Memory):
             return f"{pixel} + {ahead}" if ahead else pixel
         return f"{self._table(read.pixels)}[{pixel}]"
 
-    def _pool(self, one: Pool) -> list[str]:
+    def _body_pool(self, one: Pool) -> list[str]:
         of = one.read.map
         window = self._window(one, one.geometry, one.sides, of.channels)
-        count = math.prod(one.geometry.kernel)
-        loop = [
-            f"for (int t = 0; t < {count}; t++) {{",
-            f"    int q = tap(&{window}, p, t / {one.geometry.kernel[1]}, t % {one.geometry.kernel[1]});",
-            "    if (q < 0)",
-            "        continue;",
-        ]
+        count, columns = math.prod(one.geometry.kernel), one.geometry.kernel[1]
+        place = f"    int q = tap(&{window}, p, t / {columns}, t % {columns});"
+        loop = [f"for (int t = 0; t < {count}; t++) {{", place, "    if (q < 0)", "        continue;"]
         pixel = self._pixel(one.read, "q")
         if one.kind == "bits":
-            return [
-                f"for (int i = 0; i < {one.words}; i++)",
-                "    out[i] = 0;",
-                *loop,
-                f"    for (int i = 0; i < {one.words}; i++)",
-                f"        out[i] |= ({self._at(of)})[({pixel}) * {of.words} + i];",
-                "}",
-            ]
+            each, word = f"for (int i = 0; i < {one.words}; i++)", f"({self._at(of)})[({pixel}) * {of.words} + i]"
+            return [each, "    out[i] = 0;", *loop, f"    {each}", f"        out[i] |= {word};", "}"]
         add = "out[c] = v[c] > out[c] ? v[c] : out[c];" if one.largest else "out[c] += v[c];"
         start = {"i32": "INT32_MIN", "i64": "INT64_MIN", "f32": "-3.402823466e+38f"}[one.kind] if one.largest else "0"
-        return [
-            _each(one),
-            f"    out[c] = {start};",
-            *loop,
-            *self._fetch(of, pixel, "    "),
-            f"    {_each(one)}",
-            f"        {add}",
-            "}",
-        ]
+        inside = [*self._fetch(of, pixel, "    "), f"    {_each(one)}", f"        {add}"]
+        return [_each(one), f"    out[c] = {start};", *loop, *inside, "}"]
 
-    def _sum(self, one: Sum) -> list[str]:
+    def _body_sum(self, one: Sum) -> list[str]:
         kind = TYPES[one.kind]
         constant = f"{self._table(one.constant, kind)}[c]" if one.constant.any() else "0"
         lines = [_each(one), f"    out[c] = {constant};"]
@@ -129,35 +101,32 @@ class Bodies(Memory):
             lines += ["{", *self._fetch(read.map, self._pixel(read, "p"), "    ")]
             used = torch.nonzero(chosen >= 0).flatten()
             start, stop = int(used[0]), int(used[-1]) + 1
-            inner = f"    for (int c = {start}; c < {stop}; c++)"
-            if len(used) != stop - start:  # what is not read is read with the factor 0
-                factors = torch.where(chosen >= 0, factors, 0)
-                chosen = chosen.clamp(min=0)
             factors, chosen = factors[start:stop], chosen[start:stop]
+            factors, chosen = torch.where(chosen >= 0, factors, 0), chosen.clamp(min=0)  # no channel: times 0
             ahead = int(chosen[0]) - start
             plain = torch.equal(chosen, torch.arange(len(chosen)) + int(chosen[0]))
             place = ("c" if not ahead else f"c + {ahead}") if plain else f"{self._table(chosen)}[c - {start}]"
             alike = len(factors.unique()) == 1
-            name = None if alike else self._table(factors, kind)
-            factor = literal(factors[0].item(), kind) if alike else f"{name}[c{f' - {start}' if start else ''}]"
+            at = f"c - {start}" if start else "c"
+            factor = literal(factors[0].item(), kind) if alike else f"{self._table(factors, kind)}[{at}]"
             product = f"{factor} * v[{place}]"
             if term.drop and alike and abs(int(factors[0])) == 1:
                 product = f"{product} / {literal(2**term.drop, 'int64_t')}"
             elif term.drop:
                 product = f"scaled(v[{place}], {factor}, {term.drop})"
-            lines += [inner, f"        out[c] += {product};", "}"]
+            lines += [f"    for (int c = {start}; c < {stop}; c++)", f"        out[c] += {product};", "}"]
         if one.rectified:
             lines += [_each(one), "    out[c] = out[c] > 0 ? out[c] : 0;"]
         if one.drop:
             lines += [_each(one), f"    out[c] /= {literal(2**one.drop, 'int64_t')};"]
         return lines
 
-    def _wave(self, one: Wave) -> list[str]:
+    def _body_wave(self, one: Wave) -> list[str]:
         quarter = " + ((uint64_t)1 << 62)" if one.cosine else ""
         turn = f"((uint64_t)v[c] << {64 - one.fraction}){quarter}"
         return [*self._fetch(one.source, "p"), _each(one), f"    out[c] = sine({turn});"]
 
-    def _product(self, one: Product) -> list[str]:
+    def _body_product(self, one: Product) -> list[str]:
         first, second = one.factors
         fixed = first.map.kind == second.map.kind == "i64"
         lines = []
@@ -168,28 +137,24 @@ class Bodies(Memory):
             lines += [f"        out[c] = {text.format(v=f'v[{place}]')};", "}"]
         return lines
 
-    def _apply(self, one: Function) -> list[str]:
+    def _body_function(self, one: Function) -> list[str]:
         return [*self._fetch(one.source, "p"), _each(one), f"    out[c] = {MATH.get(one.name, one.name)}(v[c]);"]
 
-    def _matmul(self, one: Matmul) -> list[str]:
+    def _body_matmul(self, one: Matmul) -> list[str]:
         (left, right), depth = one.factors, one.factors[0].channels
         row = f"{self._at(right)} + (p / {one.rows} * {one.channels} + c) * {depth}"
         return [_each(one), f"    out[c] = dot({self._at(left)} + p * {depth}, {row}, {depth});"]
 
-    def _fire(self, one: Fire) -> list[str]:
+    def _body_fire(self, one: Fire) -> list[str]:
         kind = one.source.kind if one.source.kind in ("i64", "f32") else "i32"
         if one.source.channels > 2**16:
             raise OnespikeError(f"c: expected at most 65,536 channels, got {one.source.channels:,} before {one.layer}")
         inverted = torch.zeros(32 * one.words, dtype=torch.int64)
         inverted[: one.channels] = one.inverted.long()
         words = (inverted.view(-1, 32) << torch.arange(32)).sum(1)
-        tables = (
-            self._table(one.chosen, "uint16_t"),
-            self._table(one.thresholds, TYPES[kind]),
-            self._table(words, "uint32_t"),
-        )
-        fetch = self._fetch(one.source, "p")
-        return [*fetch, f"fire_{kind}(v, {', '.join(tables)}, {one.channels}, out);"]
+        chosen, thresholds = self._table(one.chosen, "uint16_t"), self._table(one.thresholds, TYPES[kind])
+        tables = f"{chosen}, {thresholds}, {self._table(words, 'uint32_t')}"
+        return [*self._fetch(one.source, "p"), f"fire_{kind}(v, {tables}, {one.channels}, out);"]
 
     def _gather(self, one: Collect, of: Map) -> list[str]:
         """Fetch each element of a map from its own place in another, such as a transposed one."""
@@ -204,7 +169,7 @@ class Bodies(Memory):
             return [*lines, f"        put(out, i, {self._at(of)}, q);", "}"]
         return [*lines, f"        out[i] = ({self._at(of)})[q];", "}"]
 
-    def _collect(self, one: Collect) -> list[str]:
+    def _body_collect(self, one: Collect) -> list[str]:
         bits = one.kind == "bits"
         lines = [f"for (int i = 0; i < {one.words if bits else one.channels}; i++)", "    out[i] = 0;"]
         if len(one.parts) > FEW and len({part.map for part in one.parts}) == 1:
@@ -218,16 +183,13 @@ class Bodies(Memory):
             at, size = self._at(part.map), part.map.words if bits else part.map.channels
             lines += ["{", f"    int q = {self._table(table)}[p] - 1;"]
             if whole:
-                loop = f"    for (int i = 0; q >= 0 && i < {size}; i++)"
-                lines += [loop, f"        out[i] = ({at})[q * {size} + i];", "}"]
-                continue
-            places = self._table(part.to_channels), self._table(part.channels)
-            lines.append(f"    for (int i = 0; q >= 0 && i < {len(part.channels)}; i++)")
-            if bits:
-                lines.append(f"        put(out, {places[0]}[i], {at} + q * {size}, {places[1]}[i]);")
+                count, copy = size, f"out[i] = ({at})[q * {size} + i];"
             else:
-                lines.append(f"        out[{places[0]}[i]] = ({at})[q * {size} + {places[1]}[i]];")
-            lines.append("}")
+                to, taken, count = self._table(part.to_channels), self._table(part.channels), len(part.channels)
+                copy = f"out[{to}[i]] = ({at})[q * {size} + {taken}[i]];"
+                if bits:
+                    copy = f"put(out, {to}[i], {at} + q * {size}, {taken}[i]);"
+            lines += [f"    for (int i = 0; q >= 0 && i < {count}; i++)", f"        {copy}", "}"]
         return lines
 
 

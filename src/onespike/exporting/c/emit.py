@@ -9,17 +9,7 @@ from dataclasses import dataclass
 from onespike.errors import OnespikeError
 from onespike.exporting.c.bodies import Bodies
 from onespike.exporting.c.text import TYPES, comment, kernels_for
-from onespike.exporting.lowering.maps import (
-    Conv,
-    Function,
-    Map,
-    Matmul,
-    PixelConv,
-    Pixels,
-    Product,
-    Sum,
-    Wave,
-)
+from onespike.exporting.lowering.maps import Conv, Function, Map, Matmul, PixelConv, Pixels, Product, Sum, Wave
 
 #: The type of the class scores, by the kind of the last map.
 SCORES = {"i64": "int32_t", "f32": "float"}
@@ -79,8 +69,6 @@ class Writer(Bodies):
         stack = self._local(scores) + max(self._stack(one) for one in [*self._stored, scores])
         spikes = [one for one in self._stored if one.kind == "bits"]
         return Program("\n\n".join(parts) + "\n", self._flash, self._ram, stack, additions, products, spikes)
-
-    # Functions.
 
     def _function(self, one: Map) -> str:
         """The function that computes a pixel of a map; and, if it is stored, the one that fills it."""

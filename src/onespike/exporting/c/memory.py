@@ -1,10 +1,11 @@
 """Places of maps in memory, and of constants in tables."""
 
 import math
+from textwrap import fill
 
 from torch import Tensor
 
-from onespike.exporting.c.text import SIZES, TYPES, lines_of, literal
+from onespike.exporting.c.text import SIZES, TYPES, literal
 from onespike.exporting.lowering.maps import Collect, Conv, Geometry, Map, Matmul, PixelConv, Pixels, Pool, needed
 
 
@@ -42,20 +43,16 @@ class Memory:
         for one in [*self._stored, self._maps[-1]]:
             for used in self._touched(one):
                 ends[used] = max(ends[used], step.get(one, len(step)))
-        places: dict[Map, int] = {}
+        spans: dict[Map, tuple[int, int]] = {}
         for one in sorted(self._stored, key=lambda stored: -stored.bytes):
-            others = [
-                (places[other], places[other] + _padded(other))
-                for other in places
-                if step[other] <= ends[one] and step[one] <= ends[other]
-            ]
-            place = 0
+            others = [span for other, span in spans.items() if step[other] <= ends[one] and step[one] <= ends[other]]
+            place, size = 0, -(-one.bytes // 8) * 8
             for start, end in sorted(others):
-                if place + _padded(one) <= start:
+                if place + size <= start:
                     break
                 place = max(place, end)
-            places[one] = place
-        return places, max((place + _padded(one) for one, place in places.items()), default=0)
+            spans[one] = place, place + size
+        return {one: start for one, (start, _) in spans.items()}, max((end for _, end in spans.values()), default=0)
 
     def _touched(self, one: Map) -> set[Map]:
         """The stored maps that are read while one is computed."""
@@ -85,7 +82,8 @@ class Memory:
         values = values.flatten()
         if kind is None:
             kind = "uint16_t" if int(values.max()) < 2**16 else "uint32_t"
-        text = lines_of(literal(value, kind) for value in values.tolist())
+        words = " ".join(f"{literal(value, kind)}," for value in values.tolist())
+        text = fill(words, 116, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False)
         key = f"{kind}[{len(values)}] = {{\n{text}\n}};"
         if key not in self._known:
             self._known[key] = f"table{len(self._known)}"
@@ -106,7 +104,3 @@ class Memory:
 def _reads_of(one: Map) -> int:
     """How often a map reads a pixel of another, if it reads no windows that overlap."""
     return math.prod(one.sides) if isinstance(one, Pool) else one.pixels
-
-
-def _padded(one: Map) -> int:
-    return -(-one.bytes // 8) * 8

@@ -10,7 +10,6 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -29,9 +28,6 @@ from onespike.exporting.network import Exported
 from onespike.exporting.parity import Target
 from onespike.functional.kernels import compiler
 
-if TYPE_CHECKING:
-    from onespike.exporting.lowering.layers import Layers
-
 #: What `model_run` reads, in words.
 READS = "uint8 (H, W, C), row by row, one image"
 #: The compiler's options; warnings are errors.
@@ -48,7 +44,7 @@ def write(exported: Exported, folder: Path) -> dict[str, Target]:
     command = compiler()
     if command is None:
         raise OnespikeError("c: no C compiler, by which the export is proved: apt-get install gcc")
-    numbers: type[Layers] = Integers if contract.weights == "int8" else Reals
+    numbers: type[Integers | Reals] = Integers if contract.weights == "int8" else Reals
     lowering, spikes = lower(exported, numbers, "c")
     program, unit = Writer(lowering.maps).program(), lowering.unit
     (folder / "model.h").write_text(_header(contract, program, unit), encoding="utf-8")

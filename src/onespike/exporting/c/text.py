@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Iterable
 from ctypes import c_float
 from importlib.resources import files
 
@@ -56,14 +55,3 @@ def literal(value: float, kind: str) -> str:
 def comment(text: str) -> str:
     """A name inside a C comment, without what could end it, nest another or go on behind it."""
     return "".join(c if c.isprintable() and c not in "*\\?" else "_" for c in text)
-
-
-def lines_of(words: Iterable[str], width: int = 116) -> str:
-    """Words with commas, in lines of a width."""
-    lines, line = [], "   "
-    for word in words:
-        if len(line) + len(word) + 2 > width:
-            lines.append(line)
-            line = "   "
-        line += f" {word},"
-    return "\n".join([*lines, line])

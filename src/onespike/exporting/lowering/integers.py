@@ -38,11 +38,7 @@ FRACTION, BITS = 52, 61
 
 
 class Integers(Layers):
-    """Turns a graph of float64, with weights of 8 bits, into maps of whole numbers.
-
-    Args:
-        graph: A graph of ATen operations on float64, without effects, for one image of bytes.
-    """
+    """Turns a graph with weights of 8 bits, for one image of bytes, into maps of whole numbers."""
 
     others = "--weights fp32 says more in float C, onnx and pt2 can"
 
@@ -66,15 +62,11 @@ class Integers(Layers):
     def _of_unsaid(self, name: str, args: tuple[Any, ...]) -> Any:
         """The result of an operation on real values: layers that read them are named, thresholds give spikes again."""
         if name in ("conv2d", "linear") and isinstance(args[0], Unsaid):
-            self._reads_real()
+            self.real.append(self._layer)
         if name in ("gt", "ge"):
             self._add(fired := Map(shape=(1, 1, 1, math.prod(self._shape)), kind="bits", bound=1))
             return self._value(fired).each(lambda part: part.reshape(self._shape))
         return Unsaid()
-
-    def _reads_real(self) -> None:
-        if self._layer not in self.real:
-            self.real.append(self._layer)
 
     # Numbers.
 
@@ -116,14 +108,15 @@ class Integers(Layers):
 
     def _weighed(self, x: Value, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Value:
         of = self.maps_of(x.index)[0]
-        if of.image and of.kind != "u8" and not _alike(x):
+        alike = bool((x.gain == x.gain.flatten()[0]).all()) and not x.shift.any()
+        if of.image and of.kind != "u8" and not alike:
             x = self._summed([x])  # puts what the first layers hand on to each other on one scale
         read = self._single(x, 1)
         if read is None:
             raise CannotSayError(f"values of several scales side by side in {self._layer}")
         of = read.map
         if not of.image and of.kind == "i64":
-            self._reads_real()
+            self.real.append(self._layer)
             raise CannotSayError  # `check` names the layer
         self.first += [self._layer] if of.image else []
         integers, scale = find_integers(weight)
@@ -227,11 +220,6 @@ class Integers(Layers):
 
     def _scored(self, terms: list[Term], constant: Tensor) -> tuple[Sum, float]:
         return self._sum(terms, constant, bits=31)
-
-
-def _alike(x: Value) -> bool:
-    """Whether all elements have one gain, and no constant."""
-    return bool((x.gain == x.gain.flatten()[0]).all()) and not x.shift.any()
 
 
 def _levels(of: Map) -> set[int]:

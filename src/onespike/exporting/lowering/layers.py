@@ -171,7 +171,6 @@ class Layers(Sums):
         return unique[order], order.argsort()[which]
 
     def _op_relu(self, x: Value) -> Value:
-        """max(x, 0)."""
         out = self._summed([x])
         for of in self.maps_of(out.index):
             assert isinstance(of, Sum)

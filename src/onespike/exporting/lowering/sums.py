@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from functools import partialmethod
 from operator import itemgetter
 from typing import Any
 
@@ -96,17 +97,7 @@ class Sums(Walk, ABC):
     def _op_adaptive_max_pool2d(self, x: Value, size: Any) -> list[Value]:
         return [self._pooled(x, self._adaptive(x, size), largest=True)]
 
-    def _op_amax(self, x: Value, dim: Any = (), *_: Any, **__: Any) -> Value:
-        return self._reduced(x, dim, largest=True)
-
-    def _op_sum(self, x: Value, dim: Any = (), *_: Any, **__: Any) -> Value:
-        return self._reduced(x, dim, largest=False)
-
-    def _op_mean(self, x: Value, dim: Any = (), *_: Any, **__: Any) -> Value:
-        out = self._reduced(x, dim, largest=False)
-        return out / (x.index.numel() // out.index.numel())
-
-    def _reduced(self, x: Value, dim: Any, largest: bool) -> Value:
+    def _reduced(self, x: Value, dim: Any = (), *_: Any, largest: bool, **__: Any) -> Value:
         """Reduce axes: all pixels of a map, seen as one column; the node's own shape says whether they stay, as 1."""
         axes = [dim] if isinstance(dim, int) else list(dim or range(x.index.ndim))
         axes = sorted(axis % x.index.ndim for axis in axes)
@@ -116,6 +107,13 @@ class Sums(Walk, ABC):
             column = x.each(lambda part: part.permute(*axes, *kept).reshape(1, -1, channels, 1).transpose(1, 2))
             x = self._pooled(column, Geometry((column.shape[2], 1)), largest)
         return x.each(lambda part: part.reshape(self._shape))
+
+    _op_amax = partialmethod(_reduced, largest=True)
+    _op_sum = partialmethod(_reduced, largest=False)
+
+    def _op_mean(self, x: Value, dim: Any = (), *_: Any, **__: Any) -> Value:
+        out = self._reduced(x, dim, largest=False)
+        return out / (x.index.numel() // out.index.numel())
 
     def _pooled(self, x: Value, geometry: Geometry, largest: bool) -> Value:
         """Pool (N, C, H, W)."""

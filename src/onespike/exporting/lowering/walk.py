@@ -214,7 +214,6 @@ class Walk(fx.Interpreter):
         return value if self._single(value, axis) is not None else self._collected(value, axis)
 
     def _collected(self, value: Value, axis: int) -> Value:
-        """Collect a value in a map of its own."""
         flat = value.rows(axis)
         index, gain, shift = flat.index, flat.gain, flat.shift
         maps = self.maps_of(index)
