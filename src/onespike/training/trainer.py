@@ -30,10 +30,12 @@ from onespike.training.penalties import EnergyBudget, Hoyer, SurrogateWidth
 from onespike.training.progress import Progress
 from onespike.training.recipe import Recipe
 from onespike.training.requirements import expect_suitable, frames_of
-from onespike.training.restoring import FIXED
 from onespike.training.run import Run, channels_last
 from onespike.training.scores import Scores, score
 from onespike.training.teacher import Teacher
+
+#: Options that a resumed run cannot change: its saved tensors and its position depend on them.
+FIXED = ("optimizer", "ema", "int8_weights", "seed", "batch_size")
 
 
 class Diverged(OnespikeError):  # noqa: N818 - named for what happened
@@ -59,9 +61,6 @@ class Trainer:
         stop: Whether somebody asked to stop after this step; a callback may ask.
     """
 
-    callbacks: list[Callback]
-    run: Run | None
-
     def __init__(
         self,
         model: nn.Module,
@@ -73,7 +72,8 @@ class Trainer:
     ) -> None:
         self.recipe, self.config, self.data, self.accelerator = recipe, recipe.train, data, accelerator
         self.card, self.progress, config = ModelCard.of(recipe, data), Progress(), recipe.train
-        self.run, self.stop = None, False
+        self.run: Run | None = None
+        self.stop = False
         dtype = torch.float64 if config.precision == "fp64" else torch.float32
         self.network = channels_last(model.to(accelerator.device, dtype))
         self.loss = loss.to(accelerator.device, dtype) if isinstance(loss, nn.Module) else loss
@@ -109,7 +109,6 @@ class Trainer:
             setattr(self.network, "recompute", True)  # noqa: B010 - a module's attributes are not declared
 
     def _asked_for(self) -> Iterator[Callback]:
-        """The callbacks that the recipe asks for."""
         config = self.config
         if config.int8_weights:
             yield Int8Weights(self.network)
