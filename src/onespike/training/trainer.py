@@ -11,6 +11,7 @@ from dataclasses import asdict
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import broadcast
+from timm.data import Mixup
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -25,7 +26,7 @@ from onespike.training.checkpoint import Checkpoint, ModelCard, split_tensors
 from onespike.training.flops import Flops
 from onespike.training.growth import resize, size_at
 from onespike.training.losses import Loss, over_time
-from onespike.training.optim import make_mixup, make_optimizer, make_scheduler
+from onespike.training.optim import make_optimizer, make_scheduler
 from onespike.training.penalties import EnergyBudget, Hoyer, SurrogateWidth
 from onespike.training.progress import Progress
 from onespike.training.recipe import Recipe
@@ -94,7 +95,8 @@ class Trainer:
         self.flops = Flops(self.network, self.teacher.seeing if self.teacher else None)
         taught = [self.teacher] if self.teacher else []
         self.callbacks = [*self._asked_for(), self.monitor, self.flops, *taught, *callbacks]
-        self.mixup = make_mixup(config, data.num_classes)
+        smoothed = {"label_smoothing": config.label_smoothing, "num_classes": data.num_classes}
+        self.mixup = Mixup(mixup_alpha=config.mixup, **smoothed) if config.mixup else None
         optimizer = make_optimizer(config, self.network)
         self.scheduler = make_scheduler(config, optimizer, len(self.batches))
         if any(name.endswith("raw_decay") for name, _ in self.network.named_parameters()):
