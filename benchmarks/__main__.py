@@ -18,10 +18,10 @@ from benchmarks.peers import PEERS
 from benchmarks.scaling import save_scaling, scaling
 from onespike.cli.command import call
 from onespike.cli.main import exit_with
-from onespike.cli.tables import person, plain_table
 from onespike.durable import expect_writable, save_json, save_text
 from onespike.errors import OnespikeError, unknown
 from onespike.models.registry import family
+from onespike.terminal import person, plain_table
 from onespike.training.run import Run
 from reproduce.report import expect_apart, provenance
 

@@ -12,9 +12,9 @@ from typing import Any, NoReturn
 
 from onespike.cli.command import Overrides, call
 from onespike.cli.main import Ended, exit_with
-from onespike.cli.tables import person
 from onespike.durable import expect_writable
 from onespike.errors import OnespikeError, unknown
+from onespike.terminal import person
 from onespike.training.loop import Stopped
 from reproduce.plan import OWN, Sweep
 from reproduce.registry import PAPER

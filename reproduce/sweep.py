@@ -6,9 +6,9 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from onespike.cli.tables import person
 from onespike.data.dataset import open_dataset
 from onespike.errors import OnespikeError
+from onespike.terminal import person
 from onespike.training.loop import Diverged, train
 from onespike.training.recipe import Recipe, differences
 from onespike.training.run import Run

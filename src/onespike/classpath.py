@@ -119,11 +119,7 @@ def allowed() -> list[str]:
 
 
 def resolve(class_path: str, where: str) -> Callable[..., Any]:
-    """Return what a class path leads to.
-
-    Raises:
-        OnespikeError: It is not allowed, not there, or without a signature; `where` names it.
-    """
+    """Return what a class path leads to; an `OnespikeError` if it is not allowed, not there, or has no signature."""
     module, _, name = class_path.rpartition(".")
     if not module:
         raise OnespikeError(f"{where}.class_path: expected a path such as pkg.Net, got {class_path!r}")
@@ -132,10 +128,9 @@ def resolve(class_path: str, where: str) -> Callable[..., Any]:
         in_python = f"(in Python: onespike.allow_imports({module!r}), or pass {where}=…)"
         raise OnespikeError(f"{where}: {state}: if you trust it, add --import {module} {in_python}")
     missing = f"{where}.class_path: there is no {class_path}"
+    home = _imported(module, missing)
     try:
-        found = getattr(_imported(module, missing), name)
-    except OnespikeError:
-        raise
+        found = getattr(home, name)
     except Exception as error:  # a module may have a `__getattr__` of its own
         raise OnespikeError(f"{missing}: {reason(error)}") from error
     if not callable(found):

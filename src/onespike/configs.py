@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import yaml
@@ -223,7 +223,7 @@ def read_yaml(path: Path) -> Any:
 def read_json(content: bytes, where: object) -> Any:
     """Read JSON with finite numbers; anything else is an `OnespikeError`."""
     try:
-        return _shallow(json.loads(content, parse_constant=_refuse, parse_float=_finite))
+        return _shallow(json.loads(content, parse_constant=_finite, parse_float=_finite))
     except (ValueError, RecursionError) as error:
         raise OnespikeError(f"{where}: cannot be read as JSON: {error}") from None
 
@@ -273,12 +273,10 @@ _Plain.yaml_implicit_resolvers = {  # dates stay text
 }
 
 
-def _refuse(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no finite number")
-
-
 def _finite(number: str) -> float:
-    return float(number) if math.isfinite(float(number)) else _refuse(number)
+    if not math.isfinite(float(number)):
+        raise ValueError(f"{number} is no finite number")
+    return float(number)
 
 
 def _parsed(value: Any) -> Any:

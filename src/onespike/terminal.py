@@ -1,8 +1,10 @@
-"""Output for people: terminals on which names from outside do nothing."""
+"""Output for people: terminals on which names from outside do nothing, and tables."""
 
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 from typing_extensions import override
 
@@ -20,3 +22,22 @@ class Terminal(Console):
         inner = text.strip("\n")
         before, _, after = text.partition(inner) if inner else (text, "", "")
         return super().render_str(f"{before}{printable(inner, len(inner))}{after}", **options)
+
+
+def person(json: str | None = None) -> Terminal:
+    """The console for people: the standard error if the standard output is for JSON. Lines are printed as they are."""
+    console = Terminal(stderr=json == "-", soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 120  # in a file nothing needs to be cut: room for long names of layers
+    return console
+
+
+def plain_table(*columns: str, rows: Iterable[Sequence[str]] = (), wrap: bool = False) -> Table:
+    """Make a table without lines; columns that begin with > are numbers, flush right."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in columns:
+        side: Literal["left", "right"] = "right" if column.startswith(">") else "left"
+        table.add_column(column.removeprefix(">"), justify=side, no_wrap=not wrap)
+    for row in rows:
+        table.add_row(*row)
+    return table

@@ -5,12 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from onespike.cli.command import Overrides
-from onespike.cli.tables import person, plain_table
 from onespike.errors import OnespikeError, unregistered
+from onespike.terminal import Terminal, person, plain_table
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from onespike.audit import Audit, EnergyTable
 
 Device = Literal["auto", "cpu"]
@@ -95,9 +93,8 @@ def _audit(name: str, overrides: Overrides, choices: "tuple[int, EnergyTable, De
     """Audit a run, or a model, which is shown noise unless images are chosen."""
     from onespike.audit import audit_model, audit_run
     from onespike.models import model_names
+    from onespike.training import Run, load_recipe
     from onespike.training.pretrained import HUB, PACKAGE
-    from onespike.training.recipe import load_recipe
-    from onespike.training.run import Run
 
     other = [key for key in overrides if key.startswith("data.")]
     if Path(name).is_dir() or name.startswith((PACKAGE, HUB)):
@@ -115,7 +112,7 @@ def _audit(name: str, overrides: Overrides, choices: "tuple[int, EnergyTable, De
     return audit_model(recipe.model, recipe.data if other else None, *choices)
 
 
-def _print(audit: "Audit", console: "Console") -> None:
+def _print(audit: "Audit", console: Terminal) -> None:
     from onespike.audit.audit import NOISE
     from onespike.audit.scaling import SIZE
 
@@ -169,7 +166,7 @@ def _joule(energy: float) -> str:
     return f"{number:,.0f} {unit}" if number >= 999.5 else f"{number:#.3g}".rstrip(".") + f" {unit}"
 
 
-def _print_energy(audit: "Audit", console: "Console") -> None:
+def _print_energy(audit: "Audit", console: Terminal) -> None:
     from onespike.counting.energy import CONVENTIONS
 
     titles, variants = audit.table.titles, audit.variants
@@ -182,10 +179,8 @@ def _print_energy(audit: "Audit", console: "Console") -> None:
     for line in (*(f"{name}: {titles[name]}" for name in CONVENTIONS), *(titles[name] for name in variants[1:])):
         console.print(f"  {line}", style="dim")
     if "ann" not in variants:
-        text = (
-            f"no ANN twin is estimated: it would run once where this network takes {audit.operations.steps} time steps"
-        )
-        console.print(f"  {text}", style="dim")
+        text = f"it would run once where this network takes {audit.operations.steps} time steps"
+        console.print(f"  no ANN twin is estimated: {text}", style="dim")
     why = "The twins are estimates from this network's counts and have no accuracy, so no ratio is given"
     how = "--model.preset ann, and of the paper's networks --model.preset binary"
     console.print(f"{why}: train them ({how}) and pass the runs by --compare")

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Literal
 
-from onespike.cli.tables import person, plain_table
 from onespike.errors import OnespikeError
+from onespike.terminal import person, plain_table
 
 
 def cache(action: Literal["verify"], cache: Path | None = None) -> int:

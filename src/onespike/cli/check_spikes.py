@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Literal
 
 from onespike.cli.command import Overrides
-from onespike.cli.tables import person, plain_table
 from onespike.errors import OnespikeError
+from onespike.terminal import person, plain_table
 
 
 def check_spikes(run: Path, overrides: Overrides, images: int = 512, device: Literal["auto", "cpu"] = "auto") -> int:

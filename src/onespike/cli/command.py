@@ -53,10 +53,9 @@ def call(function: Callable[..., int], arguments: Sequence[str], usage: str, sec
             _add_options(parser, configs[name])
         elif parameter.default is parameter.empty or parameter.kind is parameter.POSITIONAL_ONLY:
             kind = _kind(hints[name], name) | ({} if parameter.default is parameter.empty else {"nargs": "?"})
-            parser.add_argument(name, metavar=name.upper(), help=_help(texts.get(name, "")), **kind)
+            parser.add_argument(name, metavar=name.upper(), help=texts.get(name, "").replace("%", "%%"), **kind)
         else:
             _add_option(parser, name, hints[name], parameter.default, texts.get(name, ""))
-            parser.set_defaults(**{name: parameter.default})
     about = "import a module whose classes a recipe or a run names"
     parser.add_argument("--import", dest=argparse.SUPPRESS, default=argparse.SUPPRESS, metavar="MODULE", help=about)
     overrides, modules, rest = _split(arguments, sections, parser)
@@ -67,8 +66,7 @@ def call(function: Callable[..., int], arguments: Sequence[str], usage: str, sec
         if other.startswith("--"):
             raise unknown("option", other.split("=")[0], _options(parser, sections))
         raise OnespikeError(f"unexpected {other!r}: {usage}")
-    for section in sections:
-        trust(*(path.rpartition(".")[0] for key, path in overrides.items() if key == f"{section}.class_path"))
+    trust(*(path.rpartition(".")[0] for key, path in overrides.items() if key.partition(".")[2] == "class_path"))
     allow_imports(*modules)
     given = vars(values)
     for name, config in configs.items():
@@ -92,7 +90,6 @@ def documented(described: Any) -> tuple[str, dict[str, str]]:
 
 
 def _add_options(parser: Any, config: Any, prefix: str = "", with_defaults: bool = True) -> None:
-    """Add an option for each field of a config."""
     hints, (_, texts) = get_type_hints(config), documented(config)
     for one in fields(config):  # no instance is made: some need torch to be checked
         default = one.default if one.default_factory is MISSING else one.default_factory()
@@ -105,7 +102,8 @@ def _add_option(parser: Any, name: str, hint: Any, default: Any, text: str) -> N
     option = f"--{name.strip('_') if '.' in name else name.strip('_').replace('_', '-')}"
     is_said = default is not False and default not in (None, [], (), "")
     shown = f"{text} (default: {_typed(default)})" if is_said else text
-    common: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": _help(shown)}
+    shown = shown.replace("%", "%%")  # which argparse takes for the start of a name
+    common: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": shown}
     if hint is bool and "." not in name:
         parser.add_argument(option, action=argparse.BooleanOptionalAction, **common)
         return
@@ -118,11 +116,6 @@ def _typed(default: Any) -> str:
     if isinstance(default, tuple):
         return f"[{','.join(map(str, default))}]"
     return " ".join(map(str, default)) if isinstance(default, list) else str(default)
-
-
-def _help(text: str) -> str:
-    """A text of a help, in which argparse reads a per cent sign as the start of a name."""
-    return text.replace("%", "%%")
 
 
 def _kind(hint: Any, where: str) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from onespike.cli.command import Overrides
-from onespike.cli.tables import person, plain_table
 from onespike.cli.train import fit
 from onespike.conversion import Calibration, ConversionConfig
 from onespike.errors import OnespikeError
+from onespike.terminal import person, plain_table
 
 
 def convert(
@@ -36,9 +36,8 @@ def convert(
     """
     from onespike.configs import make
     from onespike.evaluation.convert import convert_run
+    from onespike.training import Run, load_recipe
     from onespike.training.loop import set_up
-    from onespike.training.recipe import load_recipe
-    from onespike.training.run import Run
 
     given: dict[str, Any] = dict(conversion)  # type: ignore[call-overload]
     if out is None:

@@ -6,8 +6,8 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 
 from onespike.cli.command import Overrides
-from onespike.cli.tables import person
 from onespike.errors import OnespikeError
+from onespike.terminal import person
 
 PRETRAINED = "pretrained:digits-spiking-vgg-xs"
 

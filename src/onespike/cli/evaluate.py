@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from onespike.cli.command import Overrides
-from onespike.cli.tables import person, plain_table
+from onespike.terminal import person, plain_table
 
 if TYPE_CHECKING:
     from onespike.evaluation.evaluate import Spread
@@ -88,6 +88,5 @@ def evaluate(
 
 
 def _line(top1: "Spread", top5: "Spread", loss: "Spread") -> str:
-    """The scores in one line."""
     tops = (f"{mean:.2f}%" if std is None else f"{mean:.2f}% ± {std:.2f}" for mean, std in (top1, top5))
     return "top-1 {}   top-5 {}   loss {:.4f}".format(*tops, loss.mean)

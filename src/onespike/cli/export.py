@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Literal
 
 from onespike.cli.command import Overrides
-from onespike.cli.tables import person
 from onespike.errors import OnespikeError
+from onespike.terminal import person
 
 
 def export(
@@ -61,8 +61,7 @@ def export(
         )
         if one.first is not None:
             near = f"within {one.distance:.2g} of the threshold" if one.distance != FAR else "not known"
-            where = f"{one.differing:,} in {one.first}, whose potentials are {near}"
-            console.print(f"  spikes differ first: {where}")
+            console.print(f"  spikes differ first: {one.differing:,} in {one.first}, whose potentials are {near}")
         elif one.layers:
             console.print(f"  none of {one.spikes:,} spikes differs, in {one.layers} calls of layers of neurons")
     if json:

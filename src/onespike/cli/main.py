@@ -82,7 +82,9 @@ def exit_with(command: Callable[[list[str]], int], arguments: Sequence[str] | No
                 code: Any = command(list(sys.argv[1:] if arguments is None else arguments))
             except SystemExit as ended:  # of --help, whose output may be lost like any other
                 code = ended.code
-        _leave_group()
+        distributed = sys.modules.get("torch.distributed")  # a command that never imported torch is in no group
+        if distributed and distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()  # its threads must not outlive the interpreter
         out.flush()
         if out.error is not None and not isinstance(out.error, BrokenPipeError):
             raise OnespikeError(f"the standard output: {out.error.strerror}; all files are written")
@@ -167,10 +169,3 @@ def dispatch(arguments: list[str]) -> int:
     name, command = arguments[0].replace("-", "_"), COMMANDS[arguments[0]]
     function = getattr(import_module(f"onespike.cli.{name}"), name)
     return call(function, arguments[1:], f"onespike {arguments[0]} {command.arguments}".rstrip(), command.sections)
-
-
-def _leave_group() -> None:
-    """Leave the group of processes, if there is one: its threads must not outlive the interpreter."""
-    distributed = sys.modules.get("torch.distributed")  # a command that never imported torch is in no group
-    if distributed and distributed.is_available() and distributed.is_initialized():
-        distributed.destroy_process_group()

@@ -3,7 +3,7 @@
 from typing import Any
 
 from onespike.cli.command import documented
-from onespike.cli.tables import person, plain_table
+from onespike.terminal import person, plain_table
 
 
 def models(name: str | None = None, /) -> int:
@@ -41,7 +41,6 @@ def models(name: str | None = None, /) -> int:
 
 
 def _facts(summary: dict[str, Any]) -> list[str]:
-    """The columns of a trained network in the list."""
     audit = summary["audit"]
     rate = "-" if audit["firing_rate"] is None else f"{audit['firing_rate']:.3f}"
     numbers = f"{summary['test_images']:,}", f"{audit['weights']:,}", f"{audit['synaptic_operations']:,.0f}"

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from onespike.cli.command import Overrides
-from onespike.cli.tables import person, plain_table
+from onespike.terminal import person, plain_table
 
 
 def optimise(

@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 from onespike.cli.command import Overrides
-from onespike.cli.tables import person, plain_table
 from onespike.errors import OnespikeError
+from onespike.terminal import person, plain_table
 
 
 def prune_time(overrides: Overrides, recipe: str = "digits", from_: int = 4, out: Path | None = None) -> int:
@@ -21,9 +21,8 @@ def prune_time(overrides: Overrides, recipe: str = "digits", from_: int = 4, out
     """
     from accelerate.state import PartialState
 
-    from onespike.training.loop import Stopped
+    from onespike.training import Stopped, load_recipe
     from onespike.training.pruning import prune_time
-    from onespike.training.recipe import load_recipe
 
     if out is None:
         raise OnespikeError("expected a folder for the runs: onespike prune-time --recipe RECIPE --from T --out FOLDER")

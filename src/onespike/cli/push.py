@@ -5,8 +5,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from onespike.cli.command import Overrides
-from onespike.cli.tables import person
 from onespike.errors import OnespikeError
+from onespike.terminal import person
 
 if TYPE_CHECKING:
     from onespike.training.run import Run
@@ -67,7 +67,6 @@ def push(
 
 
 def _measured(run: "Run", data: Any, images: int) -> dict[str, Any]:
-    """Accuracy and cost of a network."""
     from onespike.audit import CONVENTIONS, audit_run
     from onespike.evaluation.evaluate import evaluate
 

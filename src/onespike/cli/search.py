@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from onespike.cli.command import Overrides
-from onespike.cli.tables import person
 from onespike.errors import OnespikeError
+from onespike.terminal import person
 
 
 def search(

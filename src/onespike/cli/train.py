@@ -34,8 +34,7 @@ def train(
         init_from: Run folder, pretrained:NAME or hub:USER/NAME, whose best weights the network starts from.
         quiet: Print nothing.
     """
-    from onespike.training.recipe import load_recipe
-    from onespike.training.run import Run
+    from onespike.training import Run, load_recipe
 
     if resume is not None:
         for option, value in (("recipe", recipe), ("out", out), ("init-from", init_from)):
@@ -55,8 +54,7 @@ def fit(
     recipe: "Recipe", folder: Path, resume: bool = False, init_from: Path | None = None, quiet: bool = False
 ) -> int:
     """Train into a run folder, and say how to go on if it is stopped; returns the exit code."""
-    from onespike.training.loop import Stopped, train
-    from onespike.training.run import Run
+    from onespike.training import Run, Stopped, train
 
     try:
         train(recipe, folder, resume, init_from, quiet=quiet)

@@ -15,7 +15,7 @@ from onespike.conversion.conversion import Conversion, convert
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader
-from onespike.durable import csv_text, save_json, save_text
+from onespike.durable import csv_text, remove, save_json, save_text
 from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import expect_one_frame, expect_same_images
 from onespike.lock import held
@@ -53,7 +53,7 @@ def convert_run(
     run.expect_free()
     with held(run.folder):
         run.expect_free()
-        run.clear()
+        remove(run.last)  # of another run, killed before its beginning
         checkpoint = source.checkpoint("best")
         card = checkpoint.card
         if card.conversion is not None:

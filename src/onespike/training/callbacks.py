@@ -4,7 +4,8 @@ The trainer calls all callbacks at the same places, in the order of its list. Th
 that an interrupted run resumes to the bit.
 """
 
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
@@ -137,22 +138,20 @@ class Int8Weights(Callback):
         except OnespikeError as error:
             raise OnespikeError(f"train.int8_weights: {error}") from error
         self._weights = [layer.weight for layer in layers.values()]
-        self._exact: list[Tensor] = []
 
-    def weights(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def weights(self) -> Iterator[None]:
         """Round the weights; put the exact ones back at the end."""
-        return self
-
-    def __enter__(self) -> None:
-        self._exact = [weight.data for weight in self._weights]
-        for weight in self._weights:
-            with suppress(ValueError):  # not finite: the loss becomes NaN, which is reported
-                integers, scale = to_integers(weight.data)
-                weight.data = integers.mul_(scale)
-
-    def __exit__(self, *_: object) -> None:
-        for weight, exact in zip(self._weights, self._exact, strict=True):
-            weight.data = exact
+        exact = [weight.data for weight in self._weights]
+        try:
+            for weight in self._weights:
+                with suppress(ValueError):  # not finite: the loss becomes NaN, which is reported
+                    integers, scale = to_integers(weight.data)
+                    weight.data = integers.mul_(scale)
+            yield
+        finally:
+            for weight, own in zip(self._weights, exact, strict=True):
+                weight.data = own
 
 
 class Monitor(Callback):

@@ -127,19 +127,12 @@ class ModelCard:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint in memory.
+    """A checkpoint in memory."""
 
-    Attributes:
-        card: How to build the model.
-        weights: The weights to use.
-        training: Tensors that only training needs.
-        state: Everything else that training needs; must be representable in JSON.
-    """
-
-    card: ModelCard
-    weights: dict[str, Tensor]
-    training: dict[str, Tensor]
-    state: dict[str, Any]
+    card: ModelCard  # how to build the model
+    weights: dict[str, Tensor]  # the weights to use
+    training: dict[str, Tensor]  # tensors that only training needs
+    state: dict[str, Any]  # everything else that training needs, as JSON can hold it
 
     @property
     def digest(self) -> str:
@@ -265,8 +258,8 @@ def expect_row(row: Mapping[str, Any], epoch: int, where: str) -> None:
 
 def read_state(content: Any) -> dict[str, Any]:
     """Check the content of `state.json`; optimiser and callbacks check their own parts themselves."""
-    if not isinstance(content, dict):
-        raise OnespikeError(f"state.json: expected keys and values, got {shown(content)}")
+    expect_keys(content, {"progress": dict[str, Any]}, "state.json")
+    expect_keys(content["progress"], {"epoch": int}, "state.json: progress")
     known = {key: value for key, value in content.items() if key in _State.__annotations__}
     progress = make(_State, known, "state.json").progress
     for number, row in enumerate(progress.history, 1):
@@ -274,6 +267,4 @@ def read_state(content: Any) -> dict[str, Any]:
     for name in ("epoch", "epochs_before", "flops", "flops_before", "step", "images", "epoch_seconds", "seconds"):
         if (getattr(progress, name) or 0) < 0:
             raise OnespikeError(f"state.json: progress: {name}: expected 0 or more, got {getattr(progress, name)}")
-    if "epoch" not in content["progress"]:
-        raise OnespikeError("state.json: progress: epoch is missing")
-    return content
+    return dict(content)

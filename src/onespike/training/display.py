@@ -2,7 +2,7 @@
 
 import sys
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Group
 from rich.live import Live
@@ -11,12 +11,10 @@ from rich.table import Table
 
 from onespike.clock import watch_machine
 from onespike.environment import emulates_bf16
-from onespike.terminal import Terminal
+from onespike.terminal import Terminal, plain_table
 from onespike.training.callbacks import Callback, Step
 from onespike.training.monitor import Activity
-
-if TYPE_CHECKING:
-    from onespike.training.trainer import Trainer
+from onespike.training.trainer import Trainer
 
 _RUNNING = "loss {task.fields[loss]:.3f}  top-1 {task.fields[top1]:5.1f}%  {task.fields[rate]:,.0f} images/s"
 
@@ -34,7 +32,7 @@ class Display(Callback):
         shown: dict[str, Any] = {"console": self.console, "refresh_per_second": 4, "transient": True}
         self.live = Live(get_renderable=lambda: Group(self.bar, self.table), **shown)
 
-    def start(self, trainer: "Trainer") -> None:
+    def start(self, trainer: Trainer) -> None:
         """Print the network and the data set, and show the bar."""
         self.machine = self.watching.enter_context(watch_machine(trainer.accelerator.device))
         data, config, progress = trainer.data, trainer.config, trainer.progress
@@ -56,7 +54,7 @@ class Display(Callback):
         if self.console.is_terminal:
             self.live.start()
 
-    def after_step(self, trainer: "Trainer", step: Step) -> None:  # noqa: ARG002
+    def after_step(self, trainer: Trainer, step: Step) -> None:  # noqa: ARG002
         """Show the running means of the current epoch, and the neurons' activity if this step was watched."""
         progress = trainer.progress
         loss, top1 = progress.loss / progress.images, 100 * progress.hits / progress.images
@@ -65,7 +63,7 @@ class Display(Callback):
         if trainer.monitor.due:
             self.table = _table(trainer.monitor.groups)
 
-    def after_epoch(self, trainer: "Trainer", row: dict[str, Any]) -> None:
+    def after_epoch(self, trainer: Trainer, row: dict[str, Any]) -> None:
         """Print the line of a finished epoch, and warn of neurons that fell silent in it."""
         groups = trainer.monitor.groups
         valid = "" if row["valid_top1"] is None else f"  held out {row['valid_top1']:6.2f}%"
@@ -80,7 +78,7 @@ class Display(Callback):
             advice = "Try a lower threshold, batch normalisation before it or a lower --train.lr"
             self._say(f"warning: {', '.join(silent)}: {reason}. {advice}", style="yellow")
 
-    def finish(self, trainer: "Trainer", summary: dict[str, Any]) -> None:
+    def finish(self, trainer: Trainer, summary: dict[str, Any]) -> None:
         """Print the results; and whether the machine was busy, unless it was busy with our own workers."""
         self.watching.close()
         if self.machine.busy and not trainer.batches.singly:
@@ -99,10 +97,7 @@ class Display(Callback):
 
 
 def _table(groups: dict[str, Activity]) -> Table:
-    """The activity of the neurons, a line for each group."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("neurons", "firing rate", "", "dead", "always", "in support"):
-        table.add_column(column, justify="left" if column in ("neurons", "") else "right")
+    table = plain_table("neurons", ">firing rate", "", ">dead", ">always", ">in support", wrap=True)
     for label, group in groups.items():
         support = "" if group.in_support is None else f"{group.in_support:.0%}"
         shares = (f"{group.dead:.0%}", f"{group.always_firing:.0%}", support)

@@ -16,8 +16,7 @@ from torch import nn
 from onespike.classpath import ClassPath
 from onespike.data.augment import BatchAugment, seeded
 from onespike.data.config import PASSED
-from onespike.data.dataset import as_configured, expect_used_with, open_dataset
-from onespike.data.sets import Dataset
+from onespike.data.dataset import Dataset, as_configured, expect_used_with, open_dataset
 from onespike.durable import is_full, remove
 from onespike.errors import OnespikeError, shown
 from onespike.lock import held
@@ -117,7 +116,7 @@ def _begin(trainer: Trainer, run: Run, resume: bool, init_from: str | Path | Non
     main = trainer.accelerator.is_main_process
     if main and not resume:
         run.expect_free()
-        run.clear()  # or a resumption of this run would start from it
+        remove(run.last)  # of another run, killed before its beginning; a resumption of this one would start from it
     if resume and run.has_checkpoint():
         restore(trainer, run)
     elif init_from or passed:
@@ -167,8 +166,8 @@ def set_up(
     callbacks: Sequence[Callback] = (),
 ) -> Trainer:
     """Make a trainer from a recipe, or from what is passed in place of its parts, as `train` does."""
-    if model is not None and not isinstance(model, nn.Module):
-        raise OnespikeError(f"model: expected a torch.nn.Module, got a {type(model).__name__}")
+    if model is not None:  # now: to open the data may take long
+        expect_weights(model)
     if not isinstance(callbacks, Sequence):
         raise OnespikeError(f"callbacks: expected a list of onespike.Callback, got a {type(callbacks).__name__}")
     if odd := [one for one in callbacks if not isinstance(one, Callback)]:

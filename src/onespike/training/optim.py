@@ -1,4 +1,4 @@
-"""Optimiser, schedule and Mixup (timm's), device and precision (accelerate's), chosen by a recipe."""
+"""Optimiser and schedule (timm's), device and precision (accelerate's), chosen by a recipe."""
 
 import os
 from datetime import timedelta
@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState, PartialState
-from timm.data import Mixup
 from timm.optim import create_optimizer_v2, list_optimizers, param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
 from torch import nn
@@ -73,13 +72,6 @@ def make_scheduler(config: TrainConfig, optimizer: torch.optim.Optimizer, steps_
     noise = {"noise": between, "noise_pct": config.noise_limit, "noise_seed": config.seed}
     steps = {"step_on_epochs": False, "updates_per_epoch": steps_per_epoch}
     return create_scheduler_v2(optimizer, **cosine, **warm_up, **noise, **steps)[0]
-
-
-def make_mixup(config: TrainConfig, classes: int) -> Mixup | None:
-    """Make Mixup, which also smooths the labels; None if the recipe has none."""
-    if not config.mixup:
-        return None
-    return Mixup(mixup_alpha=config.mixup, label_smoothing=config.label_smoothing, num_classes=classes)
 
 
 def make_accelerator(config: TrainConfig, option: str = "train.precision") -> Accelerator:

@@ -13,7 +13,6 @@ from onespike.neurons.watch import Fired, watch_neurons
 from onespike.tensors import wide
 from onespike.training.callbacks import Callback, Step
 from onespike.training.cost import ASCENT, CostMeter
-from onespike.training.progress import share_of
 
 if TYPE_CHECKING:
     from onespike.training.trainer import Trainer
@@ -40,10 +39,6 @@ class EnergyBudget(Callback):
         # epoch, with their number. A penalty that was added at a resumption has not seen the epoch's first images.
         self._step, self._epoch = [0.0, 0.0], [0.0, 0.0, 0.0]
 
-    def before_step(self, trainer: "Trainer", number: int) -> None:  # noqa: ARG002
-        """Reset the counts of the step."""
-        self._step = [0.0, 0.0]
-
     def forward(self) -> AbstractContextManager[None]:
         """Count the cost of the forward passes."""
         return self.meter.watch()
@@ -59,6 +54,7 @@ class EnergyBudget(Callback):
     def after_step(self, trainer: "Trainer", step: Step) -> None:
         """Add up the step's cost, and move the penalty's weight towards the budget."""
         operations, joules = trainer.add_up(self._step)
+        self._step = [0.0, 0.0]
         self._epoch = [so_far + own for so_far, own in zip(self._epoch, (operations, joules, step.images), strict=True)]
         if self.budget:
             least, budget = self.meter.least, 1e-6 * self.budget
@@ -72,7 +68,7 @@ class EnergyBudget(Callback):
         row["energy_uj"] = energy = 1e6 * (joules / images) if images else None
         row["penalty_weight"] = self.weight + self.raised
         if self.budget:
-            row["energy_of_budget"] = share_of(self.budget, energy)
+            row["energy_of_budget"] = energy and energy / self.budget
         self._epoch = [0.0, 0.0, 0.0]
 
     def state(self) -> dict[str, Any]:

@@ -23,17 +23,13 @@ from onespike.training.progress import counted
 PACKAGE, HUB = "pretrained:", "hub:"
 #: What such a folder holds: data, never code.
 FILES = (WEIGHTS, CARD, "config.yaml", "summary.json", "README.md")
-#: What a summary may say of the training: its own, and that of the weights it started from.
-_SPENT: dict[str, Any] = dict.fromkeys(("epochs", "epochs_before"), int | None)
-_SPENT |= dict.fromkeys(("pflop", "pflop_before"), float | None)
+#: What a summary says of the training, its own and that of the weights it started from; only the first must be there.
+_SPENT: dict[str, Any] = {"best_epoch": int, "epochs": int | None, "epochs_before": int | None}
+_SPENT |= {"pflop": float | None, "pflop_before": float | None}
 
 
 def located(place: str | Path) -> Path:
-    """The folder of "pretrained:NAME", of "hub:user/repo", which is fetched first, or of a path.
-
-    Raises:
-        OnespikeError: There is no such network; the Hub cannot be reached, or has no such repository.
-    """
+    """The folder of "pretrained:NAME", of "hub:user/repo", fetched, or of a path; an `OnespikeError` if it has none."""
     text = str(place)
     if text.startswith(PACKAGE):
         return pretrained_folder(text.removeprefix(PACKAGE))
@@ -65,11 +61,7 @@ def is_pretrained(folder: Path) -> bool:
 
 
 def read_pretrained(folder: Path) -> Checkpoint:
-    """Read a pretrained network, as a checkpoint that cannot be trained further; 8-bit weights become float32.
-
-    Raises:
-        OnespikeError: A file is missing or damaged.
-    """
+    """Read a pretrained network as a checkpoint without a state of training; an `OnespikeError` if it is damaged."""
     try:
         card = ModelCard.from_json(read_json(read_whole(folder / CARD), CARD))
         weights = read_weights(folder / WEIGHTS)
@@ -88,13 +80,13 @@ def progress_of(summary: Any, where: str) -> dict[str, Any]:
     An `OnespikeError`, which begins with `where`, if the summary says it in no such numbers.
     """
     expect_keys(summary, {"best_epoch": int}, where)
-    numbers: dict[str, Any] = {key: summary.get(key) for key in ("best_epoch", *_SPENT)}
-    expect_keys(numbers, {"best_epoch": int, **_SPENT}, where)
+    numbers: dict[str, Any] = {key: summary.get(key) for key in _SPENT}
+    expect_keys(numbers, _SPENT, where)
     for key, number in numbers.items():
         if not 0 <= (number or 0) < 1e18:  # or no checkpoint could be read of a run that starts from it
             raise OnespikeError(f"{where}: {key}: expected 0 to 10^18, got {number}")
     best, epochs, before = (numbers[key] or 0 for key in ("best_epoch", "epochs", "epochs_before"))
     spent = (numbers[key] for key in ("pflop", "pflop_before"))
     flops, flops_before = (None if pflop is None else counted(round(1e15 * pflop)) for pflop in spent)
-    progress = {"epoch": best, "epochs_before": before + max(0, epochs - best)}
-    return {**progress, "flops": flops, "flops_before": flops_before}
+    before += max(0, epochs - best)
+    return {"epoch": best, "epochs_before": before, "flops": flops, "flops_before": flops_before}

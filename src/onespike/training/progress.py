@@ -55,7 +55,8 @@ class Progress:
         saved = self.best_row()
         for row in self.history:
             if budget:
-                row["energy_of_budget"] = share_of(budget, row.get("energy_uj"))
+                energy = row.get("energy_uj")
+                row["energy_of_budget"] = energy and energy / budget  # None where it is not known
             else:
                 row.pop("energy_of_budget", None)
         self.best = quality(saved)
@@ -69,11 +70,6 @@ class Progress:
 def counted(flops: float) -> float:
     """FLOPs as a checkpoint can hold them: from 2^63 on no whole number, but a float, which is good to 16 digits."""
     return flops if flops < 2**63 else float(flops)
-
-
-def share_of(budget: float, energy: float | None) -> float | None:
-    """The column `energy_of_budget`: energy as a share of a budget; None where it is not known."""
-    return None if energy is None else energy / budget
 
 
 def quality(row: dict[str, Any]) -> float:

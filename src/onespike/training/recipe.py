@@ -137,20 +137,23 @@ def option_names(model: str = "conv12") -> dict[str, Any]:
 
 def _resolve(file: dict[str, Any], given: dict[str, Any], path: Path, start: Recipe | None) -> Recipe:
     resolved = file.pop(RESOLVED, None) is not None
-    before, changes = file.get("model", {}), given.get("model", {})
     if start is not None:
         file.setdefault("data", plain(start.data))
-        if not {"name", "class_path"} & {*before, *changes}:
-            # The model that is started from is resolved: a preset chooses anew, other values change it.
-            before, changes, resolved = plain(start.model), merge(before, changes), True
-            if start.conversion is not None:
-                file["conversion"] = merge(plain(start.conversion), file.get("conversion", {}))
-    if "name" in given.get("data", {}) and "class_path" not in given["data"]:  # replaces a user's data set
-        file["data"] = {key: one for key, one in file.get("data", {}).items() if key not in ("class_path", "init_args")}
-    if "class_path" in given.get("data", {}):  # the root was that of the data set which it replaces
-        file["data"] = {key: one for key, one in file.get("data", {}).items() if key != "root"}
-    own = {section: {**file.get(section, {}), **given.get(section, {})} for section in ("data", "loss")}
-    for section, values in {"model": {**before, **changes}, **own}.items():
+    was, chosen = file.get("data", {}), given.get("data", {})
+    if "class_path" in chosen or ("name" not in chosen and resolved and was.get("class_path")):
+        gone = ["root"]  # of the data set that a class replaces; an older run may name both
+    else:
+        gone = ["class_path", "init_args"] if "name" in chosen else []
+    file["data"] = {key: value for key, value in was.items() if key not in gone}
+    before, changes = file.get("model", {}), given.get("model", {})
+    if start is not None and not {"name", "class_path"} & {*before, *changes}:
+        # The model that is started from is resolved: a preset chooses anew, other values change it.
+        before, changes, resolved = plain(start.model), merge(before, changes), True
+        if start.conversion is not None:
+            file["conversion"] = merge(plain(start.conversion), file.get("conversion", {}))
+    sections = {section: merge(file.get(section, {}), given.get(section, {})) for section in _KINDS}
+    for section in ("model", "data", "loss"):
+        values = {**before, **changes} if section == "model" else sections[section]
         if values.get("init_args") and not values.get("class_path"):
             raise OnespikeError(f"{section}.init_args: arguments of what? add --{section}.class_path pkg.Class")
     if {"name", "class_path"} <= {*changes}:
@@ -165,7 +168,6 @@ def _resolve(file: dict[str, Any], given: dict[str, Any], path: Path, start: Rec
             before = {}  # of another family, which has other values
     _check(given, known, "option", "--")
     _check({**file, "model": before}, known, f"key in {path}")
-    sections = {section: merge(file.get(section, {}), given.get(section, {})) for section in _KINDS}
     made = {section: make(_KINDS[section], values, section) for section, values in sections.items() if values}
     if not by_class:
         data = made.get("data", DataConfig())
@@ -224,7 +226,6 @@ def _recipe_path(name: str) -> Path:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """Read a recipe file and check its sections."""
     values = read_yaml(file) or {}
     if not isinstance(values, dict):
         raise OnespikeError(f"{file}: expected the sections {', '.join(SECTIONS)}, got {shown(values)}")

@@ -26,8 +26,9 @@ def expect_suitable(network: nn.Module, loss: Loss, recipe: Recipe, data: Datase
     logits = logits.expand(frames, *logits.shape) if frames > 1 else logits  # as training gets them
     if recipe.loss is not None:
         expect_loss(loss, logits, soft=bool(config.mixup), splits=max(1, recipe.data.augmix_splits))
-    elif config.loss == "tet":
-        expect_steps(network, logits)
+    elif config.loss == "tet" and logits.ndim == 2 and time_steps(network) != 1:
+        expected = "tet expects logits of each time step (T, B, K)"
+        raise OnespikeError(f"train.loss: {expected}, got {tuple(logits.shape)}; use mean")
     if config.recompute and not hasattr(network, "recompute"):
         expected = "expected a network of the library, such as conv12 or spiking-resnet-m"
         raise OnespikeError(f"train.recompute: {expected}, got {recipe.model.name}")
@@ -68,13 +69,6 @@ def time_steps(network: nn.Module) -> int | None:
 def frames_of(network: nn.Module) -> int:
     """As how many frames an image is shown to a network that answers each; 1 if the network repeats it by itself."""
     return (time_steps(network) or 1) if hasattr(network, "over_time") else 1
-
-
-def expect_steps(network: nn.Module, logits: Tensor) -> None:
-    """Raise an `OnespikeError` unless a loss of each step gets logits of each, or there is a single one."""
-    if logits.ndim == 2 and frames_of(network) == 1 and time_steps(network) != 1:
-        expected = "tet expects logits of each time step (T, B, K)"
-        raise OnespikeError(f"train.loss: {expected}, got {tuple(logits.shape)}; use mean")
 
 
 def expect_loss(loss: Loss, logits: Tensor, soft: bool, splits: int = 1) -> None:

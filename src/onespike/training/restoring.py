@@ -1,12 +1,12 @@
 """Resuming a run: what its folder holds is checked against the current training, then restored."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from onespike.configs import make
+from onespike.configs import flat, make
 from onespike.errors import OnespikeError, reason, shown
 from onespike.tensors import expect_alike
 from onespike.training.callbacks import Callback
@@ -14,20 +14,14 @@ from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors
 from onespike.training.config import TrainConfig
 from onespike.training.optim import make_optimizer
 from onespike.training.progress import Progress
-from onespike.training.recipe import Recipe, values_of
 from onespike.training.run import Run
-
-if TYPE_CHECKING:
-    from onespike.training.trainer import Trainer
-
-#: Options that a resumed run cannot change: its saved tensors and its position depend on them.
-FIXED = ("optimizer", "ema", "int8_weights", "seed", "batch_size")
+from onespike.training.trainer import FIXED, Trainer
 
 #: What a saved state that does not fit raises, here or in a user's callback.
 _DAMAGE = (OnespikeError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, AssertionError)
 
 
-def restore(trainer: "Trainer", run: Run) -> None:
+def restore(trainer: Trainer, run: Run) -> None:
     """Go on where a run stopped; an `OnespikeError` if it is another run, or complete, or cannot be read."""
     saved = run.checkpoint("last")
     if "optimizer" not in saved.state:
@@ -54,7 +48,7 @@ def restore(trainer: "Trainer", run: Run) -> None:
         raise OnespikeError(f"{state}: pass it again (callbacks=[…])")
 
 
-def _take_over(trainer: "Trainer", saved: Checkpoint) -> list[str]:
+def _take_over(trainer: Trainer, saved: Checkpoint) -> list[str]:
     """Restore position, optimiser and callbacks; a saved state that does not fit raises one of several errors.
 
     Returns the user's callbacks that kept a state, and are not there now.
@@ -92,7 +86,6 @@ def _take_over(trainer: "Trainer", saved: Checkpoint) -> list[str]:
 
 
 def _is_own(kind: type[Callback]) -> bool:
-    """Whether a callback is the library's."""
     return kind.__module__.startswith("onespike.")
 
 
@@ -105,12 +98,11 @@ def _numbered(by_place: Mapping[str, Any]) -> dict[tuple[str, int], Any]:
     return found
 
 
-def _differences(trainer: "Trainer", saved: Checkpoint) -> list[str]:
+def _differences(trainer: Trainer, saved: Checkpoint) -> list[str]:
     """List the differences between a checkpoint and this training, such as "model.theta was 0.5, now 0.3"."""
 
     def described(card: ModelCard, trained: dict[str, object], images: int) -> dict[str, object]:
-        values = values_of(Recipe(model=card.model, conversion=card.conversion))
-        values = {name: value for name, value in values.items() if name.startswith(("model.", "conversion."))}
+        values = flat(card.model, "model") | (flat(card.conversion, "conversion") if card.conversion else {})
         values |= {name: getattr(card, name) for name in ("classes", "in_channels", "image_size")}
         values |= {f"the images' {name}": getattr(card, name) for name in ("mean", "std")}
         return values | {f"train.{name}": trained.get(name) for name in FIXED} | {"training images": images}
@@ -131,17 +123,15 @@ def expect_optimizer(saved: Any, own: dict[str, Any], config: TrainConfig, netwo
     What state an optimiser has is seen from another one after a step, which is taken back: not every network can be
     copied. `own` is the fresh optimiser's.
     """
-    weights = [one for one in network.parameters() if one.requires_grad]
-    values = [one.detach().clone() for one in weights]
-    for weight in weights:
-        weight.grad = torch.zeros_like(weight)
+    values = {name: one.clone() for name, one in network.state_dict().items()}
+    for weight in network.parameters():
+        if weight.requires_grad:
+            weight.grad = torch.zeros_like(weight)
     optimizer = make_optimizer(config, network)
     before = [dict(group) for group in optimizer.param_groups]
     optimizer.step()
     optimizer.zero_grad()
-    with torch.no_grad():
-        for weight, unmoved in zip(weights, values, strict=True):
-            weight.copy_(unmoved)
+    network.load_state_dict(values)
     after = optimizer.state_dict()
     groups = zip(own["param_groups"], after["param_groups"], saved["param_groups"], strict=True)
     known = [{**fresh, **{key: one for key, one in now.items() if key in was}} for fresh, now, was in groups]

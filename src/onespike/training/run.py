@@ -117,11 +117,10 @@ class Run:
             raise OnespikeError(f"{path} cannot be read: {error.strerror}") from error
         pretrained = is_pretrained(self.folder)  # weights that nobody may have measured
         expect_results(content, {} if pretrained else _SUMMARY, str(path))
-        whole: dict[str, Any] = content
-        digest = None if pretrained else digest_of(whole)
-        if whole.get("sha256") != digest or (digest and not is_as_written(text, whole)):
+        digest = None if pretrained else digest_of(content)
+        if content.get("sha256") != digest or (digest and not is_as_written(text, content)):
             raise OnespikeError(f"{path} is not what was written: remove it, then train --resume writes it anew")
-        return whole
+        return dict(content)
 
     def _changed(self) -> list[Path]:
         """Files that changed after the summary was written; an `OnespikeError` if the summary itself is damaged."""
@@ -225,10 +224,6 @@ class Run:
         if any(one.name not in _BEFORE for one in there):
             advice = f"choose another --out, or go on with the run in it by --resume {self.folder}"
             raise OnespikeError(f"{self.folder} is not empty: {advice}")
-
-    def clear(self) -> None:
-        """Remove the checkpoint that another run may have left, killed before its beginning; after `expect_free`."""
-        remove(self.last)
 
     def expect_resumable(self) -> None:
         """Raise an `OnespikeError` if there is no checkpoint to resume from, and training would overwrite results."""

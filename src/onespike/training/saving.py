@@ -4,7 +4,7 @@ import io
 import math
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -12,9 +12,7 @@ from onespike.durable import write_whole
 from onespike.training.callbacks import Callback, Step
 from onespike.training.progress import Progress
 from onespike.training.run import Run
-
-if TYPE_CHECKING:
-    from onespike.training.trainer import Trainer
+from onespike.training.trainer import Trainer
 
 #: Seconds between two drawings of the curves while training goes on.
 REDRAW = 30.0
@@ -26,20 +24,19 @@ class Saving(Callback):
     def __init__(self, run: Run) -> None:
         self.run, self._saved, self._drawn = run, time.monotonic(), -math.inf
 
-    def start(self, trainer: "Trainer") -> None:
+    def start(self, trainer: Trainer) -> None:
         """Start counting the minutes; write the table and the curves that a session may have owed to its last epoch."""
         self._saved = time.monotonic()
         if trainer.progress.history and _is_at_the_end(trainer):
             self._report(trainer)
 
-    def after_step(self, trainer: "Trainer", step: Step) -> None:  # noqa: ARG002
+    def after_step(self, trainer: Trainer, step: Step) -> None:  # noqa: ARG002
         """Save if it is time, or if training stops here."""
-        due = time.monotonic() - self._saved > 60 * trainer.config.save_minutes
-        if trainer.stop or due:
+        if trainer.stop or time.monotonic() - self._saved > 60 * trainer.config.save_minutes:
             trainer.checkpoint().save(self.run.last)
             self._saved = time.monotonic()
 
-    def after_epoch(self, trainer: "Trainer", row: dict[str, Any]) -> None:  # noqa: ARG002
+    def after_epoch(self, trainer: Trainer, row: dict[str, Any]) -> None:  # noqa: ARG002
         """Save, and draw the curves now and then."""
         if trainer.progress.is_best:
             trainer.checkpoint().save(self.run.best)
@@ -47,14 +44,14 @@ class Saving(Callback):
         self._saved = time.monotonic()
         self._report(trainer)
 
-    def _report(self, trainer: "Trainer") -> None:
+    def _report(self, trainer: Trainer) -> None:
         self.run.write_metrics(trainer.progress.history)
         if time.monotonic() - self._drawn > REDRAW or _is_at_the_end(trainer):
             draw_curves(trainer.progress, self.run.folder / "curves.png")
             self._drawn = time.monotonic()
 
 
-def _is_at_the_end(trainer: "Trainer") -> bool:
+def _is_at_the_end(trainer: Trainer) -> bool:
     """Whether no epoch follows that would write the table and the curves."""
     return trainer.progress.enough or trainer.progress.epoch == trainer.config.epochs
 

@@ -58,14 +58,7 @@ class Found:
 class Teacher(Callback):
     """Adds to the loss how far the student is from a teacher that sees the same augmented images.
 
-    Args:
-        student: The network that is trained.
-        recipe: Its recipe; `train.teacher` is not empty.
-        data: Its images.
-        share: The device and the dtype to compute with.
-
-    Raises:
-        OnespikeError: There is no such teacher, or it does not suit the data, or has no features in common.
+    It is an `OnespikeError` if there is no such teacher, or it does not suit the data, or has no features in common.
     """
 
     def __init__(self, student: nn.Module, recipe: Recipe, data: Dataset, share: Share) -> None:

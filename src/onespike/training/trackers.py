@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
 
@@ -10,9 +10,7 @@ from onespike.durable import is_full
 from onespike.errors import OnespikeError, reason, unknown, warn
 from onespike.training.callbacks import Callback, Step
 from onespike.training.recipe import values_of
-
-if TYPE_CHECKING:
-    from onespike.training.trainer import Trainer
+from onespike.training.trainer import Trainer
 
 
 class ClosedError(OnespikeError):
@@ -30,7 +28,7 @@ class Trackers(Callback):
             if name not in map(str, get_available_trackers()):
                 raise OnespikeError(f"train.track: {name} is not installed: pip install {name}")
 
-    def start(self, trainer: "Trainer") -> None:
+    def start(self, trainer: Trainer) -> None:
         """Open the trackers; TensorBoard hides what an interrupted run wrote after this point."""
         if not self.names or trainer.run is None:
             return
@@ -55,7 +53,7 @@ class Trackers(Callback):
                 raise
             raise ClosedError(f"train.track: {', '.join(names)} cannot be opened: {reason(error)}") from error
 
-    def after_step(self, trainer: "Trainer", step: Step) -> None:
+    def after_step(self, trainer: Trainer, step: Step) -> None:
         """Write the values of a watched step."""
         monitor = trainer.monitor
         if monitor.due:
@@ -64,7 +62,7 @@ class Trackers(Callback):
                 values |= {f"{key}/{label}": getattr(group, key) for key in monitor.COLUMNS}
             self._log(values, step.number)
 
-    def after_epoch(self, trainer: "Trainer", row: dict[str, Any]) -> None:
+    def after_epoch(self, trainer: Trainer, row: dict[str, Any]) -> None:
         """Write the epoch's line of `metrics.csv`."""
         keys = ("train_loss", "train_top1", "valid_loss", "valid_top1", "images_per_second")
         # The number of its last step: a run that is resumed here hides what comes from the next one on.

@@ -11,6 +11,7 @@ from dataclasses import asdict
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import broadcast
+from timm.data import Mixup
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -25,15 +26,17 @@ from onespike.training.checkpoint import Checkpoint, ModelCard, split_tensors
 from onespike.training.flops import Flops
 from onespike.training.growth import resize, size_at
 from onespike.training.losses import Loss, over_time
-from onespike.training.optim import make_mixup, make_optimizer, make_scheduler
+from onespike.training.optim import make_optimizer, make_scheduler
 from onespike.training.penalties import EnergyBudget, Hoyer, SurrogateWidth
 from onespike.training.progress import Progress
 from onespike.training.recipe import Recipe
 from onespike.training.requirements import expect_suitable, frames_of
-from onespike.training.restoring import FIXED
 from onespike.training.run import Run, channels_last
 from onespike.training.scores import Scores, score
 from onespike.training.teacher import Teacher
+
+#: Options that a resumed run cannot change: its saved tensors and its position depend on them.
+FIXED = ("optimizer", "ema", "int8_weights", "seed", "batch_size")
 
 
 class Diverged(OnespikeError):  # noqa: N818 - named for what happened
@@ -59,9 +62,6 @@ class Trainer:
         stop: Whether somebody asked to stop after this step; a callback may ask.
     """
 
-    callbacks: list[Callback]
-    run: Run | None
-
     def __init__(
         self,
         model: nn.Module,
@@ -73,7 +73,8 @@ class Trainer:
     ) -> None:
         self.recipe, self.config, self.data, self.accelerator = recipe, recipe.train, data, accelerator
         self.card, self.progress, config = ModelCard.of(recipe, data), Progress(), recipe.train
-        self.run, self.stop = None, False
+        self.run: Run | None = None
+        self.stop = False
         dtype = torch.float64 if config.precision == "fp64" else torch.float32
         self.network = channels_last(model.to(accelerator.device, dtype))
         self.loss = loss.to(accelerator.device, dtype) if isinstance(loss, nn.Module) else loss
@@ -94,7 +95,8 @@ class Trainer:
         self.flops = Flops(self.network, self.teacher.seeing if self.teacher else None)
         taught = [self.teacher] if self.teacher else []
         self.callbacks = [*self._asked_for(), self.monitor, self.flops, *taught, *callbacks]
-        self.mixup = make_mixup(config, data.num_classes)
+        smoothed = {"label_smoothing": config.label_smoothing, "num_classes": data.num_classes}
+        self.mixup = Mixup(mixup_alpha=config.mixup, **smoothed) if config.mixup else None
         optimizer = make_optimizer(config, self.network)
         self.scheduler = make_scheduler(config, optimizer, len(self.batches))
         if any(name.endswith("raw_decay") for name, _ in self.network.named_parameters()):
@@ -109,7 +111,6 @@ class Trainer:
             setattr(self.network, "recompute", True)  # noqa: B010 - a module's attributes are not declared
 
     def _asked_for(self) -> Iterator[Callback]:
-        """The callbacks that the recipe asks for."""
         config = self.config
         if config.int8_weights:
             yield Int8Weights(self.network)

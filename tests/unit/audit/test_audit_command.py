@@ -15,12 +15,12 @@ from torch import nn
 from onespike.audit import audit, audit_model, audit_run, compare
 from onespike.audit.latency import Latency
 from onespike.cli.audit import _joule, _print
-from onespike.cli.tables import person
 from onespike.counting.energy import DEFAULT
 from onespike.counting.operations import count_operations
 from onespike.data.config import DataConfig
 from onespike.data.sets import Dataset
 from onespike.models import model_config
+from onespike.terminal import person
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.run import Run
 from tests.running import read_rows

@@ -1,8 +1,10 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from torch import nn
 
+from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError
 from onespike.models import model_config
 from onespike.training import Recipe, load_recipe, recipe_names
@@ -215,3 +217,13 @@ def test_a_class_of_data_comes_without_the_root_of_the_data_set_that_it_replaces
     (file := tmp_path / "recipe.yaml").write_text(dump(before))
     assert load_recipe(file, {"data.class_path": "pkg.Data"}).data.root is None
     assert load_recipe(file, {"data.class_path": "pkg.Data", "data.root": "x"}).data.root == "x"
+
+
+def test_of_an_older_run_that_names_a_root_beside_its_class_of_data_the_class_alone_counts(tmp_path: Path):
+    older = Recipe(data=DataConfig(class_path="pkg.Data", init_args={"size": 4}, root=str(tmp_path)))
+    (file := tmp_path / "config.yaml").write_text(dump(older))
+    assert load_recipe(file) == replace(older, data=replace(older.data, root=None))
+    assert load_recipe(file, {"data.root": "x"}).data.root == "x", "it is refused when the data are opened"
+    assert load_recipe(file, {"data.name": "folder"}).data == DataConfig(name="folder", root=str(tmp_path))
+    file.write_text(file.read_text().partition("\n")[2])
+    assert load_recipe(file) == older, "so it is in a recipe"
