@@ -108,7 +108,7 @@ def row(folder: Path) -> list[object]:
 def kept(path: Path) -> list[list[object]]:
     """The rows of a table that was written before."""
     kinds = {"": str, "d": int}
-    with damage_named(f"--add-to {path}", "it cannot be read", "a table that this script wrote"):
+    with damage_named(f"--add-to {path}", "it is no such table", "a table that this script wrote"):
         return [
             [kinds.get(spec, float)(one[name]) if one[name] else None for name, spec in COLUMNS.items()]
             for one in read_rows(path)

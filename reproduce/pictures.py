@@ -193,7 +193,7 @@ def read_points(path: Path, across: str, up: str, group: str = "") -> list[tuple
 
     `group` is how their group begins; by default all rows do.
     """
-    with damage_named(str(path), "it cannot be read", f"a table with the columns {across} and {up}"):
+    with damage_named(str(path), "it is no such table", f"a table with the columns {across} and {up}"):
         filled = [row for row in read_rows(path) if row[across] and row[up] and row.get("group", "").startswith(group)]
         return [(row.get("setting") or row.get("network") or "", float(row[across]), float(row[up])) for row in filled]
 
@@ -250,7 +250,7 @@ def accuracy_peers(results: Path) -> Figure:
 def step_shares(results: Path) -> Figure:
     """Where the time of a training step goes, by kind of operation."""
     path = results / "profile-step.csv"
-    with damage_named(str(path), "it cannot be read", "a table of benchmarks/profile_step.py"):
+    with damage_named(str(path), "it is no such table", "a table of benchmarks/profile_step.py"):
         steps = {row["step"]: row for row in read_rows(path) if row["step"].endswith("bf16")}
         names = list(next(iter(steps.values())))
         kinds = names[names.index("images a second") + 1 : names.index("the rest") + 1]

@@ -24,7 +24,7 @@ from reproduce.windows import WINDOWS
 
 #: Tables and figures by name. A `Sweep` trains networks, and takes a budget and a recipe's options; of a function, the
 #: command line takes the arguments, and it returns what its table is called, if not like itself. To add one, write a
-#: module and put it into its line.
+#: module, and add its function or its sweep to a line: it is called by its name.
 PAPER: dict[str, Sweep | Callable[..., str | None]] = {
     **{one.__name__: one for one in (table1, fusion, taylor, complexity, models, gradients, conversion)},
     **{one.name: one for one in (TABLE2, FIGURE1, ABLATION, ACCURACY, CHOICES, WINDOWS, EVENTS, TIME, OPERATIONS)},

@@ -39,7 +39,7 @@ class Estimate:
 
     @property
     def half(self) -> float | None:
-        """Half of the interval."""
+        """Half of the interval's width; None without an interval."""
         return self.interval and self.interval[1] - self.mean
 
     def reaches(self, value: float) -> bool:

@@ -64,7 +64,7 @@ def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration) -
     exact = all(isinstance(one, QCFS) and one.levels == steps * neurons.population for neurons, one in pairs)
     reached, approximate = reached_by_images(network.body), set[fx.Node]()
     for node, twin in zip(network.body.graph.nodes, reference.graph.nodes, strict=True):
-        with taking(len(images), RuntimeError):  # for shapes that do not fit
+        with taking(len(images), (RuntimeError, AssertionError)):  # shapes that do not fit
             target = analog.env[twin] = analog.run_node(twin)
         path = str(node.target)
         layer = spiking.submodules[path] if node.op == "call_module" and node in reached else None
@@ -88,7 +88,7 @@ def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration) -
         elif steps == 1 and isinstance(layer, IntegrateFire):
             out = torch.cat([layer(part) for part in arriving.split(max(CACHED // arriving[0].numel(), 1))])
         else:
-            with taking(steps * len(images), RuntimeError):
+            with taking(steps * len(images), (RuntimeError, AssertionError)):
                 out = spiking.run_node(node)
         spiking.env[node] = out
         if node.op == "output":

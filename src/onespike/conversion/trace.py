@@ -69,7 +69,7 @@ def trace(network: nn.Module, images: Tensor, fold: bool) -> fx.GraphModule:
 
 
 @contextmanager
-def taking(count: int, blamed: type[Exception] | tuple[()] = ()) -> Iterator[None]:
+def taking(count: int, blamed: type[Exception] | tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Turn what a graph raises on this many images into an `OnespikeError`; a lack of memory passes through.
 
     Where the error is one of `blamed`, their number is to blame, and the message says so.

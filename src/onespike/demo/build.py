@@ -30,7 +30,7 @@ PAGE = Path(__file__).parent / "page"
 DESCRIPTION = "demo.json"
 #: Test images that the page offers, and those that the network is audited and proved on.
 OFFERED, SHOWN = 24, 200
-#: Cells a side of drawings, by data set: as coarse as its images were before they were enlarged, to whatever size.
+#: Cells a side of drawings, by data set: as coarse as its images were before they were enlarged.
 CELLS = {"digits": 8}
 
 

@@ -314,12 +314,14 @@ def _layers(name: str, calls: list[Fired]) -> Iterator[LayerView]:
 
 def _over_time(calls: list[Fired], values: list[Any]) -> Tensor:
     """Join a tensor of each call along time, (T, ...); the batch axis, of one image, is dropped."""
-    pairs = zip(calls, values, strict=True)
-    return torch.cat([x.flatten(0, 1) if call.steps > 1 else x.movedim(call.batch_axis, 0) for call, x in pairs])
+    steps = []
+    for call, x in zip(calls, values, strict=True):
+        steps.append(x.squeeze(call.batch_axis) if call.steps > 1 else x.movedim(call.batch_axis, 0))
+    return torch.cat(steps)
 
 
 def _known_over_time(calls: list[Fired], values: list[Tensor | None]) -> Tensor | None:
-    """The same of what may be unknown, or overflow where spikes do not: then None."""
+    """Likewise; None if a call's tensor is unknown, or is not finite, as potentials may be where spikes are."""
     return _over_time(calls, values) if all(x is not None and x.isfinite().all() for x in values) else None
 
 

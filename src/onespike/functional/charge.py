@@ -23,7 +23,7 @@ class _ChargeAndFire(torch.autograd.Function):
     """Charge all windows in one autograd function, which saves only V and X and recomputes the fusion's derivative.
 
     If the neurons fire, each window fires as soon as it is charged, while its potentials are in the cache. `firing` is
-    None or a threshold and a `Surrogate`; `fusion` its name and theta.
+    None or a threshold and a `Surrogate`; `fusion` is a name in `FUSIONS` and theta.
     """
 
     @staticmethod
@@ -108,7 +108,7 @@ def _kernels(
     v: Tensor, currents: Tensor, beside: Tensor | None, firing: tuple[float, Surrogate] | None, fusion: str
 ) -> Kernels | None:
     """Return the kernels if they compute this fusion and surrogate and can read these tensors, else None."""
-    if beside is None or not is_sincos(fusion) or (firing and not computes(firing[1])) or is_traced():
+    if beside is None or not is_sincos(fusion) or is_traced() or (firing and not computes(firing[1])):
         return None
     if v.device.type != "cpu" or not v.numel() or v.stride(0) != v[0].numel():
         return None

@@ -25,8 +25,8 @@ ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 #: The supplement's ResMLP and its vision transformer: a number is a layer of that width that mixes pixels, F one that
-#: mixes channels, PM patch merging. The supplement leaves out the PM before 384, but the width needs it. We read MLP-96
-#: in the transformer's third stage as a slip for MLP-192.
+#: mixes channels, PM merges patches to that width. The supplement leaves out the PM before 384, but the width needs it.
+#: We read MLP-96 in the transformer's third stage as a slip for MLP-192.
 LAYERS: tuple[str, ...] = ("48", "F-48", "48", "PM-96", "96", "F-96", "96", "PM-192", *("192", "F-192") * 3)
 LAYERS += ("PM-384", "384", "F-384", "384")
 

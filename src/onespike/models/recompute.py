@@ -26,7 +26,8 @@ def recomputed(output: Tensor, again: Callable[[], Tensor]) -> torch.autograd.gr
     place = output.data_ptr()  # hooks that held the tensor itself would keep it alive
 
     def pack(saved: Tensor) -> Tensor | tuple[torch.Size, tuple[int, ...]]:
-        return (saved.shape, saved.stride()) if saved.data_ptr() == place else saved
+        is_it = place and saved.data_ptr() == place  # the address of each tensor of nothing is 0
+        return (saved.shape, saved.stride()) if is_it else saved
 
     def unpack(kept: Tensor | tuple[torch.Size, tuple[int, ...]]) -> Tensor:
         return kept if isinstance(kept, Tensor) else again().as_strided(*kept)

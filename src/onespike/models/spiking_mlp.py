@@ -40,7 +40,7 @@ class RecurrentOverTime(nn.Module):
 
     def __init__(self, kind: str, channels: int) -> None:
         super().__init__()
-        cell, _ = CELLS[kind]
+        cell, _ = CELLS[kind]  # always forward, as time runs
         self.cell = cell(channels, channels, batch_first=True)
 
     def forward(self, x: Tensor, carry: Carry) -> Tensor:

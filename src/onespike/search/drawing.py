@@ -34,7 +34,7 @@ def draw_history(found: Sequence[Tried]) -> Figure:
 
 
 def draw_front(found: Sequence[Tried], energy: str) -> Figure:
-    """Draw accuracy against energy, and the front: the trials that no other is better than in both."""
+    """Draw accuracy against energy, and the front: the best trials."""
     figure, axis = plain_figure(8, 4.4)
     trained = _trained(found)
     front = sorted((one for one in trained if one.best), key=lambda one: (one.energy, one.accuracy))

@@ -57,7 +57,7 @@ def command_of(one: Tried, command: Sequence[str]) -> str:
 
 
 def best_of(found: Sequence[Tried]) -> list[Tried]:
-    """The trials that no other is better than, the most accurate first."""
+    """The best trials, the most accurate first."""
     return sorted((one for one in found if one.best), key=lambda one: -(one.accuracy or 0.0))
 
 

@@ -196,7 +196,7 @@ def _watch(
             reported = time.monotonic()
         codes = {one.process.returncode: one for one in processes}
         if 2 in codes:
-            raise OnespikeError(codes[2].said().rpartition("\n")[2].removeprefix("error: "))
+            raise OnespikeError((codes[2].said().splitlines() or [""])[-1].removeprefix("error: "))
         if 1 in codes:
             raise RuntimeError(f"a process of the search failed:\n{codes[1].said()}")
         time.sleep(LOOK if running else 0)

@@ -54,7 +54,8 @@ class Tried:
         accuracy: Top-1 on the held-out images, in percent; of a pruned trial after its last epoch; None if it has none.
         energy: Energy of one image, in microjoule; None if it is not searched for.
         facts: "folder", "seconds", "epoch", "parameters", "pflop", as far as they are known.
-        best: Whether no other is better in all objectives, nor one as good that cost less to train.
+        best: Whether no other is better in all objectives; of those with equal results, the one that cost least to
+            train, or the first of these.
     """
 
     number: int

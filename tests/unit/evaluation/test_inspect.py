@@ -272,6 +272,18 @@ def test_a_network_without_windows_has_its_layers_of_neurons(card, image: Path, 
     assert again.to_json() == view.to_json(), "it remembers nothing"
 
 
+def test_places_in_the_batch_axis_are_no_time_steps(card, image: Path):
+    from spikingjelly.activation_based import neuron
+
+    def forward(net, x):
+        parts = x.view(1, 4, 9).expand(3, 4, 9)
+        return net.read(net.fire(net.mix(parts))).mean(1)[:, None]
+
+    network = Forward(forward, mix=nn.Linear(9, 5), fire=neuron.IFNode(step_mode="m"), read=nn.Linear(5, 10))
+    view = inspect_network(network, card, image)
+    assert (view.time_steps, view.blocks[0].layers[0].spikes.shape) == (3, (3, 4, 5))
+
+
 def test_a_threshold_may_be_a_whole_number(card, image: Path):
     import snntorch
 

@@ -27,8 +27,8 @@ function planes(rgba, count, channels) {
   return out;
 }
 
-/** A drawing, white on black, as the data set has its images: cut out and centred; `cells` a side, then enlarged, or
-    with a border where there are none. */
+/** A drawing, white on black, as the data set has its images: cut out and centred; in `cells` a side, then
+    enlarged, or without `cells` with a border. */
 export function drawn(canvas, cells, side) {
   const { width, height } = canvas;
   const rgba = canvas.getContext("2d").getImageData(0, 0, width, height).data;
