@@ -131,6 +131,8 @@ def resolve(class_path: str, where: str) -> Callable[..., Any]:
     home = _imported(module, missing)
     try:
         found = getattr(home, name)
+    except OnespikeError:
+        raise
     except Exception as error:  # a module may have a `__getattr__` of its own
         raise OnespikeError(f"{missing}: {reason(error)}") from error
     if not callable(found):

@@ -116,7 +116,7 @@ def content_of(parts: Mapping[str, ItemSet], classes: Sequence[str] = ()) -> Con
     """Describe parts for decoding; classes are those given, else those that the training part knows, else numbers."""
     train = parts["train"]
     if (largest := int(train.labels.max())) >= MOST_CLASSES:
-        raise OnespikeError(f"{train.where}: label {largest}; expected 0 to {MOST_CLASSES - 1:,}; number classes anew")
+        raise OnespikeError(f"{train.where}: label {largest}; expected 0 to {MOST_CLASSES - 1:,}; number them anew")
     names = [str(name) for name in classes or range(largest + 1)]
     if not classes and (known := _known_classes(train)):
         for part in parts.values():

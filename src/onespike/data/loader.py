@@ -103,7 +103,8 @@ class TrainLoader:
         batches = list(order.split(self.batch_size))[start : len(self)]
         own = [indices[self.own].numpy() for indices in batches]
         made = self._by_workers(own, self.singly, epoch) if self.singly else map(self.images.gather, own)
-        for step, (indices, (images, labels)) in enumerate(zip(batches, made, strict=True), start):
+        # Not strict: at the end of an epoch `made` is not asked, which would start its workers for nothing.
+        for step, (indices, (images, labels)) in enumerate(zip(batches, made, strict=False), start):
             # Draws are made for the whole batch, then shared out: they do not depend on the number of processes.
             generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch, step))
             draws = self.augment.draw(len(indices), generator)

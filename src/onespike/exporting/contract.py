@@ -126,5 +126,5 @@ def shape_of(images: Any, labels: Any) -> tuple[int, int, int]:
 def expect_pixels(images: Tensor, name: str) -> None:
     """Raise `OnespikeError` unless images are raw pixels, for what reads nothing else."""
     if images.dtype != torch.uint8:
-        found = f"{str(images.dtype).removeprefix('torch.')}, normalised by their owner"
-        raise OnespikeError(f"{name}: expected raw test images, uint8 (N, H, W, C), got {found}")
+        found = str(images.dtype).removeprefix("torch.")
+        raise OnespikeError(f"{name}: expected raw test images, all that it reads, uint8 (N, H, W, C), got {found}")

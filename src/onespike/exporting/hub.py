@@ -63,7 +63,7 @@ def save_pretrained(
 
     Raises:
         OnespikeError: The folder holds something else; a network has no card, or another network's; an argument would
-            be ignored.
+            be ignored; results are no numbers that whoever loads the network can read.
     """
     folder, run = path_of(folder), None
     expect_free(folder)

@@ -37,18 +37,20 @@ def write(exported: Exported, folder: Path) -> dict[str, Target]:
     """Write `model.nir`. The graph that is read back, computed for one step, is the target.
 
     Raises:
-        OnespikeError: NIR cannot express a layer, which is named; the package is missing.
+        OnespikeError: NIR cannot express a layer, which is named; the package is missing, or does not take the graph.
     """
     with requires("export"):
         import nir
     lowering, spikes = lower(exported, Reals, "nir", "f32")
     writer = _Writer(nir, lowering.maps)
+    writer.connect()
     try:
-        writer.write(folder / FILE)
+        nir.write(folder / FILE, nir.NIRGraph(nodes=writer.nodes, edges=writer.edges))
         graph, names = nir.read(folder / FILE), writer.fired
-    except ValueError as error:  # of its check of shapes: up to 1.0.8 it takes every kernel for a square one
+    except ValueError as error:  # of its check of shapes: up to 1.0.8 it takes rows and columns for alike
         state = f"nir: the package does not take {exported.contract.model}: {reason(error)[:300]}"
-        raise OnespikeError(f"{state}; onnx and pt2 can") from error
+        expected = "kernels, strides and dilations have to be square; onnx and pt2 can, c (--weights fp32) may"
+        raise OnespikeError(f"{state}; {expected}") from error
 
     def run(images: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         seen = run_once(graph, exported.reads(images).float())
@@ -106,12 +108,11 @@ class _Writer:
         self._sides: dict[str, tuple[int, int]] = {}  # of each node's output
         self._readers = Counter(read for one in needed(maps) for read in one.reads())
 
-    def write(self, path: Path) -> None:
-        """Write the graph."""
+    def connect(self) -> None:
+        """Make all nodes and edges."""
         parts = self._parts(self.maps[-1])
         sides, classes = self._sides[parts[0]], self.maps[-1].channels
         self._add("output", self.nir.Output(output_type={"output": np.array([classes, *sides])}), parts, sides)
-        self.nir.write(path, self.nir.NIRGraph(nodes=self.nodes, edges=self.edges))
 
     def _cannot(self, what: str) -> OnespikeError:
         return OnespikeError(f"nir: it cannot say {what}; onnx and pt2 can, c (--weights fp32) may")

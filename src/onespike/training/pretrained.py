@@ -23,13 +23,17 @@ from onespike.training.progress import counted
 PACKAGE, HUB = "pretrained:", "hub:"
 #: What such a folder holds: data, never code.
 FILES = (WEIGHTS, CARD, "config.yaml", "summary.json", "README.md")
-#: What a summary says of the training, its own and that of the weights it started from; only the first must be there.
+#: What a summary says of its training and of that of the weights it started from; only `best_epoch` must be there.
 _SPENT: dict[str, Any] = {"best_epoch": int, "epochs": int | None, "epochs_before": int | None}
 _SPENT |= {"pflop": float | None, "pflop_before": float | None}
 
 
 def located(place: str | Path) -> Path:
-    """The folder of "pretrained:NAME", of "hub:user/repo", fetched, or of a path; an `OnespikeError` if it has none."""
+    """The folder of "pretrained:NAME", of "hub:user/repo", which is fetched first, or of a path.
+
+    Raises:
+        OnespikeError: There is no such network; the Hub cannot be reached, or has no such repository.
+    """
     text = str(place)
     if text.startswith(PACKAGE):
         return pretrained_folder(text.removeprefix(PACKAGE))
@@ -61,7 +65,11 @@ def is_pretrained(folder: Path) -> bool:
 
 
 def read_pretrained(folder: Path) -> Checkpoint:
-    """Read a pretrained network as a checkpoint without a state of training; an `OnespikeError` if it is damaged."""
+    """Read a pretrained network, its 8-bit weights as float32, as a checkpoint that cannot be trained further.
+
+    Raises:
+        OnespikeError: A file is missing or damaged.
+    """
     try:
         card = ModelCard.from_json(read_json(read_whole(folder / CARD), CARD))
         weights = read_weights(folder / WEIGHTS)
@@ -77,7 +85,7 @@ def read_pretrained(folder: Path) -> Checkpoint:
 def progress_of(summary: Any, where: str) -> dict[str, Any]:
     """How far training had come, as a checkpoint says it; epochs after that of the weights count to those before it.
 
-    An `OnespikeError`, which begins with `where`, if the summary says it in no such numbers.
+    An `OnespikeError`, which begins with `where`, if a number is missing, of another type or out of its range.
     """
     expect_keys(summary, {"best_epoch": int}, where)
     numbers: dict[str, Any] = {key: summary.get(key) for key in _SPENT}

@@ -123,15 +123,17 @@ def expect_optimizer(saved: Any, own: dict[str, Any], config: TrainConfig, netwo
     What state an optimiser has is seen from another one after a step, which is taken back: not every network can be
     copied. `own` is the fresh optimiser's.
     """
-    values = {name: one.clone() for name, one in network.state_dict().items()}
-    for weight in network.parameters():
-        if weight.requires_grad:
-            weight.grad = torch.zeros_like(weight)
+    weights = [one for one in network.parameters() if one.requires_grad]
+    values = [one.detach().clone() for one in weights]
+    for weight in weights:
+        weight.grad = torch.zeros_like(weight)
     optimizer = make_optimizer(config, network)
     before = [dict(group) for group in optimizer.param_groups]
     optimizer.step()
     optimizer.zero_grad()
-    network.load_state_dict(values)
+    with torch.no_grad():
+        for weight, unmoved in zip(weights, values, strict=True):
+            weight.copy_(unmoved)
     after = optimizer.state_dict()
     groups = zip(own["param_groups"], after["param_groups"], saved["param_groups"], strict=True)
     known = [{**fresh, **{key: one for key, one in now.items() if key in was}} for fresh, now, was in groups]

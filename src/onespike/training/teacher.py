@@ -58,7 +58,8 @@ class Found:
 class Teacher(Callback):
     """Adds to the loss how far the student is from a teacher that sees the same augmented images.
 
-    It is an `OnespikeError` if there is no such teacher, or it does not suit the data, or has no features in common.
+    `recipe.train.teacher` names one. An `OnespikeError` says if there is none of that name, or if it does not suit the
+    data or has no features in common with the student.
     """
 
     def __init__(self, student: nn.Module, recipe: Recipe, data: Dataset, share: Share) -> None:

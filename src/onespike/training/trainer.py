@@ -95,8 +95,8 @@ class Trainer:
         self.flops = Flops(self.network, self.teacher.seeing if self.teacher else None)
         taught = [self.teacher] if self.teacher else []
         self.callbacks = [*self._asked_for(), self.monitor, self.flops, *taught, *callbacks]
-        smoothed = {"label_smoothing": config.label_smoothing, "num_classes": data.num_classes}
-        self.mixup = Mixup(mixup_alpha=config.mixup, **smoothed) if config.mixup else None
+        targets = {"label_smoothing": config.label_smoothing, "num_classes": data.num_classes}  # Mixup smooths, too
+        self.mixup = Mixup(mixup_alpha=config.mixup, **targets) if config.mixup else None
         optimizer = make_optimizer(config, self.network)
         self.scheduler = make_scheduler(config, optimizer, len(self.batches))
         if any(name.endswith("raw_decay") for name, _ in self.network.named_parameters()):

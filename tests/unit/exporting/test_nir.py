@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from onespike import create_model, export
 from onespike.errors import OnespikeError
-from onespike.exporting.nir import run_once
+from onespike.exporting.nir import _Writer, run_once
 from onespike.neurons import LIF
 from onespike.neurons.watch import reset_state
 from tests.running import raising
@@ -212,3 +213,13 @@ def test_what_the_package_does_not_take_is_one_line(tmp_path: Path, monkeypatch:
     with pytest.raises(OnespikeError, match=r"^nir: the package does not take Sequential: type mismatch: fire;"):
         export(network, tmp_path / "out", "nir", images=images)
     assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(_Writer, "connect", raising(ValueError("ours")))
+    with pytest.raises(ValueError, match="ours"):
+        export(network, tmp_path / "out", "nir", images=images)
+
+
+@pytest.mark.skipif(version("nir") > "1.0.8", reason="it may take them")
+def test_kernels_that_are_not_square_are_refused(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 2, (1, 3)), nn.BatchNorm2d(2), LIF(2), nn.Flatten(), nn.Linear(96, 2)).eval()
+    with pytest.raises(OnespikeError, match="kernels, strides and dilations have to be square"):
+        export(network, tmp_path / "out", "nir", images=torch.rand(2, 1, 8, 8))

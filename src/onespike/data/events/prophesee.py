@@ -40,8 +40,8 @@ def read_raw(files: Files, name: str, sensor: Sensor) -> np.ndarray:
     if len(wrong := np.flatnonzero(~np.isin(kinds, known))):
         found = f"word {wrong[0]:,} is of kind {kinds[wrong[0]]:#x}"
         raise OnespikeError(f"{origin}: {found}; expected kinds that its version has; download it again")
-    # It may begin in the middle of a stream: it is read from its first high word of time on, or from its beginning if
-    # there is none, or if that is 0 or 1, as some writers leave out what is 0.
+    # A recording may begin in the middle of a stream, so it is read from its first high word of time on. Without one,
+    # or if the first is 0 or 1, it is read from the start: some writers leave out what is 0.
     highs = np.flatnonzero(kinds == 0x8)[:1]
     first = int(highs[0]) if len(highs) and values[highs[0]] > 1 else 0
     return recording(decode(kinds[first:], values[first:]), sensor, origin)

@@ -60,7 +60,8 @@ class Files(NamedTuple):
             if name in seen:
                 raise OnespikeError(f"{self.where(name)}: listed twice; expected it once; restore the data set")
             if name not in known:
-                raise OnespikeError(f"{self.where(name)}: no such file; expected one of the data set; restore it")
+                state = "no such file; expected one of the data set; restore the data set"
+                raise OnespikeError(f"{self.where(name)}: {state}")
             seen.add(name)
 
     def left_out(self, names: set[str], what: str) -> str:

@@ -1,11 +1,10 @@
 """Places of maps in memory, and of constants in tables."""
 
 import math
-from textwrap import fill
 
 from torch import Tensor
 
-from onespike.exporting.c.text import SIZES, TYPES, literal
+from onespike.exporting.c.text import SIZES, TYPES, lines_of, literal
 from onespike.exporting.lowering.maps import Collect, Conv, Geometry, Map, Matmul, PixelConv, Pixels, Pool, needed
 
 
@@ -82,8 +81,7 @@ class Memory:
         values = values.flatten()
         if kind is None:
             kind = "uint16_t" if int(values.max()) < 2**16 else "uint32_t"
-        words = " ".join(f"{literal(value, kind)}," for value in values.tolist())
-        text = fill(words, 116, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False)
+        text = lines_of(literal(value, kind) for value in values.tolist())
         key = f"{kind}[{len(values)}] = {{\n{text}\n}};"
         if key not in self._known:
             self._known[key] = f"table{len(self._known)}"

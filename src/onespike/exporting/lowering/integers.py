@@ -38,7 +38,7 @@ FRACTION, BITS = 52, 61
 
 
 class Integers(Layers):
-    """Turns a graph with weights of 8 bits, for one image of bytes, into maps of whole numbers."""
+    """Turns a graph on float64, with weights of 8 bits, for one image of bytes into maps of whole numbers."""
 
     others = "--weights fp32 says more in float C, onnx and pt2 can"
 
