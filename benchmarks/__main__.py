@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -75,6 +74,11 @@ OPTIONS = {
 }
 #: Defaults of their own.
 DEFAULTS: dict[str, dict[str, Any]] = {"infer": {"preset": "modern", "batch": 64}, "engine": {"out": "engine.md"}}
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Time what the command line behind `python -m benchmarks` names; returns the exit code."""
+    return call(benchmark, arguments, "python -m benchmarks TASK")
 
 
 def benchmark(
@@ -223,9 +227,6 @@ def _warn(busy: Sequence[str | None], console: Console) -> None:
     """Say why times cannot be trusted, if something else ran meanwhile."""
     for reason in dict.fromkeys(filter(None, busy)):
         console.print(f"NOT TO BE TRUSTED, the machine was busy: {reason}")
-
-
-run = partial(call, benchmark, usage="python -m benchmarks TASK")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

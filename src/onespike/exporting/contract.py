@@ -127,4 +127,4 @@ def expect_pixels(images: Tensor, name: str) -> None:
     """Raise `OnespikeError` unless images are raw pixels, for what reads nothing else."""
     if images.dtype != torch.uint8:
         found = str(images.dtype).removeprefix("torch.")
-        raise OnespikeError(f"{name}: expected raw test images, all that it reads, uint8 (N, H, W, C), got {found}")
+        raise OnespikeError(f"{name}: expected raw test images, uint8 (N, H, W, C), all that it reads, got {found}")
