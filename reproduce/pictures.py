@@ -274,7 +274,7 @@ def step_shares(results: Path) -> Figure:
 
 
 def _name(axis: Axes, points: list[tuple[str, float, float]]) -> None:
-    """Write the names beside the points, to the right, of the last below it; those that would meet, below each other."""
+    """Write the names: right of the points, below the last; those that would meet, below each other."""
     places: dict[tuple[float, float], list[str]] = {}
     for name, x, y in points:
         places.setdefault((round(x, 2), round(y, 1)), []).append(name)
