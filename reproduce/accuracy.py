@@ -64,7 +64,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
         "spiking-resnet-l, full size": LARGE_AS_IT_WAS,
     },
     "cifar10, 5 PFLOP": {"spiking-resnet-xl": LARGEST},
-    "cifar10, 7 PFLOP": {"spiking-resnet-xl": LARGEST | {"train.epochs": 55}},
+    "cifar10, 7 PFLOP": {"spiking-resnet-xl, 55 epochs": LARGEST | {"train.epochs": 55}},
     "cifar100, 2 PFLOP": {
         "spiking-resnet-l": LARGE,
         "its ReLU twin": LARGE | TWIN,
@@ -85,7 +85,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
 ACCURACY = FastSweep(
     name="accuracy",
     title="Accuracy at one time step",
-    about="Everything is trained by the recipe cifar10/fast, spiking-resnet-xl by cifar10/best (40 epochs; at 7 PFLOP "
+    about="Everything is trained by the recipe cifar10/fast, spiking-resnet-xl by cifar10/best (40 epochs, or "
     "55) and cifar100/best (28 epochs), in two processes, on Tiny-ImageNet by tiny-imagenet/fast; "
     "SpikingJelly's networks by momentum at 0.1. "
     "Images grow, with weight decay, except in rows of full size, SpikingJelly's and Tiny-ImageNet's, which "

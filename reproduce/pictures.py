@@ -274,7 +274,7 @@ def step_shares(results: Path) -> Figure:
 
 
 def _name(axis: Axes, points: list[tuple[str, float, float]]) -> None:
-    """Write the names beside the points, to the right where there is room; those that would meet, below each other."""
+    """Write the names: right of the points, below the last; those that would meet, below each other."""
     places: dict[tuple[float, float], list[str]] = {}
     for name, x, y in points:
         places.setdefault((round(x, 2), round(y, 1)), []).append(name)
@@ -282,7 +282,7 @@ def _name(axis: Axes, points: list[tuple[str, float, float]]) -> None:
     for (x, y), names in places.items():
         away, side = ((-6, 5 - 10 * len(names)), "right") if len(names) > 1 else ((6, 5), "left")
         if x == last and len(names) == 1:
-            away, side = (0, 8), "center"
+            away, side = (0, -14), "center"
         text = "\n".join(names)
         axis.annotate(text, (x, y), away, textcoords="offset points", fontsize=8, ha=side, va="bottom")
 
