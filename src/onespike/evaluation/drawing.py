@@ -22,7 +22,7 @@ from torch import Tensor
 
 from onespike.durable import save_text
 from onespike.errors import printable
-from onespike.evaluation.inspect import Inspection, View
+from onespike.evaluation.views import Inspection, View
 from onespike.training.monitor import SUPPORT
 
 #: Most classes with numbers in the cells, and with names beside them; most letters of a name printed whole.
