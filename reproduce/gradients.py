@@ -14,8 +14,8 @@ from torch import nn
 from onespike.errors import OnespikeError
 from onespike.models import Network, expect_blocks
 from onespike.models.onespike import DEPTHS
-from onespike.training.loop import set_up
 from onespike.training.recipe import load_recipe
+from onespike.training.set_up import set_up
 from onespike.training.trainer import Trainer
 from reproduce.report import Table, write_report
 

@@ -37,7 +37,7 @@ def convert(
     from onespike.configs import make
     from onespike.evaluation.convert import convert_run
     from onespike.training import Run, load_recipe
-    from onespike.training.loop import set_up
+    from onespike.training.set_up import set_up
 
     given: dict[str, Any] = dict(conversion)  # type: ignore[call-overload]
     if out is None:

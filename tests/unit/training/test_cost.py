@@ -14,11 +14,11 @@ from onespike.training import Stopped, TrainConfig, load_recipe, train
 from onespike.training.callbacks import Callback
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.cost import ACCUMULATE, MULTIPLY_ACCUMULATE, CostMeter
-from onespike.training.loop import set_up
 from onespike.training.penalties import EnergyBudget
 from onespike.training.progress import Progress, quality
 from onespike.training.restoring import restore
 from onespike.training.run import Run, load
+from onespike.training.set_up import set_up
 from tests.forward import Forward
 from tests.running import read_rows
 from tests.unit.metered import expect_meter_equals_audit

@@ -18,8 +18,8 @@ from onespike.evaluation import evaluate
 from onespike.evaluation.convert import convert_run
 from onespike.inference.optimise import optimise
 from onespike.training import Run, load_recipe, teacher, train
-from onespike.training.loop import set_up
 from onespike.training.pruning import prune_time
+from onespike.training.set_up import set_up
 from tests.unit.data.recordings import events, write_shd
 
 CLASSES = 3

@@ -13,8 +13,8 @@ from onespike.models import create_model
 from onespike.training import Run, Stopped, train
 from onespike.training.checkpoint import read_state
 from onespike.training.flops import Flops
-from onespike.training.loop import set_up
 from onespike.training.progress import Progress, counted
+from onespike.training.set_up import set_up
 from onespike.training.trainer import Trainer
 from tests.running import read_rows
 

@@ -9,7 +9,7 @@ from torch import nn
 from onespike.errors import OnespikeError
 from onespike.training import TrainConfig, train
 from onespike.training.growth import resize, size_at, sizes
-from onespike.training.loop import set_up
+from onespike.training.set_up import set_up
 
 
 class Looking(nn.Module):

@@ -23,12 +23,13 @@ from onespike.training.callbacks import Callback, MovingAverage, Step
 from onespike.training.config import TrainConfig
 from onespike.training.display import Display
 from onespike.training.interrupt import Interrupt
-from onespike.training.loop import expect_numbers, finish_epoch, learn_from, set_up, train_epoch
+from onespike.training.loop import expect_numbers, finish_epoch, train_epoch
 from onespike.training.monitor import SpikeMonitor
 from onespike.training.progress import Progress
 from onespike.training.run import Run
 from onespike.training.saving import Saving
 from onespike.training.scores import score
+from onespike.training.set_up import learn_from, set_up
 from onespike.training.trainer import Trainer
 from tests.running import raising
 
@@ -51,7 +52,7 @@ def test_layers_learn_from_fewer_of_large_images(side, expected, monkeypatch):
             seen.append(tuple(images.shape))
 
     seen: list[tuple[int, ...]] = []
-    monkeypatch.setattr("onespike.training.loop.LEARNT_FROM", 10)
+    monkeypatch.setattr("onespike.training.set_up.LEARNT_FROM", 10)
     images = TensorDataset(torch.zeros(12, 1, side, side), torch.arange(12) % 2)
     learn_from(Learner(), as_dataset({"train": images, "test": images}, holdout=0))
     assert seen == [(expected, 1, side, side)]

@@ -19,8 +19,8 @@ import onespike
 from onespike import OnespikeError
 from onespike.classpath import ClassPath
 from onespike.training import run
-from onespike.training.loop import set_up
 from onespike.training.requirements import expect_loss
+from onespike.training.set_up import set_up
 
 
 class Scaled(nn.Module):

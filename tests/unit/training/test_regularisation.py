@@ -10,8 +10,8 @@ from onespike.errors import OnespikeError
 from onespike.functional import charge
 from onespike.neurons import Incoming, IntegrateFire, Neuron, NeuronConfig, make_neuron
 from onespike.training import Callback, train
-from onespike.training.loop import set_up
 from onespike.training.penalties import Hoyer, SurrogateWidth
+from onespike.training.set_up import set_up
 
 
 def by_hand(potentials: Tensor, threshold: float | Tensor) -> Tensor:

@@ -22,10 +22,10 @@ from onespike.training import Diverged, Recipe, Run, Stopped, loop, progress, tr
 from onespike.training.callbacks import Callback
 from onespike.training.checkpoint import Checkpoint, split_tensors
 from onespike.training.interrupt import PATIENCE, Interrupt
-from onespike.training.loop import set_up
 from onespike.training.recipe import dump
 from onespike.training.restoring import restore
 from onespike.training.saving import Saving
+from onespike.training.set_up import set_up
 from onespike.training.trainer import Trainer
 from tests import running
 from tests.running import raising, read_rows, wait_until

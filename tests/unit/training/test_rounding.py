@@ -9,7 +9,7 @@ from onespike.functional import to_integers
 from onespike.inference import Engine
 from onespike.inference.optimise import compare_spikes
 from onespike.training import Run, load, train
-from onespike.training.loop import set_up
+from onespike.training.set_up import set_up
 
 PLAIN = {"model__encoding": "threshold", "model__dropout": 0.0, "train__mixup": 0.0, "train__precision": "fp64"}
 

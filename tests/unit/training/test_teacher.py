@@ -18,7 +18,7 @@ from onespike.neurons import Neuron
 from onespike.training import Run, Stopped, TrainConfig, load_recipe, teacher, train
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.flops import Flops
-from onespike.training.loop import set_up
+from onespike.training.set_up import set_up
 from onespike.training.teacher import Found, twin_of
 from tests.running import raising
 

@@ -1,0 +1,83 @@
+"""What a training is made of: a trainer from a recipe, and from what is passed in place of its parts."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from onespike.classpath import ClassPath
+from onespike.data.augment import BatchAugment
+from onespike.data.config import PASSED
+from onespike.data.dataset import Dataset, as_configured, expect_used_with, open_dataset
+from onespike.errors import OnespikeError
+from onespike.tensors import expect_weights
+from onespike.training.callbacks import Callback
+from onespike.training.checkpoint import ModelCard
+from onespike.training.losses import Loss, make_loss
+from onespike.training.optim import make_accelerator
+from onespike.training.recipe import Recipe
+from onespike.training.trainer import Trainer
+
+#: Number of training images from which layers such as whitening are set before training.
+LEARNT_FROM = 5000
+
+
+def set_up(
+    recipe: Recipe,
+    model: nn.Module | None = None,
+    data: Any = None,
+    loss: Loss | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Trainer:
+    """Make a trainer from a recipe, or from what is passed in place of its parts, as `train` does."""
+    if model is not None:  # now: to open the data may take long
+        expect_weights(model)
+    if not isinstance(callbacks, Sequence):
+        raise OnespikeError(f"callbacks: expected a list of onespike.Callback, got a {type(callbacks).__name__}")
+    if odd := [one for one in callbacks if not isinstance(one, Callback)]:
+        raise OnespikeError(f"callbacks: expected onespike.Callback, got a {type(odd[0]).__name__}")
+    if model is not None and getattr(recipe.model, "init_args", None) is None:  # no path, or that of another object
+        made = ClassPath.of(model)
+        conversion = recipe.conversion if recipe.model == made else None  # of a converted run, go on with it
+        recipe = replace(recipe, model=made, conversion=conversion)
+    if loss is not None and (made := ClassPath.of(loss)).class_path != getattr(recipe.loss, "class_path", ""):
+        recipe = replace(recipe, loss=made)
+    accelerator = make_accelerator(recipe.train)
+    with accelerator.main_process_first():
+        if data is None:
+            images = open_dataset(recipe.data)
+        else:
+            expect_used_with(data, recipe.data)
+            images = as_configured(data, recipe.data)
+            recipe = replace(recipe, data=replace(recipe.data, name=PASSED, root=None, class_path=None, init_args={}))
+    torch.manual_seed(recipe.train.seed)
+    network = ModelCard.of(recipe, images).build(model)
+    expect_weights(network)
+    if model is None:
+        learn_from(network, images)
+    trainer = Trainer(network, loss or make_loss(recipe), images, recipe, accelerator, callbacks)
+    if model is not None:  # now: a network that is refused stays as it was
+        for one in {trainer.network, trainer.evaluated}:  # a moving average has copied what nothing had set
+            learn_from(one, images, passed=True)
+    return trainer
+
+
+def learn_from(network: nn.Module, data: Dataset, passed: bool = False) -> None:
+    """Set layers that have a method `learn_from`, such as whitening, by normalised training images, before training.
+
+    Layers whose `is_set` is True stay as they are. So do, in a network that was `passed`, layers without `is_set`, and
+    all layers if a norm has seen images: somebody has trained that network.
+    """
+    layers = [module for module in network.modules() if hasattr(module, "learn_from")]
+    learners: list[Any] = [layer for layer in layers if not getattr(layer, "is_set", passed)]
+    seen = [number for name, number in network.named_buffers() if name.endswith("num_batches_tracked")]
+    if learners and not (passed and any(number.any() for number in seen)):
+        most = min(LEARNT_FROM, max(1, LEARNT_FROM * 64**2 // data.image_size**2))  # of large images fewer will do
+        positions = np.random.default_rng(0).permutation(len(data.train))[:most]
+        images = BatchAugment(data.mean, data.std)(data.train.gather(positions)[0])
+        images = images.flatten(0, -4)  # frames of events are images each
+        for module in learners:
+            module.learn_from(images)
