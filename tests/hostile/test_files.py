@@ -24,6 +24,7 @@ from onespike.configs import read_yaml
 from onespike.data.cache import verify_cache
 from onespike.data.config import DataConfig
 from onespike.data.dataset import open_dataset
+from onespike.data.sources.files import open_files
 from onespike.data.sources.image import decode
 from onespike.errors import OnespikeError
 from onespike.training import load_recipe
@@ -483,6 +484,17 @@ def test_a_tar_of_a_few_bytes_that_holds_gigabytes(tmp_path):
         for _ in range(300):
             file.write(bytes(1 << 20))
     fails(path, "bomb.tar.gz", "bytes")
+
+
+def test_a_member_of_an_archive_may_be_as_large_as_its_reader_says(tree, tmp_path):
+    path = tmp_path / "mine.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.write(tree / "train/cat/0.png", "0.png")
+    size = (tree / "train/cat/0.png").stat().st_size
+    with open_files(path) as files:
+        assert len(files.read("0.png", size)) == size
+        with pytest.raises(OnespikeError, match=f"more than {size - 1:,}"):
+            files.read("0.png", size - 1)
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE])

@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from onespike.errors import OnespikeError
 from onespike.models.affine import BRANCH_SCALE, Affine
 from onespike.models.attention import WindowAttention
 from onespike.models.initialise import initialise
@@ -42,6 +43,12 @@ class ArtificialConfig(ModelConfig):
 
     activation: Literal["relu", "relu6", "gelu", "silu", "qcfs"] = "relu"
     levels: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.levels > 1 and self.activation != "qcfs":
+            expected = "expected 1, as only qcfs has steps; set model.activation qcfs"
+            raise OnespikeError(f"levels: {self.levels}, and activation is {self.activation}: {expected}")
 
     def make_activation(self, inplace: bool = False) -> nn.Module:  # noqa: ARG002 - how timm's networks ask for one
         """Make one activation."""

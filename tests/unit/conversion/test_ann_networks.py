@@ -159,3 +159,9 @@ def test_bad_configurations(values, message):
 def test_an_image_size_that_does_not_suit():
     with pytest.raises(OnespikeError, match="image_size: resmlp12 needs a multiple of 16 pixels, got 24"):
         create_model("resmlp12", image_size=24)
+
+
+def test_levels_without_a_staircase_are_refused():
+    with pytest.raises(OnespikeError, match=r"^levels: 4, and activation is relu: expected 1, .*; set model.act"):
+        model_config("resnet18", levels=4)
+    assert model_config("resnet18", activation="qcfs", levels=4).levels == 4

@@ -88,8 +88,8 @@ class Files(NamedTuple):
             if self.prefix + name not in self.members:
                 raise FileNotFoundError(errno.ENOENT, "not in the archive")
             size, content = self.members[self.prefix + name]
-            if size > MOST:  # a few bytes can become gigabytes
-                raise OSError(errno.EFBIG, f"{size:,} bytes, more than {MOST:,}")
+            if size > most:  # a few bytes can become gigabytes
+                raise OSError(errno.EFBIG, f"{size:,} bytes, more than {most:,}")
             return content()
 
     def lines(self, name: str) -> list[str]:
