@@ -188,16 +188,18 @@ def digest(recipe: Recipe, start: str | None = None) -> str:
 
     `start` is where it starts from, as in `Setting`. Only values that are not the default enter, so that an option that
     is added later does not change the digests of recipes that leave it alone; neurons' values have the names that they
-    had when the first rows were trained. Equal numbers are one, however they were written: 1 is 1.0 in a float's field.
+    had when the first rows were trained. The root enters where nothing else says which images they are.
+    Equal numbers are one, however they were written: 1 is 1.0 in a float's field.
     """
     usual = values_of(Recipe(model=type(recipe.model)()))
     floats = {name for section in SECTIONS for name in _floats(getattr(recipe, section), section)}
+    ignored = {*NO_MATTER, "train.seed"} - ({"data.root"} if recipe.data.is_by_root else set())
     changed = {
         _OLD_NAMES.get(key, key.replace("model.neuron.", "model.")): (
             json.loads(json.dumps(value), parse_int=float) if key in floats else value
         )
         for key, value in values_of(recipe).items()
-        if key not in (*NO_MATTER, "train.seed") and value != usual.get(key)
+        if key not in ignored and value != usual.get(key)
     }
     if not isinstance(recipe.model, OnespikeConfig):
         changed["model.name"] = recipe.model.name  # the same values mean another network in another family

@@ -11,6 +11,7 @@ import warnings
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -217,6 +218,7 @@ SPOKEN: dict[str, dict[str, object]] = {
     "labels of two axes": {"labels": np.zeros((2, 1), np.int64)},
     "one time for each recording": {"spikes/times": np.zeros(2)},
     "times without end": {"spikes/times": np.full((2, 1), 1e300)},
+    "labels beyond memory": {"labels": 1 << 40},
     "units of two axes": {"spikes/units": np.zeros((2, 1, 1), np.int64)},
 }
 
@@ -240,11 +242,30 @@ def test_spoken_digits_that_are_none(what, tmp_path):
     for part in ("train", "test"):
         with h5py.File(tmp_path / f"shd_{part}.h5", "w") as file:
             for key, value in {**whole, "extra/keys": np.array(["a", "b"], "S1"), **SPOKEN[what]}.items():
-                file[key] = value
+                if isinstance(value, int):  # so many, of which none is written
+                    file.create_dataset(key, (value,), np.int64, chunks=(1 << 20,))
+                else:
+                    file[key] = value
     if what == "nothing":
         assert open_dataset(DataConfig("shd", str(tmp_path), holdout=0)).classes == ("a", "b")
     else:
         fails(tmp_path, "shd_train.h5", name="shd")
+
+
+@pytest.mark.parametrize("ending", ["npy", "npz"])
+def test_an_array_whose_header_says_more_than_there_is(ending, tmp_path):
+    head = io.BytesIO()
+    kind = np.dtype([(name, np.int64) for name in "xytp"])
+    np.lib.format.write_array_header_1_0(head, {"descr": kind.descr, "fortran_order": False, "shape": (10**13,)})
+    for part in ("train", "test"):
+        (tmp_path / part / "a").mkdir(parents=True)
+        path = tmp_path / part / "a" / f"0.{ending}"
+        path.write_bytes(head.getvalue())
+        if ending == "npz":
+            with zipfile.ZipFile(path, "w") as archive:
+                for name in "xytp":
+                    archive.writestr(f"{name}.npy", head.getvalue())
+    fails(tmp_path, f"0.{ending}", "its header says", name="events-folder", sensor=(8, 8))
 
 
 def test_arrays_of_one_name(tmp_path):
@@ -495,6 +516,24 @@ def test_a_member_of_an_archive_may_be_as_large_as_its_reader_says(tree, tmp_pat
         assert len(files.read("0.png", size)) == size
         with pytest.raises(OnespikeError, match=f"more than {size - 1:,}"):
             files.read("0.png", size - 1)
+
+
+def test_rows_beyond_those_of_an_image_are_not_unpacked(monkeypatch):
+    pieces, made = list[int](), zlib.decompressobj
+
+    class Counted:
+        def __init__(self) -> None:
+            self.one = made()
+
+        def decompress(self, *given: Any) -> bytes:
+            pieces.append(1)
+            return self.one.decompress(*given)
+
+        unconsumed_tail = property(lambda self: self.one.unconsumed_tail)
+
+    monkeypatch.setattr(zlib, "decompressobj", Counted)
+    assert decode(_png(8, 8, bytes(1 << 25)), "here").shape == (8, 8, 1)
+    assert len(pieces) == 1
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE])

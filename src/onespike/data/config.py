@@ -16,7 +16,7 @@ OF_EVENTS = (*OF_FRAMES, *_OF_CHANGES)
 #: Options that decide what the test images are.
 _OF_TEST = ("name", "image_size", "class_path", "init_args", *OF_FRAMES)
 #: Data sets that only their `root` tells apart.
-BY_ROOT = ("folder", "hub", "events-folder")
+_BY_ROOT = ("folder", "hub", "events-folder")
 #: AutoAugment policies in timm's notation; timm itself silently leaves out what it does not know.
 _NUMBER = r"\d{1,3}(\.\d{1,6})?"
 _POLICY = re.compile(
@@ -57,7 +57,9 @@ class DataConfig:
         auto_augment: AutoAugment policy in timm's notation, such as `original` or `rand-m9-mstd0.5`; empty for none.
         random_erasing: Probability, in [0, 1], of erasing a random rectangle of a training image.
         augmix_splits: Number of AugMix views per training image, the clean one included: 0 for none, or 2 to 6.
-        workers: Processes that augment images, 0 or more; 0 does it in the main process.
+        workers: Processes, 0 or more, that make images one by one, for `auto_augment`, `random_erasing`,
+            `augmix_splits`, changed events, and floats of your own; all others are changed in whole batches, in the
+            main process.
         frames: Of events: the frames T that a recording becomes, 1 to 1000. One holds all events; several are time
             steps, batches (T, B, C, H, W), and the model's `time_steps` is then T.
         frames_by: What is the same for all frames: their "time", or their "count" of events.
@@ -106,9 +108,14 @@ class DataConfig:
         """Whether recordings to train on are changed anew at each epoch, before they become frames."""
         return any(getattr(self, key) for key in _OF_CHANGES)
 
+    @property
+    def is_by_root(self) -> bool:
+        """Whether nothing but the root says which images they are."""
+        return self.name in _BY_ROOT and self.class_path is None
+
     def shows_as(self, other: "DataConfig") -> bool:
         """Whether the test images are those of another configuration, by the options that choose and change them."""
-        options = (*_OF_TEST, "root") if self.name in BY_ROOT else _OF_TEST
+        options = (*_OF_TEST, "root") if self.is_by_root else _OF_TEST
         return all(getattr(self, key) == getattr(other, key) for key in options)
 
     def __post_init__(self) -> None:

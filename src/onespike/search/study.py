@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from onespike.configs import convert, plain
-from onespike.data.config import BY_ROOT
 from onespike.data.dataset import open_dataset
 from onespike.errors import OnespikeError, printable
 from onespike.lock import held
@@ -103,7 +102,7 @@ def expect_same_search(
     values = {key: plain(value) for key, value in values_of(base).items() if key not in NO_MATTER}
     values |= {"space": dict(space), "energy": energy}
     _expect_same(study, IDENTITY, values, f"{edited} was changed: {where}" if edited else where)
-    if base.data.name in BY_ROOT and base.data.class_path is None:
+    if base.data.is_by_root:
         data = open_dataset(base.data)
         parts = {"training": data.train, "held-out": data.validation}
         digests = {f"digest of the {name} images": replace(data, test=part).test_set() for name, part in parts.items()}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from onespike.configs import convert
+from onespike.data.dataset import open_dataset
 from onespike.data.sources import of_events
 from onespike.durable import expect_writable, path_of
 from onespike.errors import OnespikeError
@@ -43,6 +44,9 @@ def prune_time(recipe: Recipe | str, first: int, out: str | Path) -> dict[int, d
             run.expect_free()
         elif changed := "; ".join(differences(Run.open(run.folder).recipe, stage)):
             raise OnespikeError(f"{run.folder} holds the run of another recipe: {changed}; choose another --out")
+        tested = run.summary if stage.data.is_by_root else None
+        if tested and tested["test_set"] != open_dataset(stage.data).test_set():
+            raise OnespikeError(f"{run.folder} was tested on other images than those of data.root; correct it")
     summaries: dict[int, dict[str, Any]] = {}
     before: Path | None = None
     for steps, (stage, run) in stages.items():

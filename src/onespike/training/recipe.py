@@ -140,6 +140,9 @@ def _resolve(file: dict[str, Any], given: dict[str, Any], path: Path, start: Rec
     if start is not None:
         file.setdefault("data", plain(start.data))
     was, chosen = file.get("data", {}), given.get("data", {})
+    for section in ("data", "model"):
+        if {"name", "class_path"} <= {*given.get(section, {})}:
+            raise OnespikeError(f"--{section}.name and --{section}.class_path: name one of them")
     if "class_path" in chosen or ("name" not in chosen and resolved and was.get("class_path")):
         gone = ["root"]  # of the data set that a class replaces; an older run may name both
     else:
@@ -156,8 +159,6 @@ def _resolve(file: dict[str, Any], given: dict[str, Any], path: Path, start: Rec
         values = {**before, **changes} if section == "model" else sections[section]
         if values.get("init_args") and not values.get("class_path"):
             raise OnespikeError(f"{section}.init_args: arguments of what? add --{section}.class_path pkg.Class")
-    if {"name", "class_path"} <= {*changes}:
-        raise OnespikeError("--model.name and --model.class_path: name one of them")
     if by_class := "class_path" in changes or ("class_path" in before and "name" not in changes):
         same = changes.get("class_path", before.get("class_path")) == before.get("class_path")
         model, known, before = make(ClassPath, merge(before if same else {}, changes), "model"), option_names(), {}

@@ -194,6 +194,26 @@ def test_cifar10_dvs_has_two_recordings_of_a_class(tmp_path):
         recordings_of("cifar10-dvs", tmp_path)
 
 
+@pytest.mark.parametrize("name", ["events-folder", "cifar10-dvs"])
+def test_a_recording_beside_what_it_was_converted_to_is_refused(name, tmp_path):
+    folders, ending = (OBJECTS, ".aedat4") if name == "cifar10-dvs" else (("train/a", "test/a"), ".raw")
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+        for file in ("1.aedat", "2.aedat", f"2{ending}"):
+            (tmp_path / folder / file).write_bytes(b"not read here")
+    with pytest.raises(OnespikeError, match=rf"2.aedat and .*2{ending} are one recording by their names; expected it"):
+        recordings_of(name, tmp_path, sensor=(8, 8))
+
+
+def test_shd_is_read_only_to_be_decoded(tmp_path):
+    for part in ("train", "test"):
+        (tmp_path / f"shd_{part}.h5").write_bytes(b"not read here")
+    with open_source(DataConfig(name="shd"), tmp_path) as source:
+        assert source.key()
+        with pytest.raises(OnespikeError, match=r"shd_train.h5: not read as HDF5"):
+            source.content()
+
+
 def test_the_words_of_shd_are_in_one_order(tmp_path):
     made = [(np.array([0.0, 0.25]), np.array([699, 0]))] * 2
     write_shd(tmp_path / "shd_train.h5", made)

@@ -7,6 +7,7 @@ from PIL import Image, ImageOps
 
 from onespike.data.config import DataConfig
 from onespike.data.dataset import open_dataset
+from onespike.errors import OnespikeError
 
 
 def test_classes_are_the_folders_and_images_come_sorted(tree):
@@ -45,6 +46,13 @@ def test_the_validation_part_may_be_called_otherwise(tree, name):
     shutil.copytree(tree / "test", tree / name)
     data = open_dataset(DataConfig("folder", str(tree), holdout=0.2))
     assert [len(data.train), len(data.validation), len(data.test)] == [10, 4, 4]
+
+
+def test_two_folders_for_one_part_are_refused(tree):
+    for name in ("val", "validation"):
+        shutil.copytree(tree / "test", tree / name)
+    with pytest.raises(OnespikeError, match=r"validation and .*val: each is the validation part by its name; expected"):
+        open_dataset(DataConfig("folder", str(tree)))
 
 
 def test_a_folder_that_is_no_part_is_left_out_with_a_warning(tree, capsys):

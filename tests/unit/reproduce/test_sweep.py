@@ -215,6 +215,8 @@ def test_digest():
     assert digest(replace(base, train=replace(base.train, seed=5, save_minutes=1))) == digest(base)
     assert digest(replace(base, train=replace(base.train, lr=0.1))) != digest(base)
     assert digest(replace(base, data=replace(base.data, root="/somewhere"))) == digest(base)
+    own = replace(base, data=replace(base.data, name="folder", root="/here"))
+    assert digest(replace(own, data=replace(own.data, root="/somewhere"))) != digest(own)
 
 
 @pytest.mark.parametrize(

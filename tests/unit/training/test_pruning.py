@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from onespike.training import Run, Stopped, load_recipe, loop
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.pruning import at, prune_time
 from onespike.training.trainer import Trainer
+from tests.hostile.harness import make_tree
 
 
 @pytest.fixture
@@ -78,6 +80,18 @@ def test_a_folder_of_another_recipe_is_refused(small, tmp_path: Path):
         OnespikeError, match=r"T2 holds the run of another recipe: model.theta was 0.5, now 0.3; choose"
     ):
         prune_time(small(train__epochs=1, model__theta=0.3), 2, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_stage_that_was_tested_on_other_images_is_refused(small, tmp_path: Path):
+    first, second = make_tree(tmp_path / "first"), make_tree(tmp_path / "second")
+    shutil.copy(second / "test/cat/0.png", second / "test/cat/1.png")
+    options = {"data__name": "folder", "data__limit": 0, "train__batch_size": 4, "train__epochs": 1}
+    prune_time(small(**options, data__root=str(first)), 2, tmp_path / "out")
+    with pytest.raises(OnespikeError, match=r"T2 was tested on other images than those of data.root; correct it"):
+        prune_time(small(**options, data__root=str(second)), 2, tmp_path / "out")
+    shutil.copytree(first, tmp_path / "moved")
+    assert list(prune_time(small(**options, data__root=str(tmp_path / "moved")), 2, tmp_path / "out")) == [2, 1]
 
 
 @pytest.mark.slow

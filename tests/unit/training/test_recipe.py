@@ -108,6 +108,7 @@ def test_a_dumped_recipe_is_the_same_recipe(tmp_path: Path):
         (["--model.neuron.surrogate", "tri"], ["unknown surrogate 'tri'", "a module of yours", "--import MODULE"]),
         (["--model.init_args.a", "1"], ["model.init_args: arguments of what? add --model.class_path"]),
         (["--model.name", "conv12", "--model.class_path", "pkg.Net"], ["and --model.class_path: name one of them"]),
+        (["--data.name", "digits", "--data.class_path", "pkg.Data"], ["and --data.class_path: name one of them"]),
         (["--loss.init_args.a", "1"], ["loss.init_args: arguments of what? add --loss.class_path"]),
         (["--data.init_args.a", "1"], ["data.init_args: arguments of what? add --data.class_path"]),
         (["--model.theta", "2"], ["theta", "0 < theta <= 1"]),

@@ -1,7 +1,7 @@
 """Data sets of recordings on disk, in their official layouts and in those that tonic downloads."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
@@ -10,7 +10,7 @@ import numpy as np
 
 from onespike.data.config import DataConfig
 from onespike.data.events.frames import Framing
-from onespike.data.events.prophesee import opened_hdf5
+from onespike.data.events.prophesee import expect_room, opened_hdf5
 from onespike.data.events.readers import READERS, read_aedat4, read_dvs128, read_gesture_array, read_ibm, read_mnist
 from onespike.data.events.stream import Sensor, recording
 from onespike.data.sources import Content, Part, Source
@@ -43,7 +43,7 @@ def open_nmnist(config: DataConfig, root: Path | None) -> Iterator[Source]:
         parts = parts_of_files(files, range(10), listings, _reader(files, {".bin": read_mnist}, NMNIST))
         names = [name for name in every if name.lower().endswith(".bin")]
         content = Content(tuple("0123456789"), parts)
-        yield source(config, NMNIST, str(files.root), lambda: files.key(names), content)
+        yield source(config, NMNIST, str(files.root), lambda: files.key(names), lambda: content)
 
 
 def open_gesture(config: DataConfig, root: Path | None) -> Iterator[Source]:
@@ -66,7 +66,7 @@ def open_gesture(config: DataConfig, root: Path | None) -> Iterator[Source]:
             files.expect_listed([*listed, *map(_gesture_table, listed)], every)
             parts = {part: _gesture_trials(files, some) for part, some in trials.items()}
         names = [name for name in every if name.lower().endswith((".aedat", ".csv", ".txt", ".npy"))]
-        yield source(config, DVS128, str(files.root), lambda: files.key(names), Content(_GESTURES, parts))
+        yield source(config, DVS128, str(files.root), lambda: files.key(names), lambda: Content(_GESTURES, parts))
 
 
 def _gesture_table(trial: str) -> str:
@@ -119,9 +119,10 @@ def open_cifar10_dvs(config: DataConfig, root: Path | None) -> Iterator[Source]:
             listings["train"] += [(name, folder) for name in names[:-held_out]]
             listings["test"] += [(name, folder) for name in names[-held_out:]]
         names = [name for listing in listings.values() for name, _ in listing]
+        _expect_one_format(files, names)
         parts = parts_of_files(files, CIFAR10_CLASSES, listings, _reader(files, readers, DVS128))
         content = Content(CIFAR10_CLASSES, parts, "the last tenth of each class is the test set")
-        yield source(config, DVS128, str(files.root), lambda: files.key(names), content)
+        yield source(config, DVS128, str(files.root), lambda: files.key(names), lambda: content)
 
 
 def open_shd(config: DataConfig, root: Path | None) -> Iterator[Source]:
@@ -129,11 +130,14 @@ def open_shd(config: DataConfig, root: Path | None) -> Iterator[Source]:
     names = ["shd_train.h5", "shd_test.h5"]
     with _opened(config, root, {names[0]: f"beside {names[1]}"}, "SHD") as files:
         files.expect_listed(names, files.names())
-        (words, train), (others, test) = (_hdf5(files, name) for name in names)
-        if others != words:  # a label would mean another word
-            found = f"{files.where(names[1])}: its words are {shown(', '.join(others))}"
-            raise OnespikeError(f"{found}; expected those of {names[0]}, in their order; download both again")
-        content = Content(tuple(words), {"train": train, "test": test})
+
+        def content() -> Content:
+            (words, train), (others, test) = (_hdf5(files, name) for name in names)
+            if others != words:  # a label would mean another word
+                found = f"{files.where(names[1])}: its words are {shown(', '.join(others))}"
+                raise OnespikeError(f"{found}; expected those of {names[0]}, in their order; download both again")
+            return Content(tuple(words), {"train": train, "test": test})
+
         yield source(config, COCHLEA, str(files.root), lambda: files.key(names), content)
 
 
@@ -141,8 +145,10 @@ def _hdf5(files: Files, name: str) -> tuple[list[str], Part]:
     """Words and recordings of an HDF5 of Zenke's lab: spikes/times in seconds, spikes/units, labels, extra/keys."""
     origin = files.where(name)
     with opened_hdf5(files, name, "a whole file of SHD; download it again") as file:
-        times, units, labels = file["spikes/times"][:], file["spikes/units"][:], file["labels"][:]
-        words = [one.decode("utf-8", "replace") for one in file["extra/keys"][:]]
+        stored = [file[place] for place in ("spikes/times", "spikes/units", "labels", "extra/keys")]
+        expect_room(*stored)
+        times, units, labels, keys = (one[:] for one in stored)
+        words = [one.decode("utf-8", "replace") for one in keys]
         if not len(times) == len(units) == len(labels):
             raise ValueError(f"{len(times)} times, {len(units)} units, {len(labels)} labels")
         if labels.ndim != 1 or labels.dtype.kind not in "iu":
@@ -170,8 +176,14 @@ def open_folder(config: DataConfig, root: Path | None) -> Iterator[Source]:
     with _opened(config, root, {"train/": "beside test/ or val/, each <class>/<recording>"}) as files:
         classes, listings, others = in_class_folders(files, endings, "recording")
         names = [name for listing in listings.values() for name, _ in listing]
-        content = Content(tuple(classes), parts_of_files(files, classes, listings, _reader(files, READERS, sensor)))
-        yield source(config, sensor, str(files.root), lambda: files.key(names), content, others)
+        _expect_one_format(files, names)
+
+        def content() -> Content:
+            if others:
+                warn(others)
+            return Content(tuple(classes), parts_of_files(files, classes, listings, _reader(files, READERS, sensor)))
+
+        yield source(config, sensor, str(files.root), lambda: files.key(names), content)
 
 
 @contextmanager
@@ -195,6 +207,15 @@ def _number(files: Files, name: str, text: str, count: int) -> int:
     return int(text)
 
 
+def _expect_one_format(files: Files, names: Iterable[str]) -> None:
+    """Raise an OnespikeError where a recording was kept beside what it was converted to: it would count twice."""
+    seen = dict[str, str]()
+    for name in names:
+        if (other := seen.setdefault(name[: -len(Path(name).suffix)], name)) != name:
+            found = f"{files.where(other)} and {files.where(name)} are one recording by their names"
+            raise OnespikeError(f"{found}; expected it once; remove one of them")
+
+
 def _last_number(name: str) -> tuple[int, str]:
     """The order of cifar10_airplane_0, …_1, …_10."""
     numbers = re.findall(r"\d+", Path(name).stem)  # not the 4 of .aedat4
@@ -206,9 +227,9 @@ def _reader(files: Files, readers: Mapping[str, Reader], sensor: Sensor) -> Call
 
 
 def source(
-    config: DataConfig, sensor: Sensor, origin: str, key: Callable[[], str], recordings: Content, others: str = ""
+    config: DataConfig, sensor: Sensor, origin: str, key: Callable[[], str], recordings: Callable[[], Content]
 ) -> Source:
-    """Make a source of frames; the pixels of `recordings` are their events, and `others` warns of files left out."""
+    """Make a source of frames; the pixels of what `recordings` makes are their events."""
     framing, keeps = Framing.of(config, sensor), config.changes_events
 
     def framed(name: str, part: Part) -> Part:
@@ -219,8 +240,7 @@ def source(
         return part._replace(pixels=lambda index: framing.make(events(index)), events=kept)
 
     def content() -> Content:
-        if others:
-            warn(others)
-        return recordings._replace(parts={name: framed(name, part) for name, part in recordings.parts.items()})
+        found = recordings()
+        return found._replace(parts={name: framed(name, part) for name, part in found.parts.items()})
 
     return Source(config.name, origin, lambda: f"{key()} {framing.key()} {keeps}", content, framing)

@@ -56,10 +56,15 @@ def read_hdf5(files: Files, name: str, sensor: Sensor) -> np.ndarray:
         has = names or (() if hasattr(found, "dtype") else found)  # to look into an array would be to look for a number
         if missing := [key for key in "txyp" if key not in has]:
             raise ValueError(f"{missing[0]} is missing")
-        if (size := max(one.nbytes for one in ([found] if names else [found[key] for key in "txyp"]))) > LARGEST:
-            raise ValueError(f"{size:,} bytes come out of it")
+        expect_room(*([found] if names else [found[key] for key in "txyp"]))
         arrays = [np.asarray(found[key][:]) for key in "txyp"]
     return recording(arrays, sensor, files.where(name))
+
+
+def expect_room(*arrays: Any) -> None:
+    """Raise a ValueError if one of an HDF5's arrays has more than `LARGEST` bytes, before it is read."""
+    if (size := max(one.nbytes for one in arrays)) > LARGEST:
+        raise ValueError(f"{size:,} bytes come out of it")
 
 
 @contextmanager

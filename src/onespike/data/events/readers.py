@@ -4,6 +4,7 @@ tonic's readers check nothing: half an event, a packet cut off, a file of anothe
 """
 
 import io
+import math
 import os
 import re
 import zipfile
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -152,9 +153,21 @@ def load_arrays(data: bytes, origin: str) -> Any:
                 names = Counter(member.removesuffix(".npy") for member in archive.namelist())
                 if twice := [one for one, n in names.items() if n > 1]:
                     raise ValueError(f"{twice[0]} is there twice")
+                for info in archive.infolist():
+                    with archive.open(info) as member:
+                        _expect_whole(member, info.file_size)
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 return dict(arrays)
+        _expect_whole(io.BytesIO(data), len(data))
         return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+
+
+def _expect_whole(file: IO[bytes], size: int) -> None:
+    """Raise a ValueError if an array has more bytes than its file: numpy makes room for all before it reads one."""
+    old = np.lib.format.read_magic(file) == (1, 0)
+    shape, _, kind = (np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0)(file)
+    if (claimed := math.prod(shape) * kind.itemsize) > size:
+        raise ValueError(f"its header says {claimed:,} bytes, it has {size:,}")
 
 
 #: Readers of files, by the ending of the name.

@@ -56,7 +56,7 @@ def open_saccades(config: DataConfig, root: Path | None) -> Iterator[Source]:
     train, test = map(part, split(labels, 1437))
     digits = hashlib.sha256(shipped.images.tobytes() + labels.tobytes()).hexdigest()
     content = Content(tuple("0123456789"), {"train": train, "test": test})
-    yield source(config, SENSOR, "made of scikit-learn's digits", lambda: f"{digits} {_VERSION}", content)
+    yield source(config, SENSOR, "made of scikit-learn's digits", lambda: f"{digits} {_VERSION}", lambda: content)
 
 
 def simulate(digits: np.ndarray, seeds: Iterable[int]) -> list[np.ndarray]:

@@ -48,7 +48,13 @@ def in_class_folders(files: Files, endings: tuple[str, ...], what: str) -> tuple
 
     Returns the classes, the files of each part, and a warning of other files, for when these are read; often empty.
     """
-    places = [next((one for one in names if "" in files.holders(f"{one}/")), "") for names in NAMES.values()]
+    places = []
+    for part, names in NAMES.items():
+        there = [one for one in names if "" in files.holders(f"{one}/")]
+        if len(there) > 1:
+            state = f"{files.where(there[0])} and {files.where(there[1])}: each is the {part} part by its name"
+            raise OnespikeError(f"{state}; expected one; move the images of one into the other")
+        places.append(there[0] if there else "")
     if not any(places[1:]):
         raise OnespikeError(f"{files.where('test')}: no such folder, nor val; expected one beside train; add it")
     every = files.names()
