@@ -88,8 +88,10 @@ def contract_of(
     channels, side, _ = shape_of(images, labels)
     means: tuple[float, ...] = convert([0.0] * channels if mean is None else mean, tuple[float, ...], "mean")
     stds: tuple[float, ...] = convert([1.0] * channels if std is None else std, tuple[float, ...], "std")
-    if not len(means) == len(stds) == channels or min(stds) <= 0:
-        raise OnespikeError(f"mean and std: expected {channels} finite numbers each, std above 0, got {means}, {stds}")
+    of_bytes = all(0 <= one <= 1 for one in means) and all(1e-9 <= one <= 1 for one in stds)
+    if not len(means) == len(stds) == channels or not of_bytes:
+        expected = f"expected {channels} shares of the full range each, 0 to 1, std from 1e-9 on"
+        raise OnespikeError(f"mean and std: {expected}, got {means}, {stds}; divide those of 0 to 255 by 255")
     stated = images.dtype == torch.uint8 or not (mean is None or std is None)
     contract = Contract(type(network).__name__, "", (), channels, side, means, stds, "fp32", pixels, stated)
     probe = copied(network)  # a copy, since it may keep a state

@@ -139,16 +139,20 @@ def export(
             images, labels = some_test_images(dataset, count)
         elif (shape := shape_of(images, labels)) != contract.shape:
             raise OnespikeError(f"images: expected those of the network, {contract.shape}, got {shape} as (C, H, W)")
+        elif images.dtype == torch.uint8 and not contract.stated:
+            expected = "expected floats as it was trained on, or the network itself, onespike.load(RUN), with mean, std"
+            raise OnespikeError(f"images: the run does not know how bytes become its images; {expected}")
     if images.dtype == torch.uint8:
         contract = replace(contract, stated=True)  # these were normalised by its mean and deviation
+    labels = labels if labels is None else labels.long()
     if labels is not None and not (labels.min() >= 0 and labels.max() < len(contract.classes)):
         raise OnespikeError(f"labels: expected 0 to {len(contract.classes) - 1}")
-    if pixels:
-        expect_pixels(images, "pixels")
     contracts = dict[str, Contract]()
     for name in formats:
         chosen = ("int8" if name == "c" else "fp32") if weights == "auto" else weights
         contracts[name] = replace(contract, weights=chosen, pixels=pixels or name == "c")
+        if contracts[name].pixels:
+            expect_pixels(images, "pixels" if pixels else name)
     return _write(network, digest, contracts, images[:count], None if labels is None else labels[:count], folder)
 
 

@@ -51,7 +51,7 @@ def save_pretrained(
 ) -> Path:
     """Write weights and all that is needed to use them into a folder: safetensors, JSON, YAML and a model card.
 
-    `onespike.load` reads it, and all commands that do not train.
+    `onespike.load` reads it; if it was a run, so do all commands that do not train.
 
     Args:
         model: A run, its folder, or a network, with its `card`.
@@ -195,7 +195,7 @@ def push_to_hub(model: nn.Module | Run | str | Path, repository: str, *, private
     """Upload a network to the Hub, as `save_pretrained` writes it, with the token that `hf auth login` keeps.
 
     Args:
-        model: As for `save_pretrained`, or a folder that it wrote.
+        model: As for `save_pretrained`, or a folder that it wrote of a run.
         repository: "user/name"; it is made if it does not exist.
         private: Whether a new repository is private.
         **how: Further arguments of `save_pretrained`.

@@ -256,4 +256,7 @@ class _Writer:
         if not of.largest:
             self._counts[of] = math.prod(geometry.kernel)
             return name
-        return self._neurons(f"{of.layer}.any", [name], channels, 0.5 / math.prod(geometry.kernel))
+        name = self._neurons(f"{of.layer}.any", [name], channels, 0.5 / math.prod(geometry.kernel))
+        if of.kind == "bits":  # what it pools fires already, so neurons behind it may fire just as it does
+            self.fired[of] = name
+        return name

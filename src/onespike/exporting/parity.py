@@ -17,8 +17,9 @@ from onespike.training.losses import over_time
 #: A target maps images, raw or normalised, to logits (B, K) and to the spikes of each call of a layer of neurons. There
 #: are no spikes if it cannot show them, and None for a layer that it leaves out, since the logits do not need it.
 Target = Callable[[Tensor], tuple[Tensor, Sequence[Tensor | None]]]
-#: How far from its threshold a potential may lie whose spike differs, as floats may that are rounded otherwise; how far
-#: logits from the same spikes may differ, in units of the largest logit, and in any case, where all are small.
+#: How far from its threshold a potential may lie whose spike differs, as floats may that are rounded otherwise; of the
+#: largest potential, if that is below 1. How far logits from the same spikes may differ, in units of the largest logit,
+#: and in any case, where all are small.
 NEAR, CLOSE, TINY = 1e-4, 1e-4, 1e-6
 #: Stands for a distance that is not known, or not finite.
 FAR = 1e9
@@ -168,7 +169,8 @@ class _Spikes:
             differ = rows if known else rows.any().expand(images)
             if bool((differ & same).any()) and (known or bool(same.all())):
                 away = _distance(call, wrong, differ & same)
-                self.near = self.near and away <= NEAR
+                largest = 0.0 if call.potential is None else call.potential.detach().abs().max().item()
+                self.near = self.near and away <= NEAR * min(1.0, largest)
                 if place < self.place:
                     self.first, self.place, self.differing, self.distance = call.path, place, 0, 0.0
                 if place == self.place:

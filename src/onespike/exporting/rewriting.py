@@ -23,6 +23,8 @@ PASSING = {
     *("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "MaxPool", "ReduceMax", "Slice", "Gather"),
     *("Expand", "Tile", "Concat", "GlobalMaxPool", "Split", "Pad"),
 }
+#: What else may stand between bytes and the first layer with weights: normalisation and means.
+_OF_PIXELS = ("Add", "Mul", "Sub", "Div", "AveragePool", "GlobalAveragePool", "ReduceMean")
 #: The largest byte.
 BYTE = 255
 
@@ -207,6 +209,9 @@ def _steps_of(node: Any, graph: Graph) -> Steps | None:
             if found is None or chosen is None or chosen.size != 1 or chosen != 1 or (1 / found.step).denominator > 1:
                 return None
             return Steps(found.step, max(found.most, once.most))
+        case "Pad":
+            filler = graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(1)
+            return None if filler is None or filler.any() else _steps(node.input[0], graph)
         case "Concat":
             return _together(node.input, graph)
     return _together(node.input[:1], graph) if node.op_type in PASSING else None
@@ -222,9 +227,9 @@ def _together(names: Sequence[str], graph: Graph) -> Steps | None:
 
 
 def _is_pixels(name: str, graph: Graph) -> bool:
-    """Whether a tensor is bytes that were normalised: OpenVINO would take these for quantised values, and lose bits."""
+    """Whether a tensor is normalised bytes, or means of these: OpenVINO would quantise them again, and lose bits."""
     node = graph.producers.get(name)
     return node is not None and (
         (node.op_type == "Cast" and node.input[0] == "images")
-        or (node.op_type in ("Add", "Mul", "Sub", "Div", *PASSING) and _is_pixels(node.input[0], graph))
+        or (node.op_type in (*_OF_PIXELS, *PASSING) and _is_pixels(node.input[0], graph))
     )

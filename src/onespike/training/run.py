@@ -74,6 +74,8 @@ class Run:
             text = read_whole(run.config).decode("utf-8", "replace")
         except OSError as error:
             expected = "expected a folder with config.yaml, as onespike train --out makes it"
+            if is_pretrained(run.folder):
+                expected = "it was saved from Python, without a recipe: onespike.load reads it"
             reason = "" if isinstance(error, FileNotFoundError) else f" that can be read ({error.strerror})"
             raise OnespikeError(f"{folder} is not a run{reason}: {expected}") from None
         if RESOLVED not in text:

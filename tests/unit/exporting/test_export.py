@@ -321,12 +321,46 @@ def test_a_run_of_a_network_from_python_says_how_it_is_exported(run: Run, digits
         ({"images": torch.zeros(2, 3, 4, 5)}, "expected square ones, got 4x5"),
         ({"images": torch.zeros(2, 3, 2, 2), "classes": "ab"}, "classes: expected 4 names, got 2"),
         ({"images": torch.zeros(2, 3, 2, 2), "pixels": True}, "pixels: expected raw test images"),
+        ({"images": torch.zeros(2, 3, 2, 2), "to": "pt2,c"}, "c: expected raw test images"),
+        (
+            {"images": torch.zeros(2, 3, 2, 2), "mean": [99.0] * 3, "std": [1.0] * 3},
+            "0 to 1, .*; divide those of 0 to 255",
+        ),
+        ({"images": torch.zeros(2, 3, 2, 2), "std": [1e-300] * 3}, "std from 1e-9 on"),
     ],
 )
 def test_images_that_do_not_suit_are_refused(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
     with pytest.raises(OnespikeError, match=message):
-        export(network, tmp_path / "out", "pt2", **arguments)
+        export(network, tmp_path / "out", **{"to": "pt2"} | arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_may_be_of_any_whole_kind(tmp_path: Path) -> None:
+    network, images = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), torch.zeros(2, 3, 2, 2)
+    labels = torch.zeros(2, dtype=torch.uint16)
+    assert export(network, tmp_path / "out", "pt2", images=images, labels=labels).holds
+
+
+def test_bytes_for_a_run_of_floats_are_refused(run: Run, digits: Tensor, tmp_path: Path) -> None:
+    trained = run.checkpoint("best")
+    replace(trained, card=replace(trained.card, mean=(0.0,), std=(1.0,))).save(run.best)
+    with pytest.raises(OnespikeError, match="images: the run does not know how bytes become its images; expected fl"):
+        export(run, tmp_path / "out", "c", images=digits[:5])
+
+
+@pytest.mark.parametrize("to", ["nir", "c"])
+def test_logits_that_do_not_depend_on_the_image_are_refused(to: str, tmp_path: Path) -> None:
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.ones(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.w.expand(len(x), 3)
+
+    with pytest.raises(OnespikeError, match="the logits do not depend on the image"):
+        export(Constant(), tmp_path / "out", to, images=torch.zeros(2, 4, 4, 1, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,10 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "slash": lambda: nn.Sequential(
         OrderedDict({"a/b": nn.Flatten(), "a": nn.Linear(1024, 16), "c/d": LIF(16), "c/e": nn.Linear(16, 5)})
     ),
+    "pooled": lambda: nn.Sequential(
+        *(nn.Conv2d(1, 4, 3), LIF(4), nn.MaxPool2d(2), LIF(4), nn.Conv2d(4, 2, 3), LIF(2)),
+        *(nn.Flatten(), nn.Linear(338, 5)),
+    ),
     "linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(1024, 16), LIF(16), nn.Linear(16, 5)),
 }
 

@@ -49,6 +49,11 @@ def test_a_spike_may_differ_at_the_threshold_alone(potential: float, holds: bool
     assert proof(1.0, flipped_once, potential=potential).holds is holds
 
 
+@pytest.mark.parametrize(("potential", "holds"), [(1.00001e-5, True), (1.5e-5, False)])
+def test_small_potentials_are_excused_less(potential: float, holds: bool) -> None:
+    assert proof(1.0, flipped_once, potential=potential, threshold=1e-5).holds is holds
+
+
 @pytest.mark.parametrize(
     ("change", "holds"),
     [
@@ -76,10 +81,12 @@ def proof(
     change: Callable[[Tensor, list[Tensor]], Answer],
     resolution: float | None = None,
     potential: float = 0.50001,  # just above the threshold
+    threshold: float = 0.5,
 ) -> Parity:
     """Compare a network with a target that answers as it does, but for the change."""
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), LIF(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+    neuron = LIF(1, NeuronConfig(threshold=threshold))
+    network = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), neuron, nn.Flatten(), nn.Linear(4, 3)).eval()
     contract = Contract("net", "", ("a", "b", "c"), 1, 2, (0.0,), (1.0,), "fp32", False)
     with torch.no_grad():
         network[0].weight.fill_(potential)

@@ -97,6 +97,8 @@ SPIKES = [("Greater", ["x", "half"], "gt"), ("Cast", ["gt"], "s")]
         ([("Add", ["s", "s"], "out")], 1.0),
         ([("Add", ["s", "s"], "t"), ("Div", ["t", "two"], "u"), ("Concat", ["u", "s"], "out")], 0.5),
         ([("Add", ["s", "s"], "t"), ("Mul", ["t", "quarter"], "u"), ("Where", ["gt", "one", "u"], "out")], 0.25),
+        ([("Pad", ["s", "places"], "out")], 1.0),
+        ([("Pad", ["s", "places", "half"], "out")], None),
         ([("Mul", ["s", "tenth"], "out")], None),  # no float says 1/10, let alone its multiples
         ([("Add", ["s", "x"], "out")], None),
         ([("Sub", ["s", "s"], "out")], None),
@@ -122,12 +124,13 @@ def test_bytes_say_spikes_and_sums_and_halves_exactly(operations: list[Any], ste
     assert exact_step("x", Graph(made)) is None
 
 
+@pytest.mark.parametrize("mean", [False, True])
 @pytest.mark.parametrize("read", ["pixels", "x"])
-def test_a_layer_that_reads_pixels_keeps_its_floats_whatever_moves_them(read: str) -> None:
+def test_a_layer_that_reads_pixels_keeps_its_floats_whatever_moves_them(read: str, mean: bool) -> None:
     operations = [
         ("Cast", ["images"], "float"),
         ("Mul", ["float", "tenth"], "pixels"),
-        ("Transpose", [read], "turned"),
+        ("GlobalAveragePool" if mean else "Transpose", [read], "turned"),
         ("Flatten", ["turned"], "flat"),
         ("Gemm", ["flat", "weight"], "out"),
     ]

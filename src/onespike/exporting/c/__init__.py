@@ -1,4 +1,4 @@
-"""C99, with integers only, for strictly spiking networks."""
+"""C99: in integers for strictly spiking networks, or in floats."""
 
 from onespike.exporting.c.target import READS, write
 

@@ -62,7 +62,8 @@ class Writer(Bodies):
         views = ("i64", 1), ("i32", 2), ("bits", 2), ("f32", 2)
         memory = "".join(f"    {TYPES[kind]} {kind}[{n * words}];\n" for kind, n in views)
         parts = ["#include <math.h>"] if any(isinstance(one, Function) for one in self._maps) else []
-        parts += [*kernels_for(functions), f"static union {{\n{memory}}} memory;"]
+        parts += kernels_for(functions)
+        parts += [f"static union {{\n{memory}}} memory;"] if self._stored else []
         parts += ["\n".join(self._tables), functions, "\n".join(run)]
         additions = sum(_products(one) for one in self._maps if isinstance(one, Conv) and one.source.kind == "bits")
         products = sum(map(_products, self._maps)) - additions

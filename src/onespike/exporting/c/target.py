@@ -18,7 +18,7 @@ from onespike._version import __version__
 from onespike.errors import OnespikeError
 from onespike.exporting.c.emit import Program, Writer
 from onespike.exporting.c.text import comment
-from onespike.exporting.contract import Contract, expect_pixels
+from onespike.exporting.contract import Contract
 from onespike.exporting.lowering.integers import Integers
 from onespike.exporting.lowering.lower import lower
 from onespike.exporting.lowering.maps import Map
@@ -100,7 +100,6 @@ class _Compiled:
         return 2 * self.unit if self.contract.weights == "int8" else None
 
     def __call__(self, images: Tensor) -> tuple[Tensor, list[Tensor | None]]:
-        expect_pixels(images, "c")
         images, count = images.contiguous(), len(images)
         number = torch.int32 if self.contract.weights == "int8" else torch.float32
         scores = torch.zeros(count, len(self.contract.classes), dtype=number)

@@ -183,6 +183,8 @@ class Sums(Walk, ABC):
         terms = self._decoded(logits, logits.index.ndim - 1)
         if terms is None or not logits.shift.isfinite().all():
             raise OnespikeError("export: expected finite logits (B, K), class by class from one map")
+        if not terms:
+            raise OnespikeError("export: the logits do not depend on the image: there is nothing to compute")
         new, size = self._scored(terms, logits.shift.flatten())
         new.image = False
         self._add(new)
