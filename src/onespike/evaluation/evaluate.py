@@ -255,9 +255,11 @@ def expect_shape(data: Dataset, card: ModelCard) -> None:
     if data.image_size != side:
         remedy = f"pass --data.image_size {side}"
         raise OnespikeError(f"{images} {data.image_size} pixels a side, the network takes {side}: {remedy}")
-    if are_as_given(data.mean, data.std) and (data.mean, data.std) != (card.mean, card.std):
+    if (given := are_as_given(data.mean, data.std)) != (known := are_as_given(card.mean, card.std)):
         mean, std = ([round(one, 4) for one in values] for values in (card.mean, card.std))
-        warn(f"{data.name} gives floats, taken as they are; the network knows images less {mean}, over {std}")
+        what = "floats, taken as they are" if given else "bytes, taken as 0 to 1"
+        knows = "floats that their owner normalised" if known else f"images less {mean}, over {std}"
+        warn(f"{data.name} gives {what}; the network knows {knows}")
 
 
 def expect_one_frame(data: Dataset, what: str) -> None:

@@ -190,7 +190,12 @@ def test_floats_as_they_are_are_warned_of_as_in_an_evaluation(make_run, capsys):
     pixels = torch.rand(8, 1, 32, 32, dtype=torch.bfloat16, requires_grad=True)
     images = torch.utils.data.TensorDataset(pixels, torch.arange(8))
     audit_run(make_run(), (images, images), images=4, latency=False)
-    assert "TensorDataset gives floats, taken as they are" in capsys.readouterr().err
+    assert "TensorDataset gives floats, taken as they are; the network knows images less [" in capsys.readouterr().err
+    run = make_run()
+    trained = run.checkpoint("best")
+    replace(trained, card=replace(trained.card, mean=(0.0,), std=(1.0,))).save(run.best)
+    audit_run(run, images=4, latency=False)
+    assert "gives bytes, taken as 0 to 1; the network knows floats that their owner" in capsys.readouterr().err
 
 
 def test_runs_to_compare_need_no_other_subject(make_run, command):

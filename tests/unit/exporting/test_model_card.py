@@ -190,7 +190,7 @@ def test_a_card_beside_a_run_would_be_ignored(run: Run, tmp_path: Path) -> None:
 def test_a_network_that_is_another_than_its_card_says_replaces_nothing(change: dict[str, Any], tmp_path: Path) -> None:
     card = ModelCard(model_config("spiking-vgg-xs", width=4), CLASSES, 1, 32, (0.5,), (0.5,), "digits")
     folder = onespike.save_pretrained(card.build(), tmp_path / "out", card=card)
-    with pytest.raises(OnespikeError, match="is not a run: it was saved from Python, without a recipe: onespike.load"):
+    with pytest.raises(OnespikeError, match="is not a run: it was saved from Python, without a recipe: onespike"):
         onespike.save_pretrained(folder, tmp_path / "again")
     before = (folder / "model.safetensors").read_bytes()
     other = onespike.create_model("spiking-vgg-xs", **{"width": 4, "in_channels": 1, **change})
