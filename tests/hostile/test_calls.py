@@ -337,6 +337,7 @@ AUDITS = {
     "a text right": {"accuracy": "x"},
     "a seed below 0": {"seed": -1},
     "a seed of text": {"seed": "x"},
+    "a table that is none": {"table": 5},
 }
 
 

@@ -39,7 +39,7 @@ def audit(
     model: nn.Module,
     batches: Iterable[Tensor],
     name: str = "",
-    table: EnergyTable | None = None,
+    table: EnergyTable | str | Path | None = None,
     accuracy: float | None = None,
     seed: int = 0,
     batch_axis: int | None = None,
@@ -50,7 +50,7 @@ def audit(
         model: The model, trained, on the device of the images.
         batches: Batches of real images as the model takes them, (B, ...).
         name: Name of the model; its class by default.
-        table: The constants of energy; the package's own by default.
+        table: The constants of energy, or the file that has them; the package's own by default.
         accuracy: Top-1 on the test images in percent, if it is known; without it, no energies are compared.
         seed: Seed of the draws of a Bernoulli encoding.
         batch_axis: The axis of the images in a batch, as for `count_operations`.
@@ -64,19 +64,17 @@ def audit(
         raise OnespikeError(f"accuracy: expected 0 to 100 percent, got {accuracy}")
     if seed < 0:
         raise OnespikeError(f"seed: expected 0 or more, got {seed}")
-    if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
-        kind = type(batches).__name__
-        raise OnespikeError(f"batches: expected tensors (B, ...), one after the other, such as [images], got a {kind}")
     axis = convert(batch_axis, int | None, "batch_axis")
+    table = table if isinstance(table, EnergyTable) else EnergyTable.load(table)
     operations = count_operations(model, batches, lambda number: torch.manual_seed(derive_seed(seed, number)), axis)
-    return Audit(name or type(model).__name__, operations, table or EnergyTable.load(), accuracy=accuracy)
+    return Audit(name or type(model).__name__, operations, table, accuracy=accuracy)
 
 
 def audit_run(
     run: Run | str | Path,
     data: Any = None,
     images: int = 512,
-    table: EnergyTable | None = None,
+    table: EnergyTable | str | Path | None = None,
     device: Literal["auto", "cpu"] = "auto",
     latency: bool = True,
     scale: bool = False,
@@ -88,7 +86,7 @@ def audit_run(
         run: The run, or its folder.
         data: The images, as for `Run.dataset`; those of the run if None.
         images: How many of the test images, evenly spread.
-        table: The constants of energy; the package's own by default.
+        table: The constants of energy, or the file that has them; the package's own by default.
         device: "auto" takes the accelerator if there is one.
         latency: Whether to measure time, memory and joules.
         scale: Whether to count and time the network in other sizes as well.
@@ -108,14 +106,14 @@ def audit_run(
     # Test sets are compared by recordings: networks may make other frames of the same events.
     test_set = dataset.test_set(of_events=True) if dataset.of_events else tested
     accuracy = _accuracy(run, checkpoint, data, dataset, tested)
-    return replace(result, name=str(run.folder), data=dataset.name, test_set=test_set, accuracy=accuracy)
+    return replace(result, name=run.name, data=dataset.name, test_set=test_set, accuracy=accuracy)
 
 
 def audit_model(
     config: Any,
     data: DataConfig | None = None,
     images: int = 512,
-    table: EnergyTable | None = None,
+    table: EnergyTable | str | Path | None = None,
     device: Literal["auto", "cpu"] = "auto",
     latency: bool = True,
     scale: bool = False,
@@ -170,12 +168,12 @@ def _audit(
     config: Any,
     shape: tuple[int, int],
     batches: _Batches,
-    table: EnergyTable | None,
+    table: EnergyTable | str | Path | None,
     device: Literal["auto", "cpu"],
     latency: bool,
     scale: bool,
 ) -> Audit:
-    if scale and not hasattr(config, "depths"):
+    if scale and not all(isinstance(getattr(config, name, None), tuple) for name in ("channels", "depths")):
         raise OnespikeError(f"--scaling: expected a network of spiking blocks such as conv12, got {config.name}")
     place = make_accelerator(TrainConfig(device=device)).device
     network = channels_last(network.to(place)).eval()

@@ -5,6 +5,7 @@ To make a layer or function known, add it to the table it belongs to.
 
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from timm.layers import DropPath
 from timm.layers.activations import GELU, Swish
@@ -105,7 +106,8 @@ def kind_of(module: nn.Module | None, node: fx.Node, varying: tuple[int | str, .
     if isinstance(module, MAX_POOLS) or name in MAX_POOL_NAMES:
         return "real" if getattr(module, "return_indices", False) else "pooling"
     if isinstance(module, LINEAR) or name in LINEAR_NAMES:
-        return "linear"
+        types = [one for one in (*node.args, *node.kwargs.values()) if isinstance(one, torch.dtype)]
+        return "linear" if all(one.is_floating_point for one in types) else "real"  # whole numbers are truncated
     if name in WEIGHING:
         given: Any = {**dict(enumerate(node.args)), **node.kwargs}
         rounds = given.get("rounding_mode") or (name == "batch_norm" and given.get("training", given.get(5)))

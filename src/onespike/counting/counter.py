@@ -37,7 +37,7 @@ class ProductCounter(TorchDispatchMode):
         self.elementwise: dict[str, Counter[str]] = defaultdict(Counter)  # by path of the module that did it
         self._modules = dict(model.named_modules())
         self._stack: list[tuple[str, torch.Size | None]] = []  # modules that are running: path, shape of the input
-        self._images = 0  # in the batch
+        self._images = self._frames = 0  # in the batch; over time, of each image
         self._calls: dict[str, Counter[str]] = defaultdict(Counter)  # by module, of each matmul in this pass through it
         self._inside_recurrent = 0
         self._input, self._weights = Input(), Weights(model)
@@ -86,6 +86,7 @@ class ProductCounter(TorchDispatchMode):
                 raise self._refusal(f"{added}: make it a module that holds such a layer")
             if len(self._stack) == 1:
                 self._images = batch_of(first) if first is not None and first.ndim else 0
+                self._frames = len(first) if first is not None and first.ndim == 5 else 0
                 self._input.trace((inputs, named), behind=False)
 
         # Also called after an exception, which the network may catch: then there is no output.
@@ -199,7 +200,7 @@ class ProductCounter(TorchDispatchMode):
         """If weighted activations are summed along an axis on which their weights differ, count that as a product."""
         if (one := self._composed.summed(func, args)) is None:
             return False
-        weights, place = one.weight.numel(), self._weights.place(one.weight)
+        weights, place = self._weights.size(one.weight), self._weights.place(one.weight)
         tally = self._tally(one.path, Tally(f"sums of {weights} weights", weights, first=one.first), place)
         rows = one.x.numel() // (one.x.shape[-1] if one.x.ndim else 1)
         tally.see_linear(one.x, args[0].numel() // one.x.numel(), rows)
@@ -229,7 +230,10 @@ class ProductCounter(TorchDispatchMode):
     def _convolution(self, path: str, args: tuple[Any, ...], result: Tensor) -> None:
         x, weight, _bias, stride, padding, dilation, transposed, _output_padding, groups = args
         if weight not in self._weights:
-            raise self._refusal(": a convolution with weights that are activations cannot be counted")
+            if self._input.is_behind([weight]) is not None:
+                raise self._refusal(": a convolution with weights that are activations cannot be counted")
+            expected = "expected a parameter, a buffer, or what is made of these alone: use register_buffer"
+            raise self._refusal(f": a convolution with weights that are unknown: {expected}")
         axes = weight.dim() - 2
         steps = [list(value) * (axes if len(value) == 1 else 1) for value in (stride, padding, dilation)]
         shape = result.shape
@@ -241,7 +245,7 @@ class ProductCounter(TorchDispatchMode):
                 steps[1][-axis] += before
         kernel = "x".join(map(str, weight.shape[2:]))
         name, place = f"conv {kernel}, {x.shape[1]} -> {shape[1]}", self._weights.place(weight)
-        tally = self._tally(path, Tally(name, weight.numel(), 1, self._first), place)
+        tally = self._tally(path, Tally(name, self._weights.size(weight), 1, self._first), place)
         tally.see_conv(x, weight, shape, steps, groups, transposed)
 
     def _matrices(self, path: str, args: tuple[Any, ...], _result: Tensor) -> None:
@@ -268,9 +272,8 @@ class ProductCounter(TorchDispatchMode):
             pixel = (x[:, :, None, None], module.weight, None, module.stride, module.padding, module.dilation)
             self._convolution(path, (*pixel, False, None, module.groups), x.new_empty(len(x), out, 1, 1))
             return
-        sides = [side for side, stride in zip(weight.shape, weight.stride(), strict=True) if stride]
-        name = f"linear {math.prod(weight.shape[-2:]) // out} -> {out}"
-        tally = self._tally(path, Tally(name, math.prod(sides), channels, self._first), self._weights.place(weight))
+        name, place = f"linear {math.prod(weight.shape[-2:]) // out} -> {out}", self._weights.place(weight)
+        tally = self._tally(path, Tally(name, self._weights.size(weight), channels, self._first), place)
         tally.see_linear(x, out, self._rows(x) or x.numel() // max(x.shape[channels], 1))
 
     def _rows(self, x: Tensor) -> int:
@@ -281,7 +284,7 @@ class ProductCounter(TorchDispatchMode):
         shape = self._stack[-1][1] if self._stack else None
         if not shape or shape.numel() != x.numel():
             return 0
-        steps_first = len(shape) > 2 and shape[0] != self._images == shape[1]
+        steps_first = len(shape) > 2 and shape[1] == self._images and (shape[0] == self._frames or shape[0] != shape[1])
         return shape[0] * shape[1] if steps_first else shape[0]
 
 

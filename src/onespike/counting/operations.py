@@ -18,7 +18,7 @@ from onespike.counting.products import Product
 from onespike.errors import OnespikeError
 from onespike.models.patch import Merging
 from onespike.neurons.base import Neuron
-from onespike.neurons.watch import Fired, aside, ask, batch_of, kept_states, resetter, watch_neurons
+from onespike.neurons.watch import Fired, aside, ask, kept_states, resetter, watch_neurons
 from onespike.tensors import expect_weights
 from onespike.units import Traffic, Unit, UnitOutput
 
@@ -145,8 +145,11 @@ def count_operations(
             K).
 
     Raises:
-        OnespikeError: The model does something that cannot be counted, which is named; or there are no images.
+        OnespikeError: The model does something that cannot be counted, which is named; or there are no batches.
     """
+    if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
+        kind = type(batches).__name__
+        raise OnespikeError(f"batches: expected tensors (B, ...), one after the other, such as [images], got a {kind}")
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     expect_weights(model)
     counter, watch = ProductCounter(model), _Watch()
@@ -157,8 +160,9 @@ def count_operations(
             if before is not None:
                 before(number)
             answer = _answer(model, batch, counter)
-            images, seen = images + _images_in(model, batch, answer, batch_axis), seen + 1
-            watch.end_batch()
+            found, frames = _images_in(model, batch, answer, batch_axis)
+            images, seen = images + found, seen + 1
+            watch.end_batch(frames)
     if not images:
         raise OnespikeError("there are no images to audit the network on: expected at least one")
     layers = tuple(_layers(model, counter, watch, images, seen))
@@ -183,16 +187,17 @@ def _answer(model: nn.Module, batch: Any, counter: ProductCounter) -> Any:
     return answer
 
 
-def _images_in(model: nn.Module, batch: Tensor, answer: Any, axis: int | None) -> int:
-    """How many images a batch holds."""
-    if axis is not None:
-        if not -batch.ndim <= axis < batch.ndim:
-            raise OnespikeError(f"batch_axis: expected an axis of {tuple(batch.shape)}, got {axis}")
-        return batch.shape[axis]
-    if isinstance(answer, Tensor) and answer.ndim == 2 and len(answer) in batch.shape[:2]:
-        return len(answer)  # logits (B, K), whether time comes first in the batch or not
-    maps_of_volumes = any(isinstance(module, nn.Conv3d) for module in model.modules())
-    return len(batch) if maps_of_volumes else batch_of(batch)
+def _images_in(model: nn.Module, batch: Tensor, answer: Any, axis: int | None) -> tuple[int, int]:
+    """How many images a batch holds, and how many frames over time of each."""
+    of_volumes = any(isinstance(module, nn.Conv3d) for module in model.modules())
+    if axis is None:
+        axis = int(batch.ndim == 5 and not of_volumes)
+        is_logits = isinstance(answer, Tensor) and answer.ndim == 2 and len(answer) in batch.shape[:2]
+        if is_logits and len(answer) != batch.shape[axis]:
+            axis = 1 - axis  # logits are (B, K), whether time comes first in the batch or not
+    elif not -batch.ndim <= axis < batch.ndim:
+        raise OnespikeError(f"batch_axis: expected an axis of {tuple(batch.shape)}, got {axis}")
+    return batch.shape[axis], len(batch) if batch.ndim == 5 and axis % 5 == 1 and not of_volumes else 1
 
 
 class _Watch:
@@ -212,6 +217,11 @@ class _Watch:
             stack.enter_context(watch_neurons(model, self._fired))
             for path, module in model.named_modules():
                 own = getattr(getattr(module, "config", None), "time_steps", None)
+                if isinstance(module, Neuron):
+                    neuron: Any = module  # no hook sees a method
+                    neuron.over_time = partial(self._neuron_over_time, path, neuron, neuron.over_time)
+                    stack.callback(delattr, neuron, "over_time")
+                    continue
                 if isinstance(module, Unit):
                     hook: Callable[..., None] = partial(self._unit, path)
                 elif hasattr(module, "kept_over_time"):
@@ -229,7 +239,15 @@ class _Watch:
         self.traffic[path] += Counter(reads=int(reads), writes=int(writes))
 
     def _layer_over_time(self, path: str, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        kept, steps = layer.kept_over_time(out, *args, **kwargs)
+        self._keep(path, *layer.kept_over_time(out, *args, **kwargs))
+
+    def _neuron_over_time(self, path: str, neuron: Neuron, run: Callable[..., Tensor], *args: Any, **kw: Any) -> Tensor:
+        spikes = run(*args, **kw)
+        self._keep(path, spikes.numel() // len(spikes) * neuron.values_kept, len(spikes))
+        return spikes
+
+    def _keep(self, path: str, kept: int, steps: int) -> None:
+        """Record how many values a time step keeps for the next, and the number of steps."""
         self.steps = max(self.steps, steps)
         if kept and steps > 1:  # written at all steps but the last, and read again
             self.traffic[path] += Counter(reads=kept * (steps - 1), writes=kept * (steps - 1))
@@ -249,12 +267,12 @@ class _Watch:
             self.traffic[call.path] += Counter(reads=kept * call.steps, writes=kept * call.steps)
             self._last[call.path] = kept
 
-    def end_batch(self) -> None:
-        """Conclude a batch; its time steps are those that every layer of another package's neurons took."""
+    def end_batch(self, frames: int) -> None:
+        """Conclude a batch; its time steps are its frames, or those of every layer of another package's neurons."""
         # Nobody reads what the last step wrote, and the first step had nothing to read.
         for path, kept in self._last.items():
             self.traffic[path] -= Counter(reads=kept, writes=kept)
-        self.steps = max(self.steps, min(self._steps.values(), default=1))
+        self.steps = max(self.steps, frames, min(self._steps.values(), default=1))
         self._last.clear()
         self._steps.clear()
 

@@ -4,6 +4,7 @@ Tensors are told apart by their place in memory, which views and in-place result
 alive, or its storage reserved, so that no other tensor takes its place.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
@@ -19,6 +20,8 @@ from onespike.errors import OnespikeError
 #: Operations that use only a tensor's shape or dtype; those of them that give zeros; and those that keep zeros zeros.
 BLANK = ("new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like", "full_like", "empty_like")
 _ZEROS, _SAME = ("new_zeros", "zeros_like", "new_empty", "empty_like"), ("clone", "_to_copy", "detach")
+#: Operations that copy all values of a tensor to another place, some of them perhaps several times.
+_COPIES = ("clone", "_to_copy", "repeat")
 #: Functions that take values out of PyTorch.
 _LEAVING = (Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__)
 
@@ -56,6 +59,7 @@ class Weights:
         self._kept: list[Tensor] = []  # tensors made of weights
         # Those of them with a weight's shape or dtype alone, such as weight.new_zeros(...), and whether they are 0.
         self._blank: dict[int, bool] = {}
+        self._distinct: dict[int, int] = {}  # {place: how many values a copy has that are not repetitions}
 
     def __contains__(self, tensor: Tensor) -> bool:
         return memory(tensor) in self._sources
@@ -63,6 +67,11 @@ class Weights:
     def place(self, weight: Tensor) -> tuple[int, int]:
         """Identify a weight: attention projects queries, keys and values by three parts of one parameter."""
         return self._sources[memory(weight)][0], int(weight.storage_offset())
+
+    def size(self, weight: Tensor) -> int:
+        """How many values a weight has; what is expanded or repeated along an axis counts once."""
+        found = math.prod(side for side, stride in zip(weight.shape, weight.stride(), strict=True) if stride)
+        return min(found, self._distinct.get(memory(weight), found))
 
     def is_made_of(self, tensor: Tensor, weight: Tensor) -> bool:
         """Whether a parameter went into a tensor."""
@@ -85,10 +94,13 @@ class Weights:
         if func._schema.is_mutable and len(given) > 1:  # weights are written into it
             for place in map(memory, written(func, args, kwargs)):
                 self._blank.pop(place, None)
+                self._distinct.pop(place, None)
         for tensor in tensors_in(result):
             place = memory(tensor)
             self._sources[place] = tuple(dict.fromkeys((*self._sources.get(place, ()), *sources)))
             self._kept.append(tensor)
+            if func.overloadpacket.__name__ in _COPIES:
+                self._distinct[place] = self.size(args[0])
             if (zero := _blank_after(func, [self._blank.get(one) for one in given])) is not None:
                 self._blank[place] = zero
 
@@ -115,8 +127,8 @@ class Weights:
         """Forget what was made in a forward pass."""
         for place in set(map(memory, self._kept)) - self._original.keys():
             self._sources.pop(place, None)
-        self._kept.clear()
-        self._blank.clear()
+        for made in (self._kept, self._blank, self._distinct):
+            made.clear()
 
 
 class OutOfSight(TorchFunctionMode):

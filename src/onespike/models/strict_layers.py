@@ -92,11 +92,6 @@ class Firing(nn.Sequential):
             return None
         return thresholds.shift, norm, neuron.constant_threshold
 
-    def kept_over_time(self, spikes: Tensor, currents: Tensor, carry: Carry | None = None) -> tuple[int, int]:  # noqa: ARG002
-        """How many values a time step keeps for the next, and the number of steps, as `OverTime` says it."""
-        neuron = cast("Neuron", self[1])
-        return (spikes[0].numel() * neuron.values_kept, len(spikes)) if spikes.ndim == 5 else (0, 1)
-
 
 class Windows(nn.Module):
     """Two convolutions in windows, potentials handed from window to window: spikes (B, P*C, L, L) to spikes."""

@@ -84,7 +84,7 @@ class IntegrateFire(nn.Module):
         return (torch.cat(spikes) if self.time_steps > 1 else spikes[0]) * size
 
     def kept_over_time(self, spikes: Tensor, currents: Tensor) -> tuple[int, int]:  # noqa: ARG002
-        """How many potentials a time step keeps for the next, and the number of steps, as `OverTime` says it."""
+        """How many potentials a time step keeps for the next, and the number of steps, given output and input."""
         return currents.numel() // self.time_steps, self.time_steps
 
 

@@ -49,10 +49,6 @@ class OverTime(nn.Module):
         """Map currents (T, B, C, …) to spikes of the same shape."""
         return self.neuron.over_time(currents, carry)
 
-    def kept_over_time(self, spikes: Tensor, currents: Tensor, carry: Carry | None = None) -> tuple[int, int]:  # noqa: ARG002
-        """How many values a time step keeps for the next, and the number of steps; given the output and the inputs."""
-        return currents[0].numel() * self.neuron.values_kept, len(currents)
-
 
 def stacked(steps: Sequence[Tensor]) -> Tensor:
     """Put steps (B, …) together, (T, B, …); unlike `torch.stack` it keeps their channels last."""

@@ -39,7 +39,7 @@ from onespike.environment import environment
 from onespike.errors import OnespikeError, shown, unknown, warn
 from onespike.lock import LOCK
 from onespike.training.checkpoint import Checkpoint
-from onespike.training.pretrained import fetched, is_pretrained, located, read_pretrained
+from onespike.training.pretrained import HUB, PACKAGE, fetched, is_pretrained, located, read_pretrained
 from onespike.training.progress import counted
 from onespike.training.recipe import RESOLVED, Recipe, dump, load_recipe
 
@@ -59,6 +59,7 @@ class Run:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = folder = path_of(folder)
+        self.name = str(folder)
         self.config, self.best, self.last = folder / "config.yaml", folder / "best", folder / "last"
         self._before = dict[Path, bytes | None]()  # what `begin` replaced; None where there was nothing
 
@@ -70,6 +71,8 @@ class Run:
             OnespikeError: There is no run, or it is of a version that cannot be read.
         """
         run = cls(located(folder))
+        if str(folder).startswith((PACKAGE, HUB)):
+            run.name = str(folder)  # as it was typed, not where it lies on this machine
         try:
             text = read_whole(run.config).decode("utf-8", "replace")
         except OSError as error:

@@ -4,6 +4,7 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from onespike.counting.energy import DEFAULT
 from onespike.counting.operations import count_operations
 from onespike.data.config import DataConfig
 from onespike.data.sets import Dataset
+from onespike.errors import OnespikeError
 from onespike.models import model_config
 from onespike.terminal import person
 from onespike.training.checkpoint import Checkpoint
@@ -236,6 +238,24 @@ def test_constants_of_ones_own(make_run, command, tmp_path: Path):
     code, printed, _ = command("audit", make_run().folder, *QUICK, "--energy", prices, "--json", "-")
     assert code == 0
     assert json.loads(printed)["energy"]["field"]["network"]["total"] == 0
+
+
+def test_from_python_prices_may_be_a_file(tmp_path: Path):
+    prices = priced(tmp_path, fp32={"multiply": 0, "add": 0})
+    for table in (prices, str(prices)):
+        assert audit(nn.Linear(4, 4), [torch.randn(3, 4)], table=table).energy("field").total == 0
+
+
+def test_a_pretrained_network_has_the_name_that_was_typed(tmp_path: Path):
+    name = "pretrained:digits-spiking-vgg-xs"
+    assert audit_run(name, DataConfig(cache=str(tmp_path)), images=2, latency=False).name == name
+
+
+@pytest.mark.parametrize("options", [{"depths": 2, "channels": (4,)}, {"depths": (2,)}])
+def test_scaling_takes_networks_of_stages_alone(options):
+    own = SimpleNamespace(name="own", build=lambda *_: nn.Flatten(), **options)
+    with pytest.raises(OnespikeError, match="--scaling: expected a network of spiking blocks such as conv12, got own"):
+        audit_model(own, images=2, latency=False, scale=True)
 
 
 @pytest.mark.slow

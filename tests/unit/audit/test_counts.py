@@ -1,5 +1,7 @@
 """Counts against counts by hand, and against the framework's own counter where that is right."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -359,6 +361,29 @@ def test_weights_in_buffers_are_weights_and_shared_ones_are_counted_once():
         network = Forward(forward, w=nn.Buffer(torch.randn(6, 6)))
         assert count_operations(network, [torch.randn(3, 6)]).weights == 36
     assert count_operations(nn.Linear(6, 6), [torch.randn(3, 6)]).weights == 42
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize(
+    ("function", "shape", "weight"),
+    [
+        (lambda net, x: torch.matmul(x[:, None], net.w), (6, 8), (3, 8, 5)),  # which copies them for each image
+        (lambda net, x: x @ net.w.repeat(len(x), 1, 1), (6, 8), (8, 5)),
+        (lambda net, x: (x * net.w.expand_as(x)).sum(-1), (24, 8), (8,)),
+        (lambda net, x: F.conv2d(x, net.w.expand(16, -1, -1, -1), groups=16), (16, 6, 6), (1, 1, 3, 3)),
+    ],
+)
+def test_weights_that_are_expanded_or_repeated_are_read_once(function, shape, weight, batch):
+    operations = count_operations(Forward(function, w=torch.randn(weight)), [torch.randn(batch, *shape)])
+    assert [product.weights for product in operations.products] == [math.prod(weight)]
+
+
+def test_copies_of_weights_that_are_changed_are_no_copies():
+    def forward(net, x):
+        return x @ net.w.repeat(6, 1, 1).mul_(net.each)
+
+    network = Forward(forward, w=torch.randn(8, 5), each=torch.randn(6, 1, 1))
+    assert [one.weights for one in count_operations(network, [torch.randn(6, 3, 8)]).products] == [6 * 40]
 
 
 def test_a_layer_may_be_told_its_input_by_name():

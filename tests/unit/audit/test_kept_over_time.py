@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from onespike import convert
 from onespike.audit import audit
@@ -14,15 +14,17 @@ from tests.forward import Forward
 STEPS = 4
 
 
-def own(neuron: str = "lif") -> nn.Module:
+def own(neuron: str = "lif", as_module: bool = True) -> nn.Module:
     """Patches of an image as tokens, embedded once; then `STEPS` time steps of neurons, all steps as one batch."""
 
     def forward(net, x):
         currents = net.embed(x).mean(1).expand(STEPS, len(x), 6)
-        return net.mix(net.neurons(currents).flatten(0, 1)).unflatten(0, (STEPS, -1)).mean(0)
+        spikes = net.neurons(currents) if as_module else net.neurons.over_time(currents)
+        return net.mix(spikes.flatten(0, 1)).unflatten(0, (STEPS, -1)).mean(0)
 
-    neurons = OverTime(make_neuron(6, NeuronConfig(neuron)))
-    return Forward(forward, embed=nn.Linear(8, 6), mix=nn.Linear(6, 5), neurons=neurons)
+    neurons = make_neuron(6, NeuronConfig(neuron))
+    parts = {"neurons": OverTime(neurons) if as_module else neurons}
+    return Forward(forward, embed=nn.Linear(8, 6), mix=nn.Linear(6, 5), **parts)
 
 
 def counted(network: nn.Module, *shape: int) -> Operations:
@@ -37,15 +39,19 @@ def test_a_network_inside_another_takes_its_time_steps(shape, steps):
     assert (found.operations.steps, found.variants) == (steps, ("network", "binary"))
 
 
-def test_neurons_in_a_network_of_ones_own_tell_its_time_steps():
-    operations = counted(own(), 3, 16, 8)
+@pytest.mark.parametrize("as_module", [True, False])
+def test_neurons_in_a_network_of_ones_own_tell_its_time_steps(as_module):
+    network = own(as_module=as_module)
+    operations = counted(network, 3, 16, 8)
     assert operations.steps == STEPS
+    assert "over_time" not in vars(network.neurons), "what watched is gone"
     embed, mix = operations.products
     assert (embed.time_steps, mix.time_steps) == (1, STEPS)  # 16 tokens are no time steps
 
 
-def test_a_neuron_keeps_all_that_it_needs_at_the_next_step():
-    kept = {name: counted(own(name), 3, 16, 8).potentials for name in ("lif", "adaptive")}
+@pytest.mark.parametrize("as_module", [True, False])
+def test_a_neuron_keeps_all_that_it_needs_at_the_next_step(as_module):
+    kept = {name: counted(own(name, as_module), 3, 16, 8).potentials for name in ("lif", "adaptive")}
     assert kept["lif"] == ((STEPS - 1) * 6,) * 2
     assert kept["adaptive"] == ((STEPS - 1) * 2 * 6,) * 2  # its threshold's rise as well
     strict = {
@@ -55,6 +61,27 @@ def test_a_neuron_keeps_all_that_it_needs_at_the_next_step():
         for name in ("lif", "adaptive")
     }
     assert strict["adaptive"].potentials.reads == 2 * strict["lif"].potentials.reads > 0
+
+
+def by_hand(net, frames: Tensor) -> Tensor:
+    """Neurons that the library does not know."""
+    potential, spikes = 0.0, []
+    for frame in frames:
+        potential = potential / 2 + net.first(frame.flatten(1))
+        spikes.append((potential > 1).float())
+    return net.head(torch.stack(spikes).mean(0))
+
+
+@pytest.mark.parametrize("batch", [3, 4, 5])
+def test_frames_are_time_steps_whatever_the_neurons_are(batch):
+    found = audit(Forward(by_hand, first=nn.Linear(64, 8), head=nn.Linear(8, 5)), [torch.randn(STEPS, batch, 1, 8, 8)])
+    assert (found.operations.images, found.operations.steps, found.variants) == (batch, STEPS, ("network", "binary"))
+
+
+@pytest.mark.parametrize("batch", [3, 4, 5])
+def test_a_layer_that_sees_all_frames_at_once_holds_those_of_one_step(batch):
+    network = Forward(lambda net, x: net.head(x.flatten(2)).mean(0), head=nn.Linear(64, 5))
+    assert [product.time_steps for product in counted(network, STEPS, batch, 1, 8, 8).products] == [STEPS]
 
 
 def test_a_twin_without_windows_is_the_network_itself():

@@ -8,6 +8,9 @@ from onespike.counting.operations import count_operations
 from onespike.errors import OnespikeError
 from tests.forward import Forward
 
+#: A tensor that no network has as its own.
+KERNEL = torch.randn(2, 3, 2)
+
 
 def distances(net, x):
     return torch.cdist(x, net.centres)
@@ -28,6 +31,7 @@ def multiplied_out(net, x):
             lambda _, x: torch.conv1d(x[None], x[None] + 1),
             r"1 \(Forward\): a convolution with weights that are activations",
         ),
+        (lambda _, x: torch.conv1d(x[None], KERNEL), r"1 \(Forward\): .* use register_buffer"),
     ],
 )
 def test_an_unknown_layer_names_itself(function, message):
@@ -48,6 +52,11 @@ def test_packed_sequences():
     packed = nn.utils.rnn.pack_sequence([torch.randn(3, 4)])
     with pytest.raises(OnespikeError, match=r"0 \(LSTM\): packed sequences cannot be counted"):
         count_operations(nn.Sequential(nn.LSTM(4, 4)), [packed])
+
+
+def test_images_that_are_no_batches():
+    with pytest.raises(OnespikeError, match=r"batches: expected tensors \(B, \.\.\.\), .* got a Tensor"):
+        count_operations(nn.Linear(4, 4), torch.randn(3, 4))
 
 
 def test_no_images():

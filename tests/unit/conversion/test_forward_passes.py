@@ -9,6 +9,7 @@ from torchvision.ops import StochasticDepth
 import onespike
 from onespike.conversion.network import PoolSpikes
 from onespike.counting.operations import count_operations
+from onespike.errors import OnespikeError
 from tests.forward import Forward
 from tests.unit.conversion.networks import MAXIMA, error, three_layers
 
@@ -217,3 +218,11 @@ def test_paths_that_are_dropped_in_training_alone_are_none_at_test_time(images):
     )
     conversion = onespike.convert(network.eval(), images)
     assert (conversion.real, conversion.layers[0].thresholds) == ((), 8)
+
+
+@pytest.mark.parametrize("cast", [lambda x: x.to(torch.int64).float(), lambda x: x.sum(1, dtype=torch.int32)[:, None]])
+def test_whole_numbers_are_not_linear(cast):
+    """Of a mean over time they keep the whole part; of each spike's size, nothing."""
+    network = three_layers(lambda net, x: net.last(net.second(net.first(x).relu()) + cast(net.first(x).relu())))
+    with pytest.raises(OnespikeError, match=r"allow_real=True"):
+        onespike.convert(network, torch.randn(64, 6), time_steps=4)
