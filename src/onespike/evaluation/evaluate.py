@@ -14,12 +14,11 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from onespike.configs import convert
-from onespike.data.augment import are_as_given
-from onespike.data.dataset import Dataset
+from onespike.data.dataset import Dataset, warn_of_floats
 from onespike.data.loader import EvalLoader, Share
 from onespike.data.sources import EVENTS
 from onespike.durable import csv_text, path_of, save_json, save_text
-from onespike.errors import OnespikeError, unknown, warn
+from onespike.errors import OnespikeError, unknown
 from onespike.training.checkpoint import ModelCard
 from onespike.training.losses import over_time
 from onespike.training.optim import make_accelerator
@@ -255,9 +254,7 @@ def expect_shape(data: Dataset, card: ModelCard) -> None:
     if data.image_size != side:
         remedy = f"pass --data.image_size {side}"
         raise OnespikeError(f"{images} {data.image_size} pixels a side, the network takes {side}: {remedy}")
-    if are_as_given(data.mean, data.std) and (data.mean, data.std) != (card.mean, card.std):
-        mean, std = ([round(one, 4) for one in values] for values in (card.mean, card.std))
-        warn(f"{data.name} gives floats, taken as they are; the network knows images less {mean}, over {std}")
+    warn_of_floats(data, card.mean, card.std)
 
 
 def expect_one_frame(data: Dataset, what: str) -> None:
