@@ -214,7 +214,7 @@ class Run:
     def flops(self) -> float | None:
         """Training FLOPs of this run, and of the earlier runs whose weights it started from; None if not counted."""
         progress = self._progress()
-        spent = progress.get("flops"), progress.get("flops_before")
+        spent: Any = progress.get("flops"), progress.get("flops_before")
         return None if None in spent else counted(sum(spent))
 
     def _progress(self) -> dict[str, Any]:
