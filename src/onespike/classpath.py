@@ -32,9 +32,7 @@ class ClassPath:
     init_args: dict[str, Any] | None = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not _keys_are_texts(self.init_args):
-            found = shown(str(self.init_args))
-            raise OnespikeError(f"{self.class_path}: init_args: checkpoints know no keys but texts, got {found}")
+        expect_text_keys(self.init_args, f"{self.class_path}: init_args")
 
     @classmethod
     def of(cls, thing: Any) -> "ClassPath":
@@ -58,6 +56,13 @@ class ClassPath:
             instead = "; to export or save it, pass what Run.model(model=…) gives" if where == "model" else ""
             raise OnespikeError(f"{where}: {self.class_path} {state}{instead}")
         return call(resolve(self.class_path, where), self.init_args, where, offered)
+
+
+def expect_text_keys(init_args: Any, where: str) -> None:
+    """Raise an `OnespikeError` unless all keys of arguments, at any depth, are texts."""
+    if not _keys_are_texts(init_args):
+        state = f"checkpoints know no keys but texts, got {shown(str(init_args))}"
+        raise OnespikeError(f"{where}: {state}; write them as texts")
 
 
 def _keys_are_texts(value: Any) -> bool:

@@ -168,16 +168,23 @@ def expect_keys(content: Any, kinds: Mapping[str, Any], where: str) -> None:
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge changes into values; nested mappings are merged, too, and a name alone changes the name."""
+    """Merge changes into values; nested mappings are merged, too, also as text, and a name alone changes the name."""
     merged = dict(base)
     for key, value in changes.items():
         before = plain(merged.get(key))
         if isinstance(value, Mapping) and isinstance(before, str):
-            before = {"name": before}
+            before = _as_mapping(before, {"name": before})
+        elif isinstance(before, Mapping) and isinstance(value, str):
+            value = _as_mapping(value, value)
         if isinstance(before, Mapping) and "name" in before and is_name(value):
             value = {"name": value}
         merged[key] = merge(before, value) if isinstance(value, Mapping) and isinstance(before, Mapping) else value
     return merged
+
+
+def _as_mapping(text: str, otherwise: Any) -> Any:
+    """The mapping that a text is in YAML, such as `{threshold: 0.4}`, or what it is otherwise."""
+    return parsed if isinstance(parsed := _parsed(text), Mapping) else otherwise
 
 
 def is_name(value: Any) -> bool:
@@ -192,6 +199,16 @@ def plain(config: Any) -> Any:
     if isinstance(config, dict):
         return {key: plain(one) for key, one in config.items()}
     return [plain(one) for one in config] if isinstance(config, tuple | list) else config
+
+
+def expect_plain(config: Any, where: str) -> None:
+    """Raise an `OnespikeError` unless JSON and YAML hold all values of a config: a file is to give them back."""
+    try:
+        _shallow(json.loads(json.dumps(plain(config)), parse_constant=_finite, parse_float=_finite))
+        yaml.safe_dump(plain(config))  # an Enum's members are texts to JSON alone
+    except (TypeError, ValueError, RecursionError, yaml.YAMLError) as error:
+        expected = "expected finite numbers, text, True, False, None, or lists and dictionaries of these"
+        raise OnespikeError(f"{where}: {reason(error)}; {expected}") from error
 
 
 def flat(config: Any, prefix: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from onespike.classpath import expect_text_keys
 from onespike.configs import check
 from onespike.errors import OnespikeError, shown
 
@@ -120,6 +121,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check(self, "data")
+        expect_text_keys(self.init_args, "data.init_args")
         for key, fine, expected in (
             ("limit", self.limit >= 0, "0 (all) or a number of images"),
             ("holdout", 0 <= self.holdout < 1, "a share in [0, 1)"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from onespike.classpath import REFUSALS, resolve
+from onespike.data.augment import are_as_given
 from onespike.data.cache import decode_here, open_cache
 from onespike.data.config import OF_EVENTS, OF_FRAMES, PASSED, DataConfig
 from onespike.data.events.frames import changed_frames
@@ -67,14 +68,7 @@ def expect_used_with(data: Any, config: DataConfig) -> None:
     Of a `Dataset`, that is a limit or a size of images that it does not keep to, or an option of events.
     """
     if isinstance(data, Dataset):
-        count, side = len(data.train), data.image_size
-        for key, fits, found in (
-            ("limit", not 0 < config.limit < count, f"{count:,} training images"),
-            ("image_size", config.image_size in (None, side), f"images of {side} pixels a side"),
-        ):
-            if not fits:
-                state = f"data.{key}: {data.name} was opened with {found}; got {getattr(config, key)}"
-                raise OnespikeError(f"{state}; open it with that, or set data.{key} to {getattr(DataConfig, key)}")
+        _expect_kept_to(data, config)
     if not isinstance(data, Dataset) or not data.opened:
         expect_used(replace(config, name=PASSED, class_path=None, init_args={}))
         return
@@ -85,11 +79,30 @@ def expect_used_with(data: Any, config: DataConfig) -> None:
             raise OnespikeError(f"{state}; pass {_option(key, own)}, or open it with {given}")
 
 
+def _expect_kept_to(data: Dataset, config: DataConfig) -> None:
+    """Raise an `OnespikeError` for a limit or a size of images that a data set of the library does not keep to."""
+    count, side = len(data.train), data.image_size
+    for key, fits, found in (
+        ("limit", not 0 < config.limit < count, f"{count:,} training images"),
+        ("image_size", config.image_size in (None, side), f"images of {side} pixels a side"),
+    ):
+        if not fits:
+            state = f"data.{key}: {data.name} was opened with {found}; got {getattr(config, key)}"
+            raise OnespikeError(f"{state}; open it with that, or set data.{key} to {getattr(DataConfig, key)}")
+
+
 def warn_of_other_frames(data: Dataset, config: DataConfig) -> None:
     """Warn if recordings passed from Python to a test became frames in another way than those of the training."""
     for key in OF_FRAMES if data.opened and config.name in (PASSED, data.name) else ():
         if (trained := getattr(config, key)) != (own := getattr(data.opened, key)):
             warn(f"data.{key}: {data.name} was opened with {own}, the run says {trained}")
+
+
+def warn_of_floats(data: Dataset, mean: Sequence[float], std: Sequence[float], who: str = "the network") -> None:
+    """Warn if images come as floats, taken as they are, and whoever sees them knows images of this mean and std."""
+    if are_as_given(data.mean, data.std) and (data.mean, data.std) != (tuple(mean), tuple(std)):
+        less, over = ([round(one, 4) for one in values] for values in (mean, std))
+        warn(f"{data.name} gives floats, taken as they are; {who} knows images less {less}, over {over}")
 
 
 def _option(key: str, value: Any) -> str:
@@ -214,6 +227,8 @@ def from_class(factory: Callable[..., Any], init_args: Mapping[str, Any], config
         if lacks_memory(error):
             raise
         raise OnespikeError(f"data.init_args: {name} refuses {dict(init_args)}: {reason(error)}") from error
+    if isinstance(data, Dataset):
+        _expect_kept_to(data, config)
     return as_configured(data, config, name)
 
 

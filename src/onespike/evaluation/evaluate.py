@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from onespike.configs import convert
 from onespike.data.augment import are_as_given
-from onespike.data.dataset import Dataset
+from onespike.data.dataset import Dataset, warn_of_floats
 from onespike.data.loader import EvalLoader, Share
 from onespike.data.sources import EVENTS
 from onespike.durable import csv_text, path_of, save_json, save_text
@@ -255,11 +255,9 @@ def expect_shape(data: Dataset, card: ModelCard) -> None:
     if data.image_size != side:
         remedy = f"pass --data.image_size {side}"
         raise OnespikeError(f"{images} {data.image_size} pixels a side, the network takes {side}: {remedy}")
-    if (given := are_as_given(data.mean, data.std)) != (known := are_as_given(card.mean, card.std)):
-        mean, std = ([round(one, 4) for one in values] for values in (card.mean, card.std))
-        what = "floats, taken as they are" if given else "bytes, taken as 0 to 1"
-        knows = "floats that their owner normalised" if known else f"images less {mean}, over {std}"
-        warn(f"{data.name} gives {what}; the network knows {knows}")
+    warn_of_floats(data, card.mean, card.std)
+    if are_as_given(card.mean, card.std) and not are_as_given(data.mean, data.std):
+        warn(f"{data.name} gives bytes, taken as 0 to 1; the network knows floats that their owner normalised")
 
 
 def expect_one_frame(data: Dataset, what: str) -> None:

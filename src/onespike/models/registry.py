@@ -142,7 +142,10 @@ def model_config(name: str, preset: str | None = None, **overrides: Any) -> Any:
     ours = family(name)
     preset = ours.config.preset if preset is None else preset
     # Of a nested config, all of the family's values: what nobody names stays as it is.
-    nested = {one.name: one.default_factory() for one in fields(ours.config) if one.default_factory is not MISSING}
+    nested = {
+        one.name: one.default if one.default_factory is MISSING else one.default_factory()
+        for one in fields(ours.config)
+    }
     values = {key: plain(one) for key, one in nested.items() if is_dataclass(one)} | {"name": name, "preset": preset}
     for changes in (ours.variants[name], preset_changes(name, preset), overrides):
         values = merge(values, changes)

@@ -212,13 +212,17 @@ class Pruning(Callback):
 
     def start(self, trainer: "Trainer") -> None:
         """Report the earlier epochs of a run that another trial began."""
+        if self.metric.startswith("valid_") and not len(trainer.data.validation):
+            state = f"there is no {self.metric} without held-out images"
+            raise OnespikeError(f"pruning: {state}: pass --data.holdout 0.1, or another metric")
         for row in trainer.progress.history:
             self._report(row)
 
     def _report(self, row: dict[str, Any]) -> float:
         value = row.get(self.metric)
         if value is None:
-            raise OnespikeError(f"pruning: there is no {self.metric} in metrics.csv; expected one of {', '.join(row)}")
+            known = ", ".join(name for name, one in row.items() if one is not None)
+            raise OnespikeError(f"pruning: there is no {self.metric} in metrics.csv; expected one of {known}")
         self.trial.report(value, row["epoch"])
         return float(value)
 

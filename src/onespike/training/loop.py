@@ -17,7 +17,7 @@ from onespike.durable import is_full, remove
 from onespike.errors import OnespikeError, shown
 from onespike.lock import held
 from onespike.training.callbacks import Callback
-from onespike.training.checkpoint import expect_row
+from onespike.training.checkpoint import STATE, expect_row
 from onespike.training.display import Display
 from onespike.training.flops import peta
 from onespike.training.interrupt import Interrupt
@@ -99,7 +99,7 @@ def train(
             # A network that is passed goes back to its owner as it was, also if it is refused.
             if isinstance(network := trainer.accelerator.unwrap_model(trainer.model) if trainer else model, nn.Module):
                 _take_back_forward(network)
-                if recipe.train.recompute:
+                if recipe.train.recompute and hasattr(network, "recompute"):
                     setattr(network, "recompute", ran_again)  # noqa: B010 - a module's attributes are not declared
 
 
@@ -123,16 +123,20 @@ def _begin(trainer: Trainer, run: Run, resume: bool, init_from: str | Path | Non
 
 def _train(trainer: Trainer, run: Run, resume: bool, train_twin: Callable[..., object]) -> dict[str, Any]:
     """Train the teacher, if it is a twin that is not trained yet, then the student; a refusal takes `_begin` back."""
-    twin, place = Run(run.folder / FOLDER), (trainer.progress.epoch, trainer.progress.step)
-    lacks_twin = trainer.config.teacher == TWIN and not twin.is_complete
+    twin = Run(run.folder / FOLDER)
+
+    def place() -> list[object]:  # how far both have come
+        files = [path.read_bytes() for path in (twin.config, twin.last / STATE) if path.is_file()]
+        return [trainer.progress.epoch, trainer.progress.step, *files]
+
+    before = place()
     try:
-        if lacks_twin:
+        if trainer.config.teacher == TWIN and not twin.is_complete:
             train_twin(twin_of(trainer.recipe), twin.folder, twin.config.is_file())
         return fit(trainer, run)
     except BaseException as error:  # Ctrl-C at a tracker's prompt, too
         if trainer.accelerator.is_main_process:
-            moved = place != (trainer.progress.epoch, trainer.progress.step)
-            if resume and not (lacks_twin or moved or run.is_complete):  # refused, as by a callback
+            if resume and place() == before and not run.is_complete:  # refused, as by a callback
                 run.withdraw()
             elif isinstance(error, ClosedError) and not twin.config.is_file():
                 remove(twin.folder)

@@ -13,7 +13,19 @@ import yaml
 
 from onespike._version import __version__
 from onespike.classpath import ClassPath
-from onespike.configs import check, convert, expect_keys, flat, is_name, make, merge, names_of, plain, read_yaml
+from onespike.configs import (
+    check,
+    convert,
+    expect_keys,
+    expect_plain,
+    flat,
+    is_name,
+    make,
+    merge,
+    names_of,
+    plain,
+    read_yaml,
+)
 from onespike.conversion import ConversionConfig
 from onespike.data.config import DataConfig
 from onespike.data.sources import of_events
@@ -99,8 +111,10 @@ def as_recipe(recipe: Recipe | str, start: Recipe | None = None) -> Recipe:
 
 
 def dump(recipe: Recipe) -> str:
-    """Write a recipe as YAML, every value included."""
+    """Write a recipe as YAML, every value included; an `OnespikeError` for arguments that YAML does not hold."""
     sections = {name: plain(value) for name in SECTIONS if (value := getattr(recipe, name)) is not None}
+    for name, values in sections.items():
+        expect_plain(values.get("init_args"), f"{name}.init_args")
     return yaml.safe_dump({RESOLVED: f"onespike {__version__}", **sections}, sort_keys=False)
 
 
@@ -139,6 +153,10 @@ def _resolve(file: dict[str, Any], given: dict[str, Any], path: Path, start: Rec
     resolved = file.pop(RESOLVED, None) is not None
     if start is not None:
         file.setdefault("data", plain(start.data))
+    for section in ("data", "loss"):  # another class takes other arguments
+        before, now = file.get(section, {}), given.get(section, {})
+        if "class_path" in now and now["class_path"] != before.get("class_path"):
+            file[section] = {key: value for key, value in before.items() if key != "init_args"}
     was, chosen = file.get("data", {}), given.get("data", {})
     for section in ("data", "model"):
         if {"name", "class_path"} <= {*given.get(section, {})}:
@@ -173,6 +191,10 @@ def _resolve(file: dict[str, Any], given: dict[str, Any], path: Path, start: Rec
     if not by_class:
         data = made.get("data", DataConfig())
         if of_events(data) and "model.time_steps" in known:  # at once: options may be refused for one or for several
+            steps = convert(given.get("model", {}).get("time_steps", data.frames), int, "model.time_steps")
+            if steps != data.frames:
+                state = f"the time steps are the frames of {data.name}; expected {data.frames}, got {steps}"
+                raise OnespikeError(f"model.time_steps: {state}; pass --data.frames {steps}")
             changes = {**changes, "time_steps": data.frames}
         model = _model(name, before, changes, resolved)
     return Recipe(model=model, **made)

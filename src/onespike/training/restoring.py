@@ -13,6 +13,7 @@ from onespike.training.callbacks import Callback
 from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors
 from onespike.training.config import TrainConfig
 from onespike.training.optim import make_optimizer
+from onespike.training.penalties import EnergyBudget
 from onespike.training.progress import Progress
 from onespike.training.run import Run
 from onespike.training.trainer import FIXED, Trainer
@@ -34,7 +35,10 @@ def restore(trainer: Trainer, run: Run) -> None:
     trainer.progress.compare_with(trainer.config.energy_budget)
     epoch, epochs = trainer.progress.epoch, trainer.config.epochs
     trainer.enough &= epochs <= run.recipe.train.epochs  # whoever asks for more does not hold it for enough
-    if (run.is_complete and (epoch == epochs or trainer.enough)) or epoch > epochs:
+    if epoch > epochs:
+        state = f"{run.folder} has been trained for {epoch} epochs already"
+        raise OnespikeError(f"{state}, more than --train.epochs {epochs}: raise it")
+    if run.is_complete and (epoch == epochs or trainer.enough):
         raise OnespikeError(f"{run.folder} is complete after {epoch} epochs: to train longer, raise --train.epochs")
     saved.put_into(trainer.evaluated, f"{run.folder} is of another network")
     raw = {name.removeprefix("raw."): t for name, t in saved.training.items() if name.startswith("raw.")}
@@ -81,8 +85,8 @@ def _take_over(trainer: Trainer, saved: Checkpoint) -> list[str]:
             callback.load_state(state)
     if trainer.accelerator.scaler and saved.state.get("scaler"):
         trainer.accelerator.scaler.load_state_dict(saved.state["scaler"])
-    own = {one.__name__ for one in Callback.__subclasses__() if _is_own(one)}
-    return [kind for (kind, _), state in kept.items() if state and kind not in own]
+    kept.pop((EnergyBudget.__name__, 0), None)  # the library's, which options may leave out; a user's come behind it
+    return [kind for (kind, _), state in kept.items() if state]
 
 
 def _is_own(kind: type[Callback]) -> bool:

@@ -39,7 +39,7 @@ from onespike.environment import environment
 from onespike.errors import OnespikeError, shown, unknown, warn
 from onespike.lock import LOCK
 from onespike.training.checkpoint import Checkpoint
-from onespike.training.pretrained import HUB, PACKAGE, fetched, is_pretrained, located, read_pretrained
+from onespike.training.pretrained import HUB, PACKAGE, fetched, is_pretrained, located, progress_of, read_pretrained
 from onespike.training.progress import counted
 from onespike.training.recipe import RESOLVED, Recipe, dump, load_recipe
 
@@ -213,14 +213,20 @@ class Run:
 
     def epochs(self) -> int:
         """Epochs of this run, and of the earlier runs whose weights it started from."""
-        progress = self.checkpoint("last").state["progress"]
+        progress = self._progress()
         return int(progress["epoch"]) + int(progress.get("epochs_before", 0))
 
     def flops(self) -> float | None:
         """Training FLOPs of this run, and of the earlier runs whose weights it started from; None if not counted."""
-        progress = self.checkpoint("last").state["progress"]
-        spent = progress.get("flops"), progress.get("flops_before")
+        progress = self._progress()
+        spent: Any = progress.get("flops"), progress.get("flops_before")
         return None if None in spent else counted(sum(spent))
+
+    def _progress(self) -> dict[str, Any]:
+        """How far training had come; of a complete run by its summary, since its last checkpoint may be removed."""
+        if (summary := self.summary) is not None:
+            return progress_of(summary, f"{self.folder / 'summary.json'}")
+        return dict(self.checkpoint("last").state["progress"])
 
     def expect_free(self) -> None:
         """Raise an `OnespikeError` if a new run would overwrite something."""

@@ -18,7 +18,7 @@ from onespike.training.callbacks import Callback
 from onespike.training.checkpoint import ModelCard
 from onespike.training.losses import Loss, make_loss
 from onespike.training.optim import make_accelerator
-from onespike.training.recipe import Recipe
+from onespike.training.recipe import Recipe, dump
 from onespike.training.trainer import Trainer
 
 #: Number of training images from which layers such as whitening are set before training.
@@ -45,14 +45,15 @@ def set_up(
         recipe = replace(recipe, model=made, conversion=conversion)
     if loss is not None and (made := ClassPath.of(loss)).class_path != getattr(recipe.loss, "class_path", ""):
         recipe = replace(recipe, loss=made)
+    if data is not None:
+        expect_used_with(data, recipe.data)
+        recipe = replace(recipe, data=replace(recipe.data, name=PASSED, root=None, class_path=None, init_args={}))
+    dump(recipe)  # now, too: what `config.yaml` cannot hold is refused
     accelerator = make_accelerator(recipe.train)
     with accelerator.main_process_first():
-        if data is None:
-            images = open_dataset(recipe.data)
-        else:
-            expect_used_with(data, recipe.data)
-            images = as_configured(data, recipe.data)
-            recipe = replace(recipe, data=replace(recipe.data, name=PASSED, root=None, class_path=None, init_args={}))
+        images = open_dataset(recipe.data) if data is None else as_configured(data, recipe.data)
+    if images.of_events and hasattr(recipe.model, "time_steps"):  # as a recipe does that names them
+        recipe = replace(recipe, model=replace(recipe.model, time_steps=images.frames))
     torch.manual_seed(recipe.train.seed)
     network = ModelCard.of(recipe, images).build(model)
     expect_weights(network)

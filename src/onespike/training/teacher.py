@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onespike.configs import make, plain
-from onespike.data.dataset import Dataset
+from onespike.data.dataset import Dataset, warn_of_floats
 from onespike.data.loader import Share
 from onespike.errors import OnespikeError, reason, unknown
 from onespike.models.registry import family
@@ -69,6 +69,7 @@ class Teacher(Callback):
         self._reset = resetter(self.network)
         if data.in_channels not in (1, channels := len(found.mean)):  # grey is the same in all channels
             raise self._refusal(f"its images have {channels} channels, those of {data.name} {data.in_channels}")
+        warn_of_floats(data, found.mean, found.std, "the teacher")
         self.seeing = _Seeing(self.network, found, data, share)  # the same, for the student's images
         self.layers: set[str] = set()  # paths of the layers of neurons whose features are compared
         self._seen: tuple[Tensor, Tensor, dict[str, Tensor]] | None = None

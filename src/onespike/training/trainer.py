@@ -181,7 +181,10 @@ class Trainer:
     def _answer(self, x: Tensor) -> Tensor:
         try:
             return self.model(x)
-        except ValueError as error:  # PyTorch's words
+        except (ValueError, RuntimeError) as error:  # PyTorch's words
+            if str(error).startswith("Expected to have finished reduction in the prior iteration"):
+                state = "in several processes each weight must reach the loss"
+                raise OnespikeError(f"model: {state}: freeze or remove those that do not") from error
             if not str(error).startswith("Expected more than 1 value per channel"):
                 raise
             state = "a part of one image gives batch norm one value of a channel, and it needs more"

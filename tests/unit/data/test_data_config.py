@@ -55,3 +55,8 @@ def test_defaults_are_valid_and_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.name = "cifar10"
     assert DataConfig(augmix_splits=6, holdout=0, image_size=1, limit=5).augmix_splits == 6
+
+
+def test_keys_of_arguments_are_texts():
+    with pytest.raises(OnespikeError, match=r"^data.init_args: checkpoints know no keys but texts, got .*0: 'a'"):
+        DataConfig(class_path="pkg.Data", init_args={"names": [{0: "a"}]})

@@ -10,7 +10,7 @@ from test_own import Own, floats, labels, raw
 from torchvision.transforms import v2
 
 from onespike.data.config import DataConfig
-from onespike.data.dataset import from_class, open_dataset
+from onespike.data.dataset import as_dataset, from_class, open_dataset
 from onespike.errors import OnespikeError
 
 PLAIN = DataConfig(holdout=0)
@@ -167,6 +167,22 @@ def test_too_little_memory_is_no_refusal():
 
     with pytest.raises(RuntimeError, match="memory"):
         from_class(large, {"count": 1}, PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"limit": 10}, "data.limit: Own was opened with 20 training images; got 10; open it with that, or set"),
+        ({"image_size": 4}, "data.image_size: Own was opened with images of 8 pixels a side; got 4; open it with that"),
+    ],
+)
+def test_a_data_set_of_the_library_keeps_to_the_options_or_is_refused(options, said):
+    def made():
+        return as_dataset((Own(raw(20), labels(20)), Own(raw(5), labels(5))), holdout=0)
+
+    assert len(from_class(made, {}, PLAIN).train) == 20
+    with pytest.raises(OnespikeError, match=f"^{said}"):
+        from_class(made, {}, DataConfig(**options))
 
 
 def test_an_error_of_the_class_itself_is_not_hidden():

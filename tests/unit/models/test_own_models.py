@@ -10,6 +10,7 @@ from torch import nn
 
 from onespike import OnespikeError, create_model
 from onespike.models import MODELS, ModelConfig, model_config, register_model
+from onespike.neurons import NeuronConfig
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,23 @@ def test_a_field_of_either_of_two_types_is_refused(own: Callable[..., None]) -> 
     own(Either)
     with pytest.raises(OnespikeError, match=r"^drop: its type is int \| float; expected one type, or one type or None"):
         Either()
+
+
+TRIANGLE = NeuronConfig(surrogate="triangle", surrogate_width=2.0)
+
+
+@dataclass(frozen=True)
+class Nested(ModelConfig):
+    """A nested config that is a default itself, not made by a factory."""
+
+    name: str = "own"
+    neuron: NeuronConfig = TRIANGLE
+
+
+def test_a_nested_config_keeps_the_familys_values_however_they_are_written(own: Callable[..., None]) -> None:
+    own(Nested)
+    neuron = model_config("own", neuron={"threshold": 0.4}).neuron
+    assert (neuron.threshold, neuron.surrogate, neuron.surrogate_width) == (0.4, "triangle", 2.0)
 
 
 class Stateful(nn.Linear):

@@ -152,6 +152,15 @@ def test_recordings_from_python_that_were_opened_alike_are_taken(root):
     assert set_up(made, data=open_dataset(made.data)).recipe.data.drop_events == 0.5
 
 
+def test_recordings_from_python_set_the_models_time_steps_too(root):
+    made = recipe(root)
+    images = load_recipe(
+        "digits", {"data.frames": 3, "data.sensor": [16, 16], "model.depths": [1], "model.channels": [4]}
+    )
+    assert images.model.time_steps == 1
+    assert set_up(images, data=open_dataset(made.data)).recipe.model.time_steps == 3
+
+
 def test_recordings_from_python_are_compared_with_those_of_the_run(root, tmp_path, capsys):
     made = recipe(root)
     alike, other = open_dataset(made.data), open_dataset(replace(made.data, representation="binary"))
@@ -170,6 +179,12 @@ def test_the_models_time_steps_are_the_datas_frames(root):
     assert recipe(root).model.time_steps == 3
     assert recipe(root, **{"data.frames": 1}).model.time_steps == 1
     assert load_recipe("events/digits", {"model.name": "spiking-vgg11"}).model.time_steps == 1
+    assert recipe(root, **{"model.time_steps": "3"}).model.time_steps == 3
+    said = (
+        r"^model.time_steps: the time steps are the frames of digits-saccades; expected 1, got 4; pass --data.frames 4$"
+    )
+    with pytest.raises(OnespikeError, match=said):
+        load_recipe("events/digits", {"model.time_steps": "4"})
     with pytest.raises(OnespikeError, match="neuron relu: expected one time step, got 3"):
         recipe(root, **{"model.preset": "ann"})
     relu = {"model.name": "spiking-vgg11", "model.neuron": "relu", "data.frames": 1}  # its default is four

@@ -657,6 +657,11 @@ def test_a_callback_may_set_the_rate_of_a_step_or_end_the_training(small, tmp_pa
     assert Run.open(tmp_path / "run").is_complete
     with pytest.raises(OnespikeError, match=r"is complete after 2 epochs: to train longer"):
         train(recipe, tmp_path / "run", resume=True, callbacks=[Mine()], quiet=True)
+    fewer = replace(recipe, train=replace(recipe.train, epochs=1))
+    with pytest.raises(
+        OnespikeError, match=r"has been trained for 2 epochs already, more than --train.epochs 1: raise"
+    ):
+        train(fewer, tmp_path / "run", resume=True, callbacks=[Mine()], quiet=True)
     more = replace(recipe, train=replace(recipe.train, epochs=6))
     assert train(more, tmp_path / "run", resume=True, quiet=True)["epochs"] == 6
 

@@ -12,15 +12,17 @@ import torch.nn.functional as F
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from timm.loss import JsdCrossEntropy
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.parametrizations import weight_norm
 
 import onespike
 from onespike import OnespikeError
 from onespike.classpath import ClassPath
-from onespike.training import run
+from onespike.training import Pruning, run
 from onespike.training.requirements import expect_loss
 from onespike.training.set_up import set_up
+from tests.running import raising
 
 
 class Scaled(nn.Module):
@@ -112,6 +114,58 @@ def test_parts_that_do_not_suit(given: dict[str, Any], message: str, tmp_path: P
     with pytest.raises(OnespikeError, match=message):
         onespike.train(recipe, tmp_path / "run", quiet=True, **given)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("section", ["model", "data", "loss"])
+def test_arguments_that_no_file_holds_are_refused_before_anything_is_opened(section: str, monkeypatch):
+    monkeypatch.setattr("onespike.training.set_up.open_dataset", raising(AssertionError("it was opened")))
+    values = {f"{section}.class_path": "pkg.Mine", f"{section}.init_args.a": print}
+    with pytest.raises(
+        OnespikeError, match=rf"^{section}.init_args: Object of type builtin.* is not JSON serializable"
+    ):
+        set_up(onespike.load_recipe("digits", values))
+
+
+def test_arguments_of_data_that_others_replace_may_be_anything():
+    values = {"data.class_path": "pkg.Mine", "data.init_args.a": print}
+    images = onespike.data.open_dataset(onespike.data.DataConfig(limit=100))
+    assert set_up(onespike.load_recipe("digits", values), plain(), images).recipe.data.init_args == {}
+
+
+def test_a_network_that_cannot_recompute_is_refused_again(tmp_path: Path):
+    recipe, network = onespike.load_recipe("digits", {"data.limit": 100, "train.recompute": True}), plain()
+    for _ in range(2):
+        with pytest.raises(OnespikeError, match=r"^train.recompute: expected a network of the library"):
+            onespike.train(recipe, tmp_path / "run", model=network, quiet=True)
+        assert not hasattr(network, "recompute")
+
+
+def test_in_several_processes_a_weight_that_does_not_reach_the_loss_is_named(tmp_path: Path):
+    network = plain()
+    network.register_parameter("unused", nn.Parameter(torch.zeros(1)))
+    made = set_up(
+        onespike.load_recipe("digits", {"data.limit": 100, "data.workers": 0, "train.device": "cpu"}), network
+    )
+    distributed.init_process_group("gloo", f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        made.model = DistributedDataParallel(network)
+        batches = made.batches.epoch(0)
+        made.step(0, *next(batches))
+        with pytest.raises(
+            OnespikeError, match=r"^model: in several processes each weight must reach the loss: freeze"
+        ):
+            made.step(1, *next(batches))
+    finally:
+        distributed.destroy_process_group()
+
+
+def test_pruning_by_held_out_images_needs_some():
+    recipe = onespike.load_recipe("digits", {"data.limit": 100, "data.holdout": 0})
+    with pytest.raises(OnespikeError, match=r"^pruning: there is no valid_top1 without held-out images: pass --data.h"):
+        Pruning(None).start(set_up(recipe, plain()))
+    row = {"epoch": 1, "train_loss": 0.5, "valid_loss": None}
+    with pytest.raises(OnespikeError, match=r"there is no mine in metrics.csv; expected one of epoch, train_loss$"):
+        Pruning(None, "mine").after_epoch(None, row)
 
 
 class Closed(GeneralTracker):

@@ -1,9 +1,13 @@
+import math
 from dataclasses import replace
+from datetime import date
+from enum import StrEnum
 from pathlib import Path
 
 import pytest
 from torch import nn
 
+from onespike.configs import Text
 from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError
 from onespike.models import model_config
@@ -76,6 +80,46 @@ def test_a_neuron_may_be_named_alone():
     for recipe in either:
         neuron = recipe.model.neuron
         assert (neuron.name, neuron.threshold, neuron.surrogate_width) == ("plif", 0.3, 2.0)
+
+
+@pytest.mark.parametrize("given", [Text("{threshold: 0.4}"), "{threshold: 0.4}", {"threshold": 0.4}], ids=repr)
+def test_a_mapping_changes_the_values_that_it_names_alone(given: object, tmp_path: Path):
+    (run := tmp_path / "config.yaml").write_text(dump(load_recipe("cifar10/fast")))
+    for name in ("cifar10/fast", run):
+        neuron = load_recipe(name, {"model.neuron": given}).model.neuron
+        assert (neuron.threshold, neuron.surrogate, neuron.surrogate_width) == (0.4, "triangle", 2.0)
+
+
+def test_a_mapping_as_text_and_single_values_add_up_in_any_order():
+    options = {"data.init_args": Text("{a: 1}"), "data.init_args.b": Text("2"), "data.class_path": Text("pkg.Data")}
+    for order in (options.items(), reversed(options.items())):
+        assert load_recipe("digits", dict(order)).data.init_args == {"a": 1, "b": 2}
+
+
+@pytest.mark.parametrize("section", ["model", "data", "loss"])
+def test_another_class_comes_without_the_arguments_of_the_one_that_it_replaces(section: str, tmp_path: Path):
+    (file := tmp_path / "mine.yaml").write_text(f"{section}: {{class_path: pkg.Old, init_args: {{a: 1, b: 2}}}}\n")
+
+    def arguments(**given: object) -> object:
+        return getattr(load_recipe(file, {f"{section}.{key}": one for key, one in given.items()}), section).init_args
+
+    assert arguments(class_path="pkg.New") == {}
+    assert arguments(class_path="pkg.New", init_args={"c": 3}) == {"c": 3}
+    assert arguments(class_path="pkg.Old", init_args={"b": 3}) == {"a": 1, "b": 3}
+
+
+class Colour(StrEnum):
+    """A text to JSON, and not to YAML."""
+
+    RED = "red"
+
+
+@pytest.mark.parametrize("section", ["model", "data", "loss"])
+@pytest.mark.parametrize("value", [print, {1, 2}, b"a", date(2026, 1, 1), math.inf, Colour.RED], ids=str)
+def test_arguments_that_no_file_holds_are_refused(section: str, value: object):
+    recipe = load_recipe("digits", {f"{section}.class_path": "pkg.Mine", f"{section}.init_args.deep": [{"a": value}]})
+    with pytest.raises(OnespikeError, match=rf"^{section}.init_args: .*; expected finite numbers, text, True, False"):
+        dump(recipe)
 
 
 def test_only_what_changes_the_outcome_is_a_difference():

@@ -3,6 +3,7 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from onespike.errors import OnespikeError
 from onespike.evaluation import evaluate
 from onespike.training import Diverged, Recipe, Run, Stopped, loop, progress, train
 from onespike.training.callbacks import Callback
-from onespike.training.checkpoint import Checkpoint, split_tensors
+from onespike.training.checkpoint import Checkpoint, join_tensors, split_tensors
 from onespike.training.interrupt import PATIENCE, Interrupt
 from onespike.training.recipe import dump
 from onespike.training.restoring import restore
@@ -483,6 +484,15 @@ def test_what_was_passed_has_to_be_passed_again(small, tmp_path, monkeypatch, st
     assert counting.seen == 2
 
 
+@pytest.mark.parametrize("name", ["Counting", "Monitor", "Teacher"])
+def test_a_callback_that_kept_a_state_is_missed_also_if_it_is_called_as_one_of_ours(name, small, tmp_path):
+    recipe, run = small(data__limit=60), Run(tmp_path)
+    set_up(recipe, callbacks=[type(name, (Counting,), {})()]).checkpoint().save(run.last)
+    run.begin(recipe)
+    with pytest.raises(OnespikeError, match=rf"was trained with the callback {name}, .*: pass it again"):
+        restore(set_up(recipe), run)
+
+
 @pytest.mark.parametrize("later", [torch.ones(3), [1.0, 2.0], {"a": 1}, "text", None], ids=str)
 def test_a_callbacks_state_may_grow_and_become_something_else(later, small, tmp_path):
     def trained(epochs: int, seen: object) -> Counting:
@@ -518,6 +528,17 @@ def test_a_key_that_no_checkpoint_could_be_read_with_is_refused(key):
         OnespikeError, match=r"^Mine\.seen: the key .* cannot be saved; expected finite numbers, text, "
     ):
         split_tensors({"seen": {key: 1.0}}, "Mine", {})
+
+
+@pytest.mark.parametrize("tree", [{"a.b": 1, "a": {"b": 2}}, {1: 1, "1": 2}, {1: 1, "1": 2, "1'": 3}], ids=str)
+def test_tensors_of_the_same_name_are_all_kept(tree):
+    def of_tensors(one):
+        return {k: of_tensors(v) for k, v in one.items()} if isinstance(one, dict) else torch.tensor(one)
+
+    written = split_tensors(of_tensors(tree), "Mine", tensors := {})
+    assert len(tensors) == len(re.findall("tensor", json.dumps(written)))
+    assert join_tensors(json.loads(json.dumps(written)), tensors) == tree
+    assert not tensors
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan, object(), np.float32(1)], ids=["inf", "nan", "object", "numpy"])

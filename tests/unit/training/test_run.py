@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError
+from onespike.models import model_config
 from onespike.training.run import Run
+from tests.unit.written_run import write_run
 
 
 @pytest.mark.parametrize("left", [".last.new", ".last.0123456789abcdef.new", ".config.yaml.0123456789abcdef.new"])
@@ -19,3 +22,16 @@ def test_a_folder_of_something_else_is_no_run(text, tmp_path: Path):
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(OnespikeError, match=r"config.yaml lacks the line resolved_by"):
         Run.open(tmp_path)
+
+
+def test_what_a_complete_run_took_does_not_depend_on_its_last_checkpoint(tmp_path: Path, capsys):
+    run = write_run(tmp_path, model_config("conv-tiny", depths=[1], channels=[4]), DataConfig(), tuple("ab"))
+    assert run.epochs() == 1
+    scores = {"test_top1": 50.0, "test_top5": 100.0, "test_loss": 1.0, "seconds": 1.0, "valid_top1": 50.0}
+    counts = {"test_images": 2, "epochs": 5, "best_epoch": 1, "parameters": 9}
+    run.finish({**scores, **counts, "epochs_before": 2, "pflop": 0.25, "pflop_before": 0.5})
+    capsys.readouterr()
+    assert (run.epochs(), run.flops()) == (7, 750 * 10**12)
+    assert capsys.readouterr().err == ""
+    run.finish({**scores, **counts, "epochs_before": 2, "pflop": None, "pflop_before": 0.5})
+    assert run.flops() is None

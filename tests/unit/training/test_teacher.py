@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from torch.utils.data import TensorDataset
 from torchvision import models
 
 from onespike.errors import OnespikeError
@@ -121,6 +122,17 @@ def test_the_teacher_sees_the_augmented_images_as_it_was_trained_to_see_them(sma
     assert not made.teacher.network.training
 
 
+def test_floats_that_a_teacher_normalises_again_are_said(small, monkeypatch, capsys):
+    images = TensorDataset(torch.rand(40, 1, 32, 32), torch.arange(40) % 10)
+    for mean, std, warnings in ((0.5, 0.25, 1), (0.0, 1.0, 0)):
+        given(Line(), monkeypatch, (mean,), (std,))
+        set_up(small(train__teacher="timm:any", data__limit=0), data=images)
+        said = capsys.readouterr().err
+        assert (
+            said.count("gives floats, taken as they are; the teacher knows images less [0.5], over [0.25]") == warnings
+        )
+
+
 def test_a_colour_teacher_of_grey_images_is_counted_and_takes_images_that_grow(small, monkeypatch):
     colours = torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(1), torch.nn.Linear(4, 10)
     given(torch.nn.Sequential(*colours), monkeypatch, (0.5,) * 3, (0.25,) * 3)
@@ -173,6 +185,24 @@ def test_a_twin_is_trained_first_by_the_same_recipe(small, tmp_path, precision):
     assert set_up(small()).teacher is None
     alone = train(twin.recipe, tmp_path / "alone", quiet=True)
     assert (alone["test_loss"], "teacher_pflop" in alone) == (twin.summary["test_loss"], False)
+
+
+def test_a_resumption_that_is_refused_while_the_twin_is_trained_leaves_the_run_as_it_was(
+    small, tmp_path, monkeypatch, stop_after
+):
+    values = {"train__teacher": "twin", "train__epochs": 1, "data__limit": 60, "data__workers": 0}
+    stop_after(2)
+    with pytest.raises(Stopped):
+        train(small(**values), tmp_path, quiet=True)
+    before = (tmp_path / "config.yaml").read_bytes()
+    with pytest.raises(OnespikeError, match=r"teacher is another run: train.batch_size was 16, now 8"):
+        train(small(**values, train__batch_size=8), tmp_path, resume=True, quiet=True)
+    assert (tmp_path / "config.yaml").read_bytes() == before
+    stop_after(1)  # the twin goes on, so the student's options have changed
+    with pytest.raises(Stopped):
+        train(small(**values, train__hoyer=1e-4), tmp_path, resume=True, quiet=True)
+    monkeypatch.undo()
+    assert Run.open(tmp_path).recipe.train.hoyer == 1e-4
 
 
 @pytest.mark.slow
