@@ -224,7 +224,7 @@ class Run:
 
     def _progress(self) -> dict[str, Any]:
         """How far training had come; of a complete run by its summary, since its last checkpoint may be removed."""
-        if (summary := self.summary) is not None:
+        if not is_pretrained(self.folder) and (summary := self.summary) is not None:
             return progress_of(summary, f"{self.folder / 'summary.json'}")
         return dict(self.checkpoint("last").state["progress"])
 
