@@ -1,48 +1,23 @@
 """Operations of a network for one image, layer by layer, counted on real images."""
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _disable_current_modes
 
-from onespike.counting.arrivals import in_memory_order
 from onespike.counting.counter import ProductCounter
 from onespike.counting.origins import memory
 from onespike.counting.products import Product
+from onespike.counting.watching import Neurons, Watch
 from onespike.errors import OnespikeError
 from onespike.models.patch import Merging
-from onespike.neurons.base import Neuron
-from onespike.neurons.watch import Fired, aside, ask, kept_states, resetter, watch_neurons
+from onespike.neurons.watch import aside, ask, resetter
 from onespike.tensors import expect_weights
-from onespike.units import Traffic, Unit, UnitOutput
-
-#: Potentials sampled in each layer and batch, evenly spread; most that are kept: if more, every second one is dropped.
-_SAMPLE, _KEPT = 4096, 2**20
-#: The shares of potentials below which the quantiles lie.
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-
-
-@dataclass(frozen=True)
-class Neurons:
-    """Activity of a layer of neurons.
-
-    Attributes:
-        path: Where the module is.
-        firing_rate: Spikes per neuron, window and time step, 0..1; of a ReLU, the share that is not 0.
-        threshold: The threshold; the mean, if each channel has its own; None where there is none.
-        potentials: Potentials below which 5, 25, 50, 75 and 95% of them lie; empty where none were seen.
-    """
-
-    path: str
-    firing_rate: float
-    threshold: float | None
-    potentials: tuple[float, ...]
+from onespike.units import Traffic, Unit
 
 
 @dataclass(frozen=True)
@@ -152,7 +127,7 @@ def count_operations(
         raise OnespikeError(f"batches: expected tensors (B, ...), one after the other, such as [images], got a {kind}")
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     expect_weights(model)
-    counter, watch = ProductCounter(model), _Watch()
+    counter, watch = ProductCounter(model), Watch()
     reset, images, seen = resetter(model), 0, 0
     with aside(model), watch.watch(model):
         for number, batch in enumerate(batches):
@@ -200,114 +175,7 @@ def _images_in(model: nn.Module, batch: Tensor, answer: Any, axis: int | None) -
     return batch.shape[axis], len(batch) if batch.ndim == 5 and axis % 5 == 1 and not of_volumes else 1
 
 
-class _Watch:
-    """Watches how often neurons fire, at which potentials, and what modules hand on or keep from step to step."""
-
-    def __init__(self) -> None:
-        self.neurons: dict[str, NeuronTally] = defaultdict(NeuronTally)
-        self.traffic: dict[str, Counter[str]] = defaultdict(Counter)
-        self.steps = 1  # time steps that the network takes for an image
-        self._last: dict[str, int] = {}  # what each layer kept at the last step of this batch
-        self._steps: Counter[str] = Counter()  # of each layer of another package's neurons in this batch
-
-    @contextmanager
-    def watch(self, model: nn.Module) -> Iterator[None]:
-        """Watch the forward passes of a model inside this context."""
-        with ExitStack() as stack:
-            stack.enter_context(watch_neurons(model, self._fired))
-            for path, module in model.named_modules():
-                own = getattr(getattr(module, "config", None), "time_steps", None)
-                if isinstance(module, Neuron):
-                    neuron: Any = module  # no hook sees a method
-                    neuron.over_time = partial(self._neuron_over_time, path, neuron, neuron.over_time)
-                    stack.callback(delattr, neuron, "over_time")
-                    continue
-                if isinstance(module, Unit):
-                    hook: Callable[..., None] = partial(self._unit, path)
-                elif hasattr(module, "kept_over_time"):
-                    hook = partial(self._layer_over_time, path)
-                elif isinstance(own, int):
-                    hook = self._network
-                else:
-                    continue
-                stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
-            yield
-
-    def _unit(self, path: str, unit: Unit, args: tuple[Any, ...], kwargs: dict[str, Any], out: UnitOutput) -> None:
-        given = dict(zip(("spikes", "potential", "memory"), args, strict=False)) | kwargs
-        reads, writes = unit.potential_traffic(given.get("potential"), given.get("memory"), out)
-        self.traffic[path] += Counter(reads=int(reads), writes=int(writes))
-
-    def _layer_over_time(self, path: str, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        self._keep(path, *layer.kept_over_time(out, *args, **kwargs))
-
-    def _neuron_over_time(self, path: str, neuron: Neuron, run: Callable[..., Tensor], *args: Any, **kw: Any) -> Tensor:
-        spikes = run(*args, **kw)
-        self._keep(path, spikes.numel() // len(spikes) * neuron.values_kept, len(spikes))
-        return spikes
-
-    def _keep(self, path: str, kept: int, steps: int) -> None:
-        """Record how many values a time step keeps for the next, and the number of steps."""
-        self.steps = max(self.steps, steps)
-        if kept and steps > 1:  # written at all steps but the last, and read again
-            self.traffic[path] += Counter(reads=kept * (steps - 1), writes=kept * (steps - 1))
-
-    def _network(self, network: Any, args: tuple[Any, ...], kwargs: dict[str, Any], _out: Any) -> None:
-        x, own = next(iter((*args, *kwargs.values())), None), network.config.time_steps
-        frames = len(x) if isinstance(x, Tensor) and x.ndim == 5 and hasattr(network, "over_time") else None
-        self.steps = max(self.steps, frames or own)  # frames are the steps, whatever its config says
-
-    def _fired(self, call: Fired) -> None:
-        with _disable_current_modes():
-            self.neurons[call.path].see(call.potential, call.spikes, call.threshold)
-            kept = kept_states(call.neuron, call.spikes[0] if call.steps > 1 else call.spikes)
-        if not isinstance(call.neuron, Neuron):
-            self._steps[call.path] += call.steps
-        if kept:
-            self.traffic[call.path] += Counter(reads=kept * call.steps, writes=kept * call.steps)
-            self._last[call.path] = kept
-
-    def end_batch(self, frames: int) -> None:
-        """Conclude a batch; its time steps are its frames, or those of every layer of another package's neurons."""
-        # Nobody reads what the last step wrote, and the first step had nothing to read.
-        for path, kept in self._last.items():
-            self.traffic[path] -= Counter(reads=kept, writes=kept)
-        self.steps = max(self.steps, frames, min(self._steps.values(), default=1))
-        self._last.clear()
-        self._steps.clear()
-
-
-class NeuronTally:
-    """One layer of neurons while it is being watched, over all batches."""
-
-    def __init__(self) -> None:
-        self._fired = self._values = 0
-        self._samples: list[Tensor] = []
-        self._seen, self._every = 0, 1  # potentials sampled; every how many of these one is kept
-        self._threshold: float | None = None
-
-    def see(self, potential: Tensor | None, spikes: Tensor, threshold: float | Tensor | None) -> None:
-        """Add a batch."""
-        self._fired, self._values = self._fired + int(spikes.count_nonzero()), self._values + spikes.numel()
-        self._threshold = threshold.float().mean().item() if isinstance(threshold, Tensor) else threshold
-        if potential is None:
-            return
-        values = in_memory_order(potential)[:: max(1, potential.numel() // _SAMPLE)].float().cpu()
-        kept = values[-self._seen % self._every :: self._every]
-        self._samples.append(kept.clone())  # potentials may be changed in place, and lie in larger memory
-        self._seen += len(values)
-        if self._seen > _KEPT * self._every:
-            self._samples, self._every = [torch.cat(self._samples)[::2]], 2 * self._every
-
-    def conclude(self, path: str) -> Neurons:
-        """Summarise."""
-        seen = torch.cat(self._samples) if self._samples else torch.empty(0)
-        seen = seen[seen.isfinite()]  # potentials may overflow where spikes do not
-        quantiles = seen.quantile(torch.tensor(QUANTILES)).tolist() if len(seen) else ()
-        return Neurons(path, self._fired / max(self._values, 1), self._threshold, tuple(quantiles))
-
-
-def _layers(model: nn.Module, counter: ProductCounter, watch: _Watch, images: int, batches: int) -> list[Layer]:
+def _layers(model: nn.Module, counter: ProductCounter, watch: Watch, images: int, batches: int) -> list[Layer]:
     products, traffic, handing = defaultdict[str, list[Product]](list), watch.traffic, set[nn.Module]()
     for (path, *_), tally in counter.tallies.items():
         products[path].append(tally.conclude(images, batches, watch.steps))

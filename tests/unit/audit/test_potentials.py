@@ -4,7 +4,8 @@ import torch
 from spikingjelly.activation_based import neuron
 from torch import nn
 
-from onespike.counting.operations import QUANTILES, NeuronTally, count_operations
+from onespike.counting.operations import count_operations
+from onespike.counting.watching import QUANTILES, NeuronTally
 
 
 def test_quantiles_of_more_values_than_the_framework_takes():
