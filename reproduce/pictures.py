@@ -224,6 +224,7 @@ def accuracy_flops(results: Path) -> Figure:
     axis.xaxis.set_minor_formatter("")
     axis.set(xlabel="training, PFLOP (dense)", ylabel="CIFAR-10, test top-1 %")
     axis.margins(0.4, 0.1)
+    figure.draw_without_rendering()  # before that nobody knows what is where
     _name(axis, points)
     return figure
 
@@ -256,7 +257,6 @@ def step_shares(results: Path) -> Figure:
 
 def _name(axis: Axes, points: Points) -> None:
     """Write the names beside the points, each at the first of `PLACES` where it meets fewest points and other names."""
-    axis.get_figure().draw_without_rendering()  # before that nobody knows what is where
     taken = [Bbox.from_extents(*axis.transData.transform((x, y))[[0, 1, 0, 1]]).padded(3) for _, x, y in points]
     for name, x, y in points:
         style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8}
