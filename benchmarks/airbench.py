@@ -1,4 +1,4 @@
-"""`python -m benchmarks.airbench`: seconds of training to 90%, 92% and 94% of the test images, after cifar10-airbench.
+"""`python -m benchmarks.airbench`: seconds of training to 90% and 92% of the test images, after cifar10-airbench.
 
 The recipe is trained to its end. The test images are looked at after each epoch, for the clock alone: nothing is chosen
 by them. The clock runs while the network trains; a short training before it warms up whatever is compiled.
@@ -18,8 +18,8 @@ from onespike.durable import expect_writable, save_json
 from onespike.training.loop import Stopped
 from onespike.training.trainer import Trainer
 
-#: Test top-1, in percent, that the clock is read at.
-GOALS = (90, 92, 94)
+#: Test top-1, in percent, that the clock is read at: `cifar10/hour` reaches the first, `cifar10/best` both.
+GOALS = (90, 92)
 #: Batches of the training that warms up: enough for images that grow to have all their sizes.
 WARM_UP = 8
 
@@ -42,7 +42,7 @@ class Clock(Callback):
 
 
 def airbench(
-    recipe: str = "cifar10/fast",
+    recipe: str = "cifar10/hour",
     device: Device = "cpu",
     json: str = "results/airbench.json",
     overrides: Overrides | None = None,

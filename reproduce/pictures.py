@@ -1,6 +1,7 @@
 """The pictures of the documentation: the method, drawn by its own code, and results, from the committed tables."""
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.transforms import Bbox
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
@@ -25,7 +27,16 @@ from reproduce.report import read_rows
 
 WINDOWS = ("top left", "top right", "bottom left", "bottom right")
 BLUE, RED, GREY, ORANGE = "#4878a8", "#c8384e", "#8a8a8a", "#e0912f"
-THRESHOLD, DECAY = 0.5, 0.5
+THRESHOLD, DECAY = 0.5, 0.4
+#: Where the name of a point may stand: how far from it, and which side of the name is there.
+PLACES = (
+    ((7, 0), "left", "center"),
+    ((-7, 0), "right", "center"),
+    ((0, -7), "center", "top"),
+    ((0, 7), "center", "bottom"),
+)
+
+Points = list[tuple[str, float, float]]
 
 
 def pictures(out: Path = Path("docs/pictures"), results: Path = Path("results")) -> None:
@@ -70,27 +81,26 @@ def _map(axis: Axes, image: Tensor, title: str) -> None:
 
 
 def potentials() -> Figure:
-    """The same currents in the four windows, with nothing handed on, and with potentials handed on."""
-    currents = torch.tensor([0.42, 0.34, 0.54, 0.2]).view(4, 1, 1, 1, 1)
-    beside = torch.tensor([0.3, 0.45, 0.1, 0.35]).view(4, 1, 1, 1, 1)  # the block before left these potentials
+    """The same currents in the four windows, with nothing passed on, and with potentials passed on: V = decay P + I."""
+    currents = torch.tensor([0.42, 0.36, 0.54, 0.1]).view(4, 1, 1, 1, 1)
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     pair = figure.subplots(1, 2, sharey=True)
-    for axis, decay, title in zip(pair, (0.0, DECAY), ("nothing handed on", "potentials handed on"), strict=True):
-        v, spikes = charge_and_fire(currents, decay, THRESHOLD, beside=beside)
-        own, handed = currents.flatten().tolist(), (v - currents).flatten().tolist()
+    for axis, decay, title in zip(pair, (0.0, DECAY), ("nothing passed on", "potentials passed on"), strict=True):
+        v, spikes = charge_and_fire(currents, decay, THRESHOLD)
+        own, passed = currents.flatten().tolist(), (v - currents).flatten().tolist()
         heights, fired = v.flatten().tolist(), spikes.flatten().tolist()
-        axis.bar(range(4), own, 0.6, color=BLUE, label="current of this window, I")
+        axis.bar(range(4), own, 0.6, color=BLUE, label="I: the current of this window")
         if decay:
-            label = "handed on: alpha * Omega(block before, window before)"
-            axis.bar(range(4), handed, 0.6, own, color=ORANGE, label=label)
+            label = f"passed on: {decay:g} (decay) times V of the window before"
+            axis.bar(range(4), passed, 0.6, own, color=ORANGE, label=label)
         axis.axhline(THRESHOLD, color=RED, linestyle="--", linewidth=1.3, label="threshold")
         for window, (height, spike) in enumerate(zip(heights, fired, strict=True)):
             word, colour = ("spike", RED) if spike else ("silent", GREY)
             axis.text(window, height + 0.015, word, ha="center", fontsize=10, color=colour)
         axis.set_xticks(range(4), [f"window {number + 1}" for number in range(4)])
-        axis.set_title(f"{title}: {int(sum(fired))} of 4 windows fire", fontsize=10)
+        axis.set_title(f"{title}: spikes in {int(sum(fired))} of 4 windows", fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
-    pair[0].set(ylabel="potential V of a neuron", ylim=(0, 0.86))
+    pair[0].set(ylabel="potential V of a neuron", ylim=(0, 1))
     pair[1].legend(fontsize=8, frameon=False, loc="upper left")
     return figure
 
@@ -135,7 +145,7 @@ def fusion() -> Figure:
         shown = axis.imshow(fused, origin="lower", extent=extent, cmap="viridis", vmin=0, vmax=2)
         axis.contour(values.numpy(), values.numpy(), fused, levels=[THRESHOLD], colors="white", linewidths=2)
         axis.set_title(title, fontsize=10)
-        axis.set_xlabel("X, of the block before")
+        axis.set_xlabel("X, of the layer or block before")
     axes[0].set_ylabel("Y, of the window before")
     figure.colorbar(shown, ax=axes, label="fused potential (white line: the threshold)")
     return figure
@@ -188,62 +198,34 @@ def staircase() -> Figure:
     return figure
 
 
-def read_points(path: Path, across: str, up: str, group: str = "") -> list[tuple[str, float, float]]:
-    """Rows of a table that have numbers in both columns: their names, and the numbers.
-
-    `group` is how their group begins; by default all rows do.
-    """
+def read_points(path: Path) -> Points:
+    """What was trained on CIFAR-10 and has a result: its name, PFLOP of training, percent of the test images."""
+    across, up = "PFLOP", "test top-1 %"
+    points, owner = Points(), ""
     with damage_named(str(path), "it is no such table", f"a table with the columns {across} and {up}"):
-        filled = [row for row in read_rows(path) if row[across] and row[up] and row.get("group", "").startswith(group)]
-        return [(row.get("setting") or row.get("network") or "", float(row[across]), float(row[up])) for row in filled]
+        for row in read_rows(path):
+            if row["group"].startswith("cifar10,") and row[across] and row[up]:
+                name = row["setting"]
+                owner = owner if name.startswith("its ") else name.partition(",")[0]  # of the twins below it
+                points.append((re.sub("^its ", f"{owner}'s ", name), float(row[across]), float(row[up])))
+    return points
 
 
 def accuracy_flops(results: Path) -> Figure:
     """Accuracy against what the training cost, of all that was trained to be compared."""
-    figure, axis = plain_figure(9.5, 4.6)
-    points = read_points(results / "accuracy.csv", "PFLOP", "test top-1 %", "cifar10,")
-    axis.scatter([x for _, x, _ in points], [y for *_, y in points], s=28, color=BLUE)
-    _name(axis, points)
+    figure, axis = plain_figure(9.5, 5.4)
+    points = read_points(results / "accuracy.csv")
+    for name, x, y in points:
+        colour = ORANGE if name.startswith("SpikingJelly") else GREY if "twin" in name else BLUE
+        axis.scatter(x, y, s=28, color=colour)
     axis.set_xscale("log")
     axis.set_xticks([0.3, 0.5, 1, 2, 5])
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_formatter("")
     axis.set(xlabel="training, PFLOP (dense)", ylabel="CIFAR-10, test top-1 %")
-    axis.margins(0.35, 0.15)
-    return figure
-
-
-def accuracy_energy(results: Path) -> Figure:
-    """Accuracy against energy: artificial networks, and spiking ones that were made of them."""
-    tables = sorted(results.glob("conversion-*-cifar10.csv"))
-    figure, axis = plain_figure(9, 4.8)
-    for number, table in enumerate(tables):
-        points = read_points(table, "µJ, field", "top-1 %")
-        real = {name for name, steps, _ in read_points(table, "T", "top-1 %") if steps == 0}  # it has no time steps
-        name, colour = table.stem.removeprefix("conversion-").removesuffix("-cifar10"), f"C{number}"
-        artificial = [one for one in points if one[0] in real]
-        spiking = [one for one in points if one not in artificial]
-        axis.scatter([x for _, x, _ in artificial], [y for *_, y in artificial], s=52, marker="s", color=colour)
-        axis.scatter([x for _, x, _ in spiking], [y for *_, y in spiking], s=22, color=colour, label=name)
-    axis.set_xscale("log")
-    axis.xaxis.set_major_formatter("{x:g}")
-    axis.set(xlabel="energy of an image, µJ (the field's convention)", ylabel="CIFAR-10, test top-1 %")
-    axis.legend(fontsize=9, title="squares: the artificial network", loc="best")
-    return figure
-
-
-def accuracy_peers(results: Path) -> Figure:
-    """Accuracy at one time step beside others', at one budget; what is not trained yet is not there."""
-    path, group = results / "accuracy.csv", "cifar10, 0.4 PFLOP"
-    points = read_points(path, "PFLOP", "test top-1 %", group)
-    spread = {name: std for name, std, _ in read_points(path, "std", "test top-1 %", group)}
-    figure, axis = plain_figure(8, 1.2 + 0.45 * len(points))
-    for place, (name, _, accuracy) in enumerate(reversed(points)):
-        colour = ORANGE if name.startswith("SpikingJelly") else GREY if "twin" in name else BLUE
-        axis.errorbar(accuracy, place, xerr=spread.get(name), fmt="o", color=colour, capsize=3)
-        axis.annotate(f"{accuracy:.2f}", (accuracy, place), (0, 7), textcoords="offset points", ha="center", fontsize=9)
-    axis.set_yticks(range(len(points)), [name for name, *_ in reversed(points)])
-    axis.set(xlabel="CIFAR-10, test top-1 % (bars: standard deviation over seeds)", ylim=(-0.6, len(points) - 0.2))
+    axis.margins(0.4, 0.1)
+    figure.draw_without_rendering()  # before that nobody knows what is where
+    _name(axis, points)
     return figure
 
 
@@ -273,18 +255,17 @@ def step_shares(results: Path) -> Figure:
     return figure
 
 
-def _name(axis: Axes, points: list[tuple[str, float, float]]) -> None:
-    """Write the names: right of the points, below the last; those that would meet, below each other."""
-    places: dict[tuple[float, float], list[str]] = {}
+def _name(axis: Axes, points: Points) -> None:
+    """Write the names beside the points, each at the first of `PLACES` where it meets fewest points and other names."""
+    taken = [Bbox.from_extents(*axis.transData.transform((x, y))[[0, 1, 0, 1]]).padded(3) for _, x, y in points]
     for name, x, y in points:
-        places.setdefault((round(x, 2), round(y, 1)), []).append(name)
-    last = max((x for x, _ in places), default=0.0)
-    for (x, y), names in places.items():
-        away, side = ((-6, 5 - 10 * len(names)), "right") if len(names) > 1 else ((6, 5), "left")
-        if x == last and len(names) == 1:
-            away, side = (0, -14), "center"
-        text = "\n".join(names)
-        axis.annotate(text, (x, y), away, textcoords="offset points", fontsize=8, ha=side, va="bottom")
+        style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8}
+        texts = [axis.annotate(name, (x, y), away, ha=ha, va=va, **style) for away, ha, va in PLACES]
+        boxes = [text.get_window_extent().padded(1) for text in texts]
+        best = min(range(len(boxes)), key=lambda place: boxes[place].count_overlaps(taken))
+        taken.append(boxes[best])
+        for text in (*texts[:best], *texts[best + 1 :]):
+            text.remove()
 
 
 #: Pictures by the name of their file: of the method, and of results.
@@ -292,5 +273,5 @@ METHOD: dict[str, Callable[[], Figure]] = {
     one.__name__: one for one in (spikes, windows, potentials, fusion, counting, staircase)
 }
 RESULTS: dict[str, Callable[[Path], Figure]] = {
-    one.__name__.replace("_", "-"): one for one in (accuracy_flops, accuracy_energy, accuracy_peers, step_shares)
+    one.__name__.replace("_", "-"): one for one in (accuracy_flops, step_shares)
 }

@@ -8,6 +8,10 @@ import pytest
 import timm
 import torch
 
+import onespike
+from onespike.training.penalties import EnergyBudget
+from onespike.training.recipe import load_recipe
+
 DOCS = Path(__file__).parents[1] / "docs"
 
 
@@ -47,8 +51,18 @@ def test_a_batch_goes_through_the_network_of_the_page(run_page, capsys):
     assert capsys.readouterr().out == "torch.Size([2, 10])\n"
 
 
-def test_the_exports_of_the_page_hold(run_page):
+def test_the_energy_budget_of_the_page_is_above_what_the_stem_takes():
+    (budget,) = re.findall(r"--train.energy_budget (\d+)", (DOCS / "training.md").read_text())
+    name = load_recipe("cifar10/fast").model.name
+    network = onespike.create_model(name, num_classes=10, in_channels=3, image_size=32)
+    EnergyBudget(network, (3, 32, 32), 0.0, float(budget))  # refuses one that is out of reach
+
+
+def test_the_exports_of_the_page_hold_and_return_what_it_says(run_page):
     scope = run_page("export.md")
     assert scope["made"].holds
+    torch.testing.assert_close(scope["logits"], scope["net"].eval()(scope["normalised"]))
+    assert [one.shape for one in scope["spikes"]] == [(20, 8, 6, 6)]
+    assert torch.export.load("exported/model.pt2").module()(scope["normalised"][:1])[0].shape == (1, 10)
     assert Path("exported/model.c").is_file()
     assert Path("travelling/model.safetensors").is_file()

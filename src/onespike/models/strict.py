@@ -32,8 +32,8 @@ class StrictConfig(ModelConfig):
         firing_rate: Share of the neurons that fire before training, above 0, at most 0.5: it sets their initial
             thresholds. Ternary neurons also fire below the negative threshold, which it does not count.
         neuron: The neurons.
-        stem: The first layer on the image: "whitening" (2x2 patches, made uncorrelated once by the training images,
-            and their negatives; not trained), or "none".
+        stem: The first layer on the image: "whitening" (2x2 patches, from 128 pixels on 4x4, made uncorrelated once by
+            the training images, and their negatives; not trained), or "none".
         stem_layers: 3x3 convolutions that read real values, after the first layer; at least 1.
         head: What the head reads of the last map: "or" (the largest spike of a neuron), or "mean" (all of it: linear,
             then the mean over the map).

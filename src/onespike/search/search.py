@@ -76,14 +76,19 @@ def search(
     if energy and energy not in CONVENTIONS:
         raise unknown("convention of energy", energy, CONVENTIONS)
     expect_writable(folder=out)
-    if not any((out / name).exists() for name in (storages.JOURNAL, studies.WORKERS)):
+    begun = (out / studies.WORKERS).exists()
+    if not begun and not (out / storages.JOURNAL).exists():
         expect_replaceable(out.resolve(), [storages.LOCKED], "search")
     base, distributions = load_recipe(recipe, given), read_space(space, recipe, given)
     expect_held_out(base)
     opened = storages.open_storage(storage, out)
+    names = [one.study_name for one in opened.get_all_studies()]
     # A journal is of this folder alone, and stays what it is if that is renamed.
-    names = [] if storage else [one.study_name for one in opened.get_all_studies()]
-    name = names[0] if names else out.resolve().name
+    name = names[0] if names and not storage else out.resolve().name
+    if begun and name not in names:  # a study is in its storage before its folder is marked
+        renamed = f"--storage has none called {name}: give the folder its old name"
+        lacks = renamed if storage else "no journal: say --storage"
+        raise OnespikeError(f"{out} has trials of a search, but {lacks}, or choose another --out")
     study = studies.open_study(opened, name, trials, energy, base.train.epochs)
     from optuna.distributions import distribution_to_json
 

@@ -1,13 +1,16 @@
 """`python -m benchmarks.airbench`: when a training knew how many of the test images."""
 
+import csv
+import inspect
 import json
 from pathlib import Path
 
 import pytest
 
-from benchmarks.airbench import Clock, main
+from benchmarks.airbench import GOALS, Clock, airbench, main
 from onespike.errors import OnespikeError
 from onespike.training.loop import Stopped
+from onespike.training.recipe import load_recipe
 
 MODEL = ("--model.depths", "[1,1]", "--model.channels", "[8,8]")
 TINY = ("--recipe", "digits", *MODEL, "--data.limit", "64", "--data.holdout", "0")
@@ -30,6 +33,14 @@ def test_the_clock_says_when_a_goal_was_reached_first() -> None:
     clock = Clock()
     clock.epochs = [{"seconds": 10.0 * n, "test_top1": top1} for n, top1 in enumerate((80, 92, 91, 93), 1)]
     assert [clock.seconds_to(goal) for goal in (80, 90, 92, 93, 94)] == [10, 20, 20, 40, None]
+
+
+def test_its_recipe_reaches_a_goal_and_another_of_ours_all() -> None:
+    with (Path(__file__).parents[3] / "results" / "accuracy.csv").open(newline="") as file:
+        reached = {row["setting"]: row["test top-1 %"] for row in csv.DictReader(file) if "cifar10," in row["group"]}
+    name = load_recipe(inspect.signature(airbench).parameters["recipe"].default).model.name
+    assert float(reached[name]) > min(GOALS)
+    assert float(reached[load_recipe("cifar10/best").model.name]) > max(GOALS)
 
 
 def test_a_stop_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

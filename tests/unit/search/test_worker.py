@@ -383,6 +383,27 @@ def test_a_folder_that_is_renamed_holds_the_same_search(tmp_path, monkeypatch):
     assert study.study_name == "one"
 
 
+def test_a_folder_whose_trials_are_in_another_storage_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setitem(search.__globals__, "_processes", lambda *_: nullcontext([]))
+    (tmp_path / "space.yaml").write_text("train.lr: {low: 0.02, high: 0.3}\n")
+    one, other, base = tmp_path / "one", tmp_path / "other", f"sqlite:///{tmp_path}/study.db"
+
+    def called(out: Path, storage: str | None) -> str:
+        with pytest.raises(OnespikeError) as raised:
+            search("digits", tmp_path / "space.yaml", out, overrides=TINY, trials=1, storage=storage)
+        return str(raised.value)
+
+    for out in (one, one, other):  # again, and on another machine
+        assert "1 of 1 trials are not done" in called(out, base)
+        one.joinpath("trial-000").mkdir(exist_ok=True)
+    renamed = one.rename(tmp_path / "renamed")
+    expected = f"{renamed} has trials of a search, but --storage has none called renamed: give the folder its old name"
+    assert called(renamed, base).startswith(expected)
+    assert called(renamed, None).startswith(f"{renamed} has trials of a search, but no journal: say --storage, or")
+    names = [study.study_name for study in storages.open_storage(base, one).get_all_studies()]
+    assert names == ["one", "other"]
+
+
 def test_a_job_is_read_as_it_was_written(job):
     made = job(2, "field")
     assert Job(**json.loads(made.to_json())) == made
