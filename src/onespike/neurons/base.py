@@ -35,7 +35,8 @@ class NeuronConfig:
         reset: What firing does to the potential that is handed on to the next window: "none" (it stays), "zero" (it is
             lost), "subtract" (it loses one threshold). From one time step to the next, firing always sets it to zero.
         learnable_threshold: The threshold is a constant ("none"), or a parameter for each "layer" or "channel".
-        learnable_decay: The decay is a constant ("none"), or a parameter for each "layer" or "channel".
+        learnable_decay: The decay is a constant ("none"), or a parameter for each "layer" or "channel", which learns
+            nothing where no potential is handed on.
         options: Values that only this kind of neuron has, such as `{"adaptation": 0.2}` for "adaptive".
     """
 
