@@ -9,8 +9,8 @@ import torch
 from onespike import OnespikeError
 from onespike.functional import FUSIONS
 from onespike.models import MODELS
-from onespike.neurons import NEURONS
-from onespike.units import UNITS
+from onespike.neurons import NEURONS, NeuronConfig
+from onespike.units import UNITS, UnitConfig
 
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
 
@@ -77,6 +77,19 @@ def test_the_new_unit_fires_and_trains(scope):
     output.spikes.sum().backward()
     assert all(parameter.grad is not None for parameter in unit.parameters())
     assert scope["summary"]["epochs"] == 1
+
+
+@pytest.mark.parametrize("neuron", ["lif", "adaptive"])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_its_traffic_is_every_value_that_its_neurons_pass_on(scope, neuron, steps):
+    unit = scope["SeparableUnit"](3, UnitConfig(NeuronConfig(neuron)))
+    spikes = (torch.rand(4, 2, 3, 4, 4, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+    values, memory = NEURONS[neuron].values_kept * spikes.numel(), None
+    for step in range(steps):
+        out = unit(spikes, None, memory)
+        read = 3 / 4 * values + step * values  # from the window before, and from the step before
+        assert unit.potential_traffic(None, memory, out) == (read, values if step else 3 / 4 * values)
+        memory = out.memory
 
 
 def test_its_potentials_follow_the_equation_of_the_page(scope):

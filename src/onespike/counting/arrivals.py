@@ -140,7 +140,7 @@ class _Channels:
         rows = rows if rows.dtype == torch.float64 else rows.float()
         self.count += nonzero
         one = self._values.shape[1] == 1
-        if one and not int((rows * (rows - self._values.to(rows).nan_to_num(posinf=0))).count_nonzero()):
+        if one and not bool(((rows != 0) & (rows != self._values.to(rows))).any()):
             return  # what most layers see, at a third of the cost: the same value again
         found, _ = _distinct(rows[:, :: max(1, rows.shape[1] // _SAMPLE_OF_CHANNEL)])
         if found is not None:

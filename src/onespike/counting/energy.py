@@ -143,10 +143,11 @@ class EnergyTable:
 
     def layer(self, layer: Layer, network: Operations, convention: Convention, variant: Variant) -> Energy:
         """Energy of one layer for one image; the number of weights in its network decides which memory they are in."""
-        if layer.handing and variant != "network":
+        twin = variant != "network"
+        if layer.merging and twin:
             return Energy()
         parts = [self._product(product, network, convention, variant) for product in layer.products]
-        if convention == "memory":
+        if convention == "memory" and not (layer.handing and twin):
             parts.append(Energy(elementwise=_PICO * sum(self.elementwise[k] * n for k, n in layer.elementwise.items())))
             if variant != "ann":  # what neurons keep from step to step is handed to nobody
                 (reads, writes), bits = layer.potentials, self.bits["potential"]

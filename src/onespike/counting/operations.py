@@ -30,7 +30,8 @@ class Layer:
         products: Products, in the order in which they are first computed.
         elementwise: Element-wise work, by kind: "add", "multiply", "compare", "special", "random".
         potentials: Potentials that are handed on, read and written.
-        handing: Whether all of this is done to hand potentials on: charging and fusing them, merging their maps.
+        handing: Whether its element-wise work is done to hand potentials on: charging and fusing them.
+        merging: Whether all that it does merges maps of potentials, products included.
     """
 
     path: str
@@ -39,6 +40,7 @@ class Layer:
     elementwise: dict[str, float]
     potentials: Traffic
     handing: bool
+    merging: bool = False
 
     @property
     def group(self) -> str:
@@ -176,19 +178,18 @@ def _images_in(model: nn.Module, batch: Tensor, answer: Any, axis: int | None) -
 
 
 def _layers(model: nn.Module, counter: ProductCounter, watch: Watch, images: int, batches: int) -> list[Layer]:
-    products, traffic, handing = defaultdict[str, list[Product]](list), watch.traffic, set[nn.Module]()
+    products, traffic = defaultdict[str, list[Product]](list), watch.traffic
+    merging = set[nn.Module]()
     for (path, *_), tally in counter.tallies.items():
         products[path].append(tally.conclude(images, batches, watch.steps))
     for module in model.modules():
-        if isinstance(module, Unit):
-            handing.add(module)
-        elif isinstance(module, Merging) and module.potential is not None:
-            handing.update(module.potential.modules())
+        if isinstance(module, Merging) and module.potential is not None:
+            merging.update(module.potential.modules())
     layers = []
     for path, module in model.named_modules():
         if path in products or path in counter.elementwise or path in traffic:
             elementwise = {kind: times / images for kind, times in counter.elementwise[path].items()}
             potentials = Traffic(traffic[path]["reads"] / images, traffic[path]["writes"] / images)
             done = path, type(module).__name__, tuple(products[path])
-            layers.append(Layer(*done, elementwise, potentials, handing=module in handing))
+            layers.append(Layer(*done, elementwise, potentials, isinstance(module, Unit), module in merging))
     return layers

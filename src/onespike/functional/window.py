@@ -9,6 +9,7 @@ The windows are the four corners of the map, in the order top-left, top-right, b
 
 from collections.abc import Iterator
 from itertools import cycle
+from types import EllipsisType
 
 import torch
 import torch.nn.functional as F
@@ -63,7 +64,12 @@ def window_side(size: int, kind: str) -> int:
 
 
 def _corners(x: Tensor, side: int) -> list[Tensor]:
-    return [x[..., :side, :side], x[..., :side, -side:], x[..., -side:, :side], x[..., -side:, -side:]]
+    return [x[corner] for corner in _places(side)]
+
+
+def _places(side: int) -> list[tuple[EllipsisType, slice, slice]]:
+    first, last = slice(side), slice(-side, None)
+    return [(..., first, first), (..., first, last), (..., last, first), (..., last, last)]
 
 
 def _add_corners(windows: Tensor, size: int) -> Tensor:
@@ -71,8 +77,8 @@ def _add_corners(windows: Tensor, size: int) -> Tensor:
     *outer, channels, side, _ = windows.shape[1:]
     make, put = (windows.new_empty, Tensor.copy_) if 2 * side == size else (windows.new_zeros, Tensor.add_)
     whole = make((*outer, size, size, channels)).movedim(-1, -3)
-    for corner, window in zip(_corners(whole, side), windows.unbind(), strict=True):
-        put(corner, window)
+    for corner, window in zip(_places(side), windows.unbind(), strict=True):
+        put(whole[corner], window)  # cut out one by one: `torch.func` loses a view once another has changed
     return whole
 
 

@@ -1,11 +1,12 @@
 """One block: windows, spikes, unit, recompose, residual; then the channel MLP, residual."""
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from onespike.functional import constant_mask, encode, partition, recompose, region_threshold, window_count, window_side
+from onespike.functional.kernels import is_traced
 from onespike.functional.window import window_kind_at
 from onespike.models.recompute import recomputed
 from onespike.neurons import NeuronConfig, make_neuron
@@ -54,7 +55,7 @@ class Block(nn.Module):
 
     def branch_ends(self) -> list[ChannelLinear]:
         """The last linear layer of each of the two residual branches."""
-        return [layer for layer in (self.fc[0], self.mlp[4]) if isinstance(layer, ChannelLinear)]
+        return [cast("ChannelLinear", layer) for layer in (self.fc[0], self.mlp[4])]
 
     def draw_shape(self, batch: int) -> tuple[int, ...]:
         """Shape (V, B, C, M, M) of the uniform draws that this block's encoding consumes at one time step."""
@@ -143,7 +144,7 @@ class ChannelMlp(nn.Sequential):
         first, linear1, norm1, between, linear2, norm2 = self
         before = norm1(linear1(first(x)))
         after = between(before)
-        if self.runs_again or not isinstance(between, nn.GELU) or torch.compiler.is_compiling():
+        if self.runs_again or not isinstance(between, nn.GELU) or is_traced():
             return norm2(linear2(after))
         # The second linear layer's gradient needs `after`, which is wide; `before` is kept anyway.
         with recomputed(after, lambda: between(before.detach())):

@@ -108,9 +108,6 @@ class OnespikeConfig(ModelConfig):
         expect_whole_spikes(self.neuron, self.region_threshold)
         if self.preset == "strict":
             self._expect_strict()
-        weighs = self.neuron.neuron.driven is not Neuron.driven  # its decay weighs currents, too
-        if self.neuron.learnable_decay != "none" and self.fusion == "none" and self.time_steps == 1 and not weighs:
-            raise OnespikeError("learnable_decay: with fusion none and one time step no potential is handed on")
 
     def _expect_strict(self) -> None:
         """Raise an `OnespikeError` if a layer behind the stem would read anything but spikes."""

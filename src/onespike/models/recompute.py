@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from onespike.units.layers import is_watched
@@ -54,7 +55,7 @@ class _AsBefore(AbstractContextManager):
             for one in self.watched:  # layers with hooks were not fused; those hooks may be gone
                 stack.callback(one.register_forward_hook(lambda *_: None).remove)
             for norm in self.module.modules():
-                if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):  # it has seen this batch before
+                if isinstance(norm, _BatchNorm):  # it has seen this batch before
                     stack.callback(setattr, norm, "momentum", norm.momentum)
                     norm.momentum = 0.0
                     if norm.num_batches_tracked is not None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from onespike.errors import OnespikeError
+from onespike.functional.kernels import is_traced
 from onespike.models.recompute import recomputed
 from onespike.models.strict import StrictConfig
 from onespike.units.layers import BatchNorm, Conv3x3, Layers, MaxPool, through
@@ -61,7 +62,7 @@ class Stem(Layers):
         """Map images (B, C, H, W) to currents."""
         first, *others = self
         device = images.device.type
-        can = self.training and torch.amp.is_autocast_available(device) and not torch.compiler.is_compiling()
+        can = self.training and torch.amp.is_autocast_available(device) and not is_traced()
         # Without gradients nothing is saved; inference mode's tensors do not tell whether they were changed.
         can = can and torch.is_grad_enabled() and not images.is_inference()
         if not can or not isinstance(first, Whitening):

@@ -62,8 +62,10 @@ class FrameStream:
         shape = tuple(frame.shape)
         if self.shape not in (None, shape):
             raise OnespikeError(f"stream: expected a frame of the shape {self.shape}, as the first had, got {shape}")
-        if not frame.is_floating_point() or not frame.isfinite().all():
-            raise OnespikeError(f"stream: expected a frame of finite numbers, normalised, got {frame.dtype}")
+        if not frame.is_floating_point():
+            raise OnespikeError(f"stream: expected a frame of floats, normalised, got {frame.dtype}")
+        if not frame.isfinite().all():
+            raise OnespikeError("stream: expected a frame of finite numbers, got some that are not")
         refusal, expected = "the network refuses this frame", "the channels and the size that it was built for"
         if self.frames:
             refusal, expected = "the state does not suit this network and batch", "one that a stream of it saved"

@@ -74,7 +74,7 @@ class Firing(nn.Sequential):
         if carry is None:
             if fused and has_kernels(currents):
                 return norm_fire(currents, *fused, neuron.surrogate)
-            return neuron(neuron.driven(thresholds(currents), None))  # as at a first time step
+            return neuron.charge_and_fire(thresholds(currents))[1]  # as at a first time step
         alone = carry.ends and carry.before() is None and neuron.raw_decay is None
         if fused and alone and has_kernels_over_time(currents):
             carry.after.append(None)

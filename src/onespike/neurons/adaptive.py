@@ -66,7 +66,7 @@ class AdaptiveLIF(Neuron):
         currents = self.driven(currents, before)
         start = torch.zeros_like(currents) if before is None else self._risen(before[2], before[1])
         if incoming is None:
-            return currents, self(currents, rise=start), start
+            return currents, self(currents) if before is None else self(currents, rise=start), start
         expect_windows(currents, incoming.beside, incoming.behind)
         windows: list[tuple[Tensor, Tensor, Tensor]] = []
         for window, (current, rise) in enumerate(zip(currents.unbind(), start.unbind(), strict=True)):

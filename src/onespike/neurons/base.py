@@ -35,7 +35,8 @@ class NeuronConfig:
         reset: What firing does to the potential that is handed on to the next window: "none" (it stays), "zero" (it is
             lost), "subtract" (it loses one threshold). From one time step to the next, firing always sets it to zero.
         learnable_threshold: The threshold is a constant ("none"), or a parameter for each "layer" or "channel".
-        learnable_decay: The decay is a constant ("none"), or a parameter for each "layer" or "channel".
+        learnable_decay: The decay is a constant ("none"), or a parameter for each "layer" or "channel", which learns
+            nothing where no potential is handed on.
         options: Values that only this kind of neuron has, such as `{"adaptation": 0.2}` for "adaptive".
     """
 
@@ -60,7 +61,9 @@ class NeuronConfig:
             raise OnespikeError(f"decay: expected 0 <= decay <= 1, got {self.decay}")
         if self.learnable_decay != "none" and self.decay in (0, 1):
             raise OnespikeError(f"decay: to be learnable it must start between 0 and 1, got {self.decay}")
-        known = [*inspect.signature(self.neuron).parameters][3:]  # behind channels, config and integrates
+        own = inspect.signature(self.neuron).parameters.values()
+        known = [one.name for one in own if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+        known = [name for name in known if name not in ("channels", "config", "integrates")]
         for key in self.options:
             if key not in known:
                 raise unknown(f"option of the neuron {self.name}", key, known)
@@ -139,7 +142,8 @@ class Neuron(nn.Module):
 
     def extra_repr(self) -> str:
         """The constants, which are not among the weights."""
-        return f"threshold={self.constant_threshold}, decay={self.constant_decay}"
+        threshold = self.constant_threshold if self.raw_threshold is None else "learned"
+        return f"threshold={threshold}, decay={self.constant_decay if self.raw_decay is None else 'learned'}"
 
     @property
     def threshold(self) -> float | Tensor:
@@ -164,8 +168,8 @@ class Neuron(nn.Module):
         return self.fire(potential) if spikes is None else spikes
 
     def fired(self, spikes: Tensor) -> Tensor:
-        """1 where a neuron fired, else 0."""
-        return spikes
+        """1 where a neuron fired, with whichever sign, else 0."""
+        return spikes.abs() if self.signed else spikes
 
     def kept(self, potential: Tensor, spikes: Tensor) -> Tensor:
         """What a neuron keeps of its own potential until the next time step: V * (1 - S)."""
@@ -189,18 +193,24 @@ class Neuron(nn.Module):
         """What drives the neurons at a time step: I + alpha * V(t-1) * (1 - S(t-1))."""
         return currents if before is None else self.leak(currents, self.kept(before[0], before[1]))
 
-    def charge(self, currents: Tensor, incoming: Incoming | None) -> Tensor:
-        """Charge window after window: V[v] = I[v] + alpha * P[v]."""
+    def charge(self, currents: Tensor, incoming: Incoming | None) -> tuple[Tensor, Tensor | None]:
+        """Charge window after window: V[v] = I[v] + alpha * P[v].
+
+        Returns the potentials, and the spikes where they had to fire to be reset.
+        """
         if incoming is None:
-            return currents
+            return currents, None
         if self._in_one_function():
-            return charge(currents, self.constant_decay, **vars(incoming))
+            return charge(currents, self.constant_decay, **vars(incoming)), None
         expect_windows(currents, incoming.beside, incoming.behind)
-        potentials: list[Tensor] = []
+        potentials, spikes = list[Tensor](), list[Tensor]()
         for window, current in enumerate(currents.unbind()):
-            arriving = incoming.arriving(window, self.handed_on(potentials[-1]) if window else None)
+            handed = self.handed_on(potentials[-1], spikes[-1] if spikes else None) if window else None
+            arriving = incoming.arriving(window, handed)
             potentials.append(current if arriving is None else self.leak(current, arriving))
-        return torch.stack(potentials)
+            if self.reset != "none":
+                spikes.append(self.fire(potentials[-1]))
+        return torch.stack(potentials), torch.stack(spikes) if spikes else None
 
     def charge_and_fire(self, currents: Tensor, incoming: Incoming | None = None, before: State | None = None) -> State:
         """Charge the windows, and fire: V(t) = alpha * P(t) + alpha * V(t-1) * (1 - S(t-1)) + I(t).
@@ -210,8 +220,8 @@ class Neuron(nn.Module):
             incoming: Which potentials are handed on, and where; None if none ever are.
             before: What this method returned at the previous time step; None at the first.
         """
-        potential = self.charge(self.driven(currents, before), incoming)
-        return potential, self(potential)
+        potential, spikes = self.charge(self.driven(currents, before), incoming)
+        return potential, self(potential) if spikes is None else self(potential, spikes=spikes)
 
     def over_time(self, currents: Tensor, carry: Carry | None = None) -> Tensor:
         """Run over time steps: currents (T, B, C) or (T, B, C, H, W) to spikes; a hook sees one step at a time.

@@ -22,7 +22,3 @@ class Ternary(Neuron):
         """S = 1 where V > threshold, -1 where V < -threshold, else 0."""
         threshold = self.threshold
         return step(potential, threshold, self.surrogate) - step(-potential, threshold, self.surrogate)
-
-    def fired(self, spikes: Tensor) -> Tensor:
-        """1 where a neuron fired, with whichever sign, else 0."""
-        return spikes.abs()

@@ -56,6 +56,9 @@ def test_each_channel_may_have_a_spike_of_its_own_size():
     assert of_channels(spikes, [[0.7, 0.0]]).kind == "binary"
     assert of_channels(spikes, [[0.71, 0.0]]).kind == "real"
     assert of_channels([[0.7, 1.61803]]).kind == "real", "one value of each channel is no proof"
+    tiny = [[1e-23, 0.0], [1e-23, 1.0], [0.0, 1.0]]
+    assert of_channels(tiny, tiny).kind == "binary"
+    assert of_channels(tiny, [[1.37e-23, 0.0]]).kind == "real", "however small, the values differ"
     assert of_channels([[0.0, 0.5], [1.0, 0.5], [1.0, 0.0]]).kind == "binary"
     watch = Arrivals()  # no channels with weights of their own
     watch.see(torch.tensor(spikes), 4)

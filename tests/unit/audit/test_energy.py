@@ -91,21 +91,22 @@ def test_two_matrices_of_which_one_is_real_take_the_bits_of_real_numbers():
 def test_the_twins_of_a_network_that_hands_potentials_on():
     spikes = Product("linear 4 -> 10", "binary", 1.0, 1, False, 0.25, 40, 36, 12, 9, 4, 40, None, False, 1)
     unit = Layer("unit", "Unit", (spikes,), {"add": 6}, Traffic(3, 5), handing=True)
+    merging = Layer("merging", "ChannelLinear", (spikes,), {"add": 7}, Traffic(0, 0), handing=False, merging=True)
     behind = Layer("neuron", "LIF", (spikes,), {"compare": 2}, Traffic(8, 8), handing=False)
-    operations, table = Operations(1, (unit, behind), (), 40, steps=3), EnergyTable.load()
+    operations, table = Operations(1, (unit, merging, behind), (), 40, steps=3), EnergyTable.load()
     fields = {"field": (40 * 0.25 * 0.9e-12, 40 * 4.6e-12), "int8": (40 * 0.25 * 0.1e-12, 40 * 0.3e-12)}
     for convention, (sparse, dense) in fields.items():
-        assert table.network(operations, convention) == Energy(spikes=near(2 * sparse))
-        assert table.network(operations, convention, "binary") == Energy(spikes=near(sparse))
-        assert table.network(operations, convention, "ann") == Energy(real=near(dense))
+        assert table.network(operations, convention) == Energy(spikes=near(3 * sparse))
+        assert table.network(operations, convention, "binary") == Energy(spikes=near(2 * sparse))
+        assert table.network(operations, convention, "ann") == Energy(real=near(2 * dense))
     bit = 10e-12 / 64
     own = {"spikes": 9 * 0.1e-12, "weights": 9 * 8 * bit, "activations": 2 * 4 * bit, "storage": 40 * 8 * bit}
-    whole = {key: 2 * value for key, value in own.items()} | {"elementwise": 8 * 0.4e-12, "potentials": 24 * 16 * bit}
+    dense = {"real": 36 * 0.3e-12, "weights": 36 * 8 * bit, "activations": 2 * 4 * 8 * bit, "storage": 40 * 8 * bit}
+    times = {number: {key: number * value for key, value in own.items()} for number in (2, 3)}
     twins = {
-        "network": whole,
-        "binary": own | {"elementwise": 2 * 0.4e-12, "potentials": 16 * 16 * bit},  # its neurons' own
-        "ann": {"real": 36 * 0.3e-12, "weights": 36 * 8 * bit, "activations": 2 * 4 * 8 * bit}
-        | {"storage": 40 * 8 * bit, "elementwise": 2 * 0.4e-12},
+        "network": times[3] | {"elementwise": 15 * 0.4e-12, "potentials": 24 * 16 * bit},
+        "binary": times[2] | {"elementwise": 2 * 0.4e-12, "potentials": 16 * 16 * bit},  # its neurons' own
+        "ann": {key: 2 * value for key, value in dense.items()} | {"elementwise": 2 * 0.4e-12},
     }
     for variant, parts in twins.items():
         found = table.network(operations, "memory", variant)

@@ -144,7 +144,7 @@ def test_the_potential_map_of_a_travelling_unit_by_hand():
     n = 8 * 4 * 4  # the second: all windows from above, one of them twice
     assert second == (n + n / 4 + n * 3 / 4, n)
     merging = [layer for layer in operations.layers if ".potential" in layer.path]
-    assert [layer.handing for layer in merging] == [True]
+    assert [layer.merging for layer in merging] == [True]
 
 
 @pytest.mark.parametrize("name", ["resmlp12", "resnet18", "vit12"])

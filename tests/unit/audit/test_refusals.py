@@ -25,7 +25,11 @@ def multiplied_out(net, x):
     [
         (distances, r"1 \(Forward\) does aten\._cdist_forward, which the audit cannot count"),
         (lambda net, x: net.bilinear(x, x), r"1\.bilinear \(Bilinear\) does aten\._trilinear"),
-        (multiplied_out, r"1 \(Forward\) spreads its parameters by aten\.mul"),
+        (multiplied_out, r"1 \(Forward\) spreads its parameters by aten\.mul.*: write it as a linear layer"),
+        (
+            lambda net, x: (x[:, None] > net.centres).float().sum(1),
+            r"1 \(Forward\) spreads its parameters by .*: expand the activation to the result's shape first",
+        ),
         (lambda _, x: torch.fft.rfft(x).abs(), r"1 \(Forward\) does aten\._fft"),
         (
             lambda _, x: torch.conv1d(x[None], x[None] + 1),
@@ -38,6 +42,13 @@ def test_an_unknown_layer_names_itself(function, message):
     layer = Forward(function, centres=torch.randn(5, 4), bilinear=nn.Bilinear(4, 4, 2))
     with pytest.raises(OnespikeError, match=message):
         count_operations(nn.Sequential(nn.Linear(4, 4), layer), [torch.randn(3, 4)])
+
+
+def test_a_population_of_thresholds_counts_as_comparisons_once_its_potentials_are_expanded():
+    population = Forward(
+        lambda net, v: (v.expand(5, *v.shape) > net.thresholds).float(), thresholds=torch.rand(5, 1, 4)
+    )
+    assert count_operations(population, [torch.rand(3, 4)], batch_axis=0).elementwise == {"compare": 5 * 4}
 
 
 def test_a_refusal_leaves_nothing_behind():

@@ -75,6 +75,9 @@ def test_in_a_browser(report: Path, browser):
     page.select_option("#network", "1")
     assert page.inner_text("#name").endswith("twin")
 
+    second = page.evaluate("state.audit.layers[0].products = [{}, {}], lines()[1]")
+    assert set(second) == {"product", "name"}, "what a layer does once stands in its first line"
+
     numbers = "[count(999600), count(2345e9), count(999.9), joule(9.9999e-7), joule(5e3), digits(1234), digits(999.9)]"
     assert page.evaluate(numbers) == ["1.00 M", "2345 G", "1.00 k", "1.00 µJ", "5000 J", "1234", "1000"]
     light = page.evaluate("getComputedStyle(document.body).backgroundColor")

@@ -23,6 +23,7 @@ from onespike.functional import (
     norm_fire,
 )
 from onespike.functional.kernels import compiler, kernels_for
+from onespike.models import create_model
 from onespike.neurons import LIF, Incoming
 from onespike.units.cells import GRU
 from onespike.units.layers import BatchNorm, MaxPool
@@ -257,6 +258,29 @@ def test_gradients_of_torch_func_are_autograds(name) -> None:
     expected = torch.autograd.grad(loss(x.requires_grad_()), x)[0]
     assert expected.any()
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+WHOLE = {
+    "conv-tiny": lambda: create_model("conv-tiny", channels=(4, 4, 8), image_size=16).eval(),
+    "stem": lambda: create_model("spiking-vgg-xs", width=4, image_size=16).stem,  # in training
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_gradients_of_torch_func_pass_through_whole_networks(name) -> None:
+    torch.manual_seed(0)
+    network = WHOLE[name]().double()
+    if name != "stem":
+        nn.init.normal_(network.head.weight)  # it begins at 0
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        return network(x).pow(3).sum()
+
+    x = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    found = torch.func.grad(loss)(x)
+    expected = torch.autograd.grad(loss(x.requires_grad_()), x)[0]
+    assert expected.any()
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("name", ["norm", "pooling"])

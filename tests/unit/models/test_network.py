@@ -9,6 +9,7 @@ from torch import nn
 
 from onespike import create_model
 from onespike.functional import partition
+from onespike.models.recompute import run_again_later
 from onespike.neurons import Neuron
 
 
@@ -247,6 +248,14 @@ def test_running_blocks_again_gives_the_same_gradients_and_statistics(name, norm
         results.append([logits, *(parameter.grad for parameter in network.parameters()), *statistics])
     for again, kept in zip(*reversed(results), strict=True):
         torch.testing.assert_close(again, kept, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d])
+def test_what_runs_again_updates_statistics_once(kind):
+    norm, dims = kind(3), {nn.BatchNorm1d: 0, nn.BatchNorm2d: 2, nn.BatchNorm3d: 3}[kind]
+    run_again_later(norm)(x := torch.rand(8, 3, *[2] * dims, requires_grad=True)).square().sum().backward()
+    assert norm.num_batches_tracked == 1
+    torch.testing.assert_close(norm.running_mean, 0.1 * x.detach().transpose(0, 1).flatten(1).mean(1))
 
 
 def test_blocks_that_run_again_refuse_a_generator_whose_draws_are_gone():

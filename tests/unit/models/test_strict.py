@@ -13,6 +13,7 @@ from onespike.models import model_config
 from onespike.models.spiking_resnet import Residual, RPReLU
 from onespike.models.stem import Whitening
 from onespike.models.strict_layers import Attended, Firing, Head, Thresholds, Windows
+from onespike.neurons import NEURONS, Neuron
 from onespike.units.layers import MaxPool
 
 FAMILIES = ["spiking-vgg-m", "spiking-resnet-m"]
@@ -67,6 +68,16 @@ def test_the_neurons_of_a_population_start_at_even_shares_whose_mean_is_the_firi
 def test_neurons_that_weigh_their_current_start_at_the_firing_rate_too(learnable):
     firing = Firing(1, config(population=2, neuron={"name": "plif", "decay": 0.6, "learnable_decay": learnable}))
     assert firing(torch.randn(200, 1, 20, 20)).mean().item() == pytest.approx(0.25, abs=0.01)
+
+
+def test_at_one_time_step_a_neuron_charges_by_what_it_overrides(monkeypatch):
+    class Deaf(Neuron):
+        def charge_and_fire(self, currents, incoming=None, before=None):
+            return super().charge_and_fire(currents - 100, incoming, before)
+
+    monkeypatch.setitem(NEURONS, "deaf", Deaf)
+    made, seen = config(neuron="deaf"), images(2, 8)
+    assert not Firing(3, made)(seen).any()
 
 
 def test_whitened_patches_are_uncorrelated_and_of_variance_one():

@@ -195,7 +195,6 @@ def test_an_unknown_model_or_option_is_an_error_that_names_the_nearest(name, ove
         ({"neuron": {"surrogate_width": 0}}, "surrogate_width: expected 1e-6 <= surrogate_width <= 1e6, got 0"),
         ({"neuron": {"surrogate_width": float("inf")}}, "surrogate_width: .*got inf"),
         ({"neuron": {"decay": 1.5}}, "decay: .*got 1.5"),
-        ({"neuron": {"learnable_decay": "layer"}, "fusion": "none"}, "learnable_decay: .*no potential is handed on"),
     ],
 )
 def test_a_value_out_of_its_range_is_an_error_that_says_what_was_expected(overrides, message):
@@ -265,8 +264,9 @@ def test_every_option_gives_a_network_whose_parameters_all_learn(overrides):
         assert parameter.grad.any(), name
 
 
-def test_a_run_over_time_whose_windows_hand_nothing_on_can_be_built_at_one_time_step():
-    config = model_config("conv-tiny", windows="none", neuron={"learnable_decay": "layer"}, time_steps=4)
+@pytest.mark.parametrize("nothing", [{"windows": "none"}, {"preset": "binary"}])
+def test_a_run_over_time_whose_windows_hand_nothing_on_can_be_built_at_one_time_step(nothing):
+    config = model_config("conv-tiny", neuron={"learnable_decay": "layer"}, time_steps=4, **nothing)
     assert replace(config, time_steps=1).neuron.learnable_decay == "layer"
 
 

@@ -22,7 +22,7 @@ def test_by_default_threshold_and_decay_are_the_given_numbers_exact_in_every_dty
     assert getattr(neuron, constant) == {"threshold": 0.7, "decay": 0.3}[constant]
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         v = torch.ones(4, 2, 3, 2, 2, dtype=dtype)
-        assert neuron(v).dtype == neuron.charge(v, Incoming()).dtype == dtype
+        assert neuron(v).dtype == neuron.charge(v, Incoming())[0].dtype == dtype
 
 
 @constants
@@ -38,7 +38,7 @@ def test_a_learnable_constant_is_one_parameter_that_starts_at_the_given_value(co
 @pytest.mark.parametrize(("learnable", "shape"), LEARNABLE.items())
 def test_learnable_constants_get_gradients_and_stay_in_their_range_however_far_they_are_driven(learnable, shape):
     neuron = LIF(3, NeuronConfig(learnable_threshold=learnable, learnable_decay=learnable))
-    v = neuron.charge(potentials(), Incoming())
+    v, _ = neuron.charge(potentials(), Incoming())
     neuron(v).sum().backward()
     assert len(list(neuron.parameters())) == 2
     for parameter in neuron.parameters():
@@ -68,6 +68,45 @@ def test_the_reset_touches_the_potentials_of_neurons_that_fire_and_no_others(res
     assert neuron.handed_on(torch.tensor([0.2, 0.5, 0.9])).tolist() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("reset", ["zero", "subtract"])
+def test_the_reset_goes_by_the_spikes_that_go_out(reset):
+    torch.manual_seed(0)
+    draws = {"fire": lambda _, potential: torch.rand_like(potential).round()}
+    neuron = type("Drawing", (Neuron,), draws)(3, NeuronConfig(reset=reset))
+    v, spikes = neuron.charge_and_fire(currents := potentials(), Incoming())
+    assert 0.3 < spikes.mean() < 0.7
+    torch.testing.assert_close(v[1:], currents[1:] + 0.4 * neuron.handed_on(v[:-1], spikes[:-1]))
+
+
+def test_of_a_neuron_whose_spikes_have_a_sign_either_counts_as_fired():
+    v = torch.tensor([-2.0, 0.0, 2.0])
+    signs = {"signed": True, "fire": lambda _, potential: potential.sign()}
+    neuron = type("Signs", (Neuron,), signs)(1, NeuronConfig(reset="zero"))
+    assert neuron.fired(neuron(v)).tolist() == [1, 0, 1]
+    assert not neuron.kept(v, neuron(v)).any()
+    assert not neuron.handed_on(v).any()
+
+
+def test_a_constant_that_is_learned_is_not_shown_as_one():
+    learns = NeuronConfig(learnable_threshold="layer", learnable_decay="channel")
+    shown = ("threshold=0.5, decay=0.4", "threshold=learned, decay=learned")
+    assert [LIF(3, one).extra_repr() for one in (NeuronConfig(), learns)] == [*shown]
+    assert LIF(3, learns, integrates=False).extra_repr() == "threshold=learned, decay=0.4"
+
+
+def test_options_are_known_by_their_names_wherever_they_stand(monkeypatch):
+    class Graded(Neuron):
+        def __init__(self, *args, most=3, **more):
+            super().__init__(*args, **more)
+            self.most = most
+
+    monkeypatch.setitem(NEURONS, "graded", Graded)
+    assert make_neuron(3, NeuronConfig("graded", options={"most": 2})).most == 2
+    for name in ("channels", "integrates", "args", "more", "least"):
+        with pytest.raises(OnespikeError, match=f"unknown option of the neuron graded '{name}'"):
+            NeuronConfig("graded", options={name: 1})
+
+
 def test_charging_adds_the_decayed_incoming_and_own_potentials_to_the_currents():
     neuron = LIF(3, NeuronConfig(decay=0.25))
     currents, own = potentials(), torch.full((4, 2, 3, 2, 2), 8.0)
@@ -88,7 +127,7 @@ def test_charging_adds_the_decayed_incoming_and_own_potentials_to_the_currents()
 )
 def test_to_charge_and_fire_is_to_charge_then_to_fire(changes, incoming, before):
     neuron = make_neuron(3, NeuronConfig(**changes))
-    v = neuron.charge(neuron.driven(potentials(), before), incoming)
+    v, _ = neuron.charge(neuron.driven(potentials(), before), incoming)
     torch.testing.assert_close(neuron.charge_and_fire(potentials(), incoming, before), (v, neuron(v)))
 
 
@@ -106,7 +145,7 @@ def test_in_windows_a_neuron_charges_by_what_it_overrides(base, overridden, expe
     neuron = type("Mine", (base,), overridden)(1)
     with torch.set_grad_enabled(gradients):
         potentials, spikes = neuron.charge_and_fire(torch.ones(4, 1, 1, 1, 1), Incoming())
-        assert torch.equal(neuron.charge(torch.ones(4, 1, 1, 1, 1), Incoming()), potentials)
+        assert torch.equal(neuron.charge(torch.ones(4, 1, 1, 1, 1), Incoming())[0], potentials)
     assert potentials.flatten().tolist() == expected
     assert torch.equal(spikes, (potentials > 0.5).float())
 
