@@ -86,21 +86,28 @@ def open_storage(url: str | None, out: Path) -> Any:
         raise OnespikeError(f"--storage {_public(url)}: {printable(said, 300)}; {expected}") from None
 
 
-@contextmanager
-def reached() -> Iterator[None]:
-    """Turn what happens where a storage goes away in the midst of a search into an `OnespikeError`."""
+def failures() -> tuple[type[Exception], ...]:
+    """What is raised where a storage cannot be reached."""
     optuna = need_optuna()
     import sqlalchemy
 
+    return sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError
+
+
+@contextmanager
+def reached() -> Iterator[None]:
+    """Turn what happens where a storage goes away in the midst of a search into an `OnespikeError`."""
     try:
         yield
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+    except failures() as error:
         state = f"the search cannot go on: {type(error).__name__}: {printable(_said(error), 300)}"
         raise OnespikeError(f"{state}; once that is mended, the same command does") from error
 
 
-def _said(error: Exception) -> str:
-    """What the data base said, in one line."""
+def _said(error: BaseException) -> str:
+    """What the data base said, in one line: Optuna's own errors say little more than that there was one."""
+    while error.__cause__:
+        error = error.__cause__
     return reason(getattr(error, "orig", None) or error)
 
 
