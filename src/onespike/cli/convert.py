@@ -75,6 +75,7 @@ def convert(
     each = f", {made.network.population} for each activation" if made.network.population > 1 else ""
     then = f", then: onespike evaluate {out}; to fine-tune it at one time step, convert with --finetune"
     done = f"the run is in {out}, see conversion.csv{'' if finetune else then}"
-    how = f"{made.network.time_steps} time steps, calibrated on {made.images} images"
+    steps = "one time step" if made.network.time_steps == 1 else f"{made.network.time_steps} time steps"
+    how = f"{steps}, calibrated on {made.images} images"
     console.print(f"\n{len(made.layers)} layers of neurons{each}, {how}; {done}")
     return fit(replace(Run.open(out).recipe, train=training), finetuned.folder, init_from=out) if finetune else 0

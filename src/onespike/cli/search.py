@@ -32,7 +32,7 @@ def search(
         trials: Number of trials to train, pruned ones included.
         workers: Processes that train at the same time.
         energy: Search for low energy, too, by this convention of the audit: the result is the front of both.
-        storage: URL of a data base, such as postgresql://user:password@host/name; by default a file in --out.
+        storage: URL of a database, such as postgresql://user:password@host/name; by default a file in --out.
     """
     from onespike.search.report import PAGE, best_of, command_of, describe, words_of
     from onespike.search.search import search as search_for

@@ -113,7 +113,10 @@ def set_thresholds(neurons: IntegrateFire, currents: Tensor, activations: Tensor
         scale = every.amax(list(range(1, every.ndim))).float().clamp(min=0)
     else:
         scale = torch.quantile(activation.clamp(min=0), options.percentile / 100, dim=1)
-    whole = scale.max().clamp(min=1e-6)
+    whole = scale.max()
+    if not whole > 0:  # so few values are above 0 that no percentile is
+        most = every.amax().float()
+        whole = most if most > 0 else torch.ones_like(most)
     scale = torch.where(scale > 1e-3 * whole, scale, whole)  # channels that are never active do not matter
     if options.thresholds == "error":
         rows = max(CACHED // activation.shape[1], 1)

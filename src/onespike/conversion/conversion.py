@@ -227,7 +227,9 @@ def _expect_images_first(network: ConvertedNetwork, images: Tensor) -> None:
     graph = network.analog()
     reached = reached_by_images(graph)
     alone, among = (fx.Interpreter(graph, garbage_collect_values=False) for _ in range(2))
-    for interpreter, given in ((alone, images), (among, torch.cat([images, images.flip(0)]))):
+    # Over time steps, a layer sees all of them at once: it must not depend on what else is there, statistics included.
+    others = images.flip(0) if network.time_steps == 1 else (0.5 * images.flip(0)).to(images.dtype)
+    for interpreter, given in ((alone, images), (among, torch.cat([images, others]))):
         with taking(len(given), Exception):
             interpreter.run(given)
     for node in graph.graph.nodes:
@@ -235,16 +237,18 @@ def _expect_images_first(network: ConvertedNetwork, images: Tensor) -> None:
         layer = network.body.get_submodule(path) if node.op == "call_module" else None
         if node not in reached or not isinstance(layer, (IntegrateFire, OverMeans, PoolSpikes, *WEIGHTS)):
             continue
-        values, others = alone.env[node], among.env[node]
-        pairs = list(zip(values, others, strict=True)) if isinstance(values, tuple) else [(values, others)]
+        pair = alone.env[node], among.env[node]
+        pairs = list(zip(*pair, strict=True)) if isinstance(pair[0], tuple) else [pair]
         # At one time step only the first of several outputs matters.
         for one, more in pairs[: None if network.time_steps > 1 else 1]:
             if one is None:
                 continue
-            if not isinstance(one, Tensor):
+            if isinstance(one, tuple):
                 raise OnespikeError(f"cannot be converted: {path} gives tensors within tuples, over several time steps")
+            if not isinstance(one, Tensor):
+                raise OnespikeError(f"cannot be converted: {path} gives one {type(one).__name__} for all images")
             one, more = 1.0 * one, 1.0 * more  # they may be true or false
-            if len(more) != 2 * len(one) or (more[: len(one)] - one).norm() > MIXED * one.norm():
+            if not one.ndim or len(more) != 2 * len(one) or (more[: len(one)] - one).norm() > MIXED * one.norm():
                 rows = f"the rows of what {path} gives, {tuple(one.shape)} for {len(images)} images"
                 wish = "are not one image after the other; expected the images along the first axis (batch_first)"
                 raise OnespikeError(f"cannot be converted: {rows}, {wish}")

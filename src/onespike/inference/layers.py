@@ -7,7 +7,7 @@ channel; with 16 bits, the remainder of that rounding becomes 8 bits more, with 
 
 The sums of integers are exact: bytes times bytes, added up in 32 bits. PyTorch's kernels of oneDNN use the processor's
 8-bit instructions; nothing is compiled. If PyTorch was built without them, ordinary, slower arithmetic gives the same
-numbers.
+numbers up to rounding.
 """
 
 from abc import ABC, abstractmethod
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from onespike.environment import emulates_bf16
 from onespike.functional import to_integers
+from onespike.models.affine import gain_and_shift
 from onespike.neurons import Neuron
 
 #: oneDNN's kernels: PyTorch has them on x86.
@@ -55,9 +56,7 @@ def affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
         return torch.ones(()), torch.zeros(())
     if not isinstance(norm, nn.BatchNorm2d) or not is_affine(norm):
         raise ValueError(f"norm: expected nn.Identity, or nn.BatchNorm2d with weights and statistics, got {norm}")
-    assert norm.running_var is not None and norm.running_mean is not None  # noqa: PT018 - both or neither
-    gain = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
-    return gain, (0 if norm.bias is None else norm.bias.detach()) - norm.running_mean * gain
+    return gain_and_shift(norm)
 
 
 class IntegerLayer(nn.Module, ABC):

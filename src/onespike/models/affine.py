@@ -1,7 +1,6 @@
 """A factor and a shift per channel."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -25,11 +24,13 @@ class Affine(nn.Module):
     @classmethod
     def of(cls, norm: _BatchNorm) -> "Affine":
         """Build the affine map that a batch norm with running statistics computes in evaluation mode."""
-        affine = cls(norm.num_features).to(norm.running_mean)  # in its dtype, on its device
-        with torch.no_grad():
-            # Batch norm of the points 0 and 1 gives both; (B, C) = (2, C).
-            points = torch.stack([affine.shift, affine.scale])
-            zero, one = F.batch_norm(points, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
-            affine.scale.copy_(one - zero)
-            affine.shift.copy_(zero)
+        affine = cls(norm.num_features)
+        affine.scale, affine.shift = map(nn.Parameter, gain_and_shift(norm))  # in its dtype, on its device
         return affine
+
+
+def gain_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """What a batch norm with running statistics computes in evaluation mode, as gain * x + shift, (C,) each."""
+    assert norm.running_mean is not None and norm.running_var is not None  # noqa: PT018 - both or neither
+    gain = (1 if norm.weight is None else norm.weight.detach()) / (norm.running_var + norm.eps).sqrt()
+    return gain, (0 if norm.bias is None else norm.bias.detach()) - norm.running_mean * gain

@@ -58,7 +58,7 @@ def search(
         trials: Number of trials to train, pruned ones included.
         workers: Processes that train at the same time.
         energy: A convention of the audit: search for low energy, too, counted on held-out images.
-        storage: URL of a data base that several machines share; a file in `out` if None.
+        storage: URL of a database that several machines share; a file in `out` if None.
         say: Called with each trial that is done.
 
     Returns:
@@ -82,31 +82,33 @@ def search(
     base, distributions = load_recipe(recipe, given), read_space(space, recipe, given)
     expect_held_out(base)
     opened = storages.open_storage(storage, out)
-    names = [one.study_name for one in opened.get_all_studies()]
-    # A journal is of this folder alone, and stays what it is if that is renamed.
-    name = names[0] if names and not storage else out.resolve().name
-    if begun and name not in names:  # a study is in its storage before its folder is marked
-        renamed = f"--storage has none called {name}: give the folder its old name"
-        lacks = renamed if storage else "no journal: say --storage"
-        raise OnespikeError(f"{out} has trials of a search, but {lacks}, or choose another --out")
-    study = studies.open_study(opened, name, trials, energy, base.train.epochs)
-    from optuna.distributions import distribution_to_json
-
-    texts = {name: distribution_to_json(one) for name, one in distributions.items()}
-    studies.expect_same_search(study, base, texts, energy, (storage and "the storage") or str(out))
-    options: dict[str, Any] = {"recipe": recipe, "overrides": given}
-    options["typed"] = [key for key, one in given.items() if isinstance(one, Text)]
-    options |= {"space": texts, "out": str(out), "name": name, "storage": storage, "trials": trials}
-    job = Job(**options, energy=energy, epochs=base.train.epochs, imports=allowed(), parent=os.getpid())
-    (out / studies.WORKERS).mkdir(parents=True, exist_ok=True)  # marks the folder as one of a search
-    command = words_of(recipe, given)
-
-    def report() -> list[Tried]:
-        found = studies.tried(study, energy)
-        write_report(out, found, command, energy, study)
-        return found
-
     with storages.reached():
+        names = [one.study_name for one in opened.get_all_studies()]
+        # A journal is of this folder alone, and stays what it is if that is renamed.
+        name = names[0] if names and not storage else out.resolve().name
+        if begun and name not in names:  # a study is in its storage before its folder is marked
+            renamed = f"--storage has none called {name}: give the folder its old name"
+            lacks = renamed if storage else "no journal: say --storage"
+            raise OnespikeError(f"{out} has trials of a search, but {lacks}, or choose another --out")
+        study = studies.open_study(opened, name, trials, energy, base.train.epochs)
+        from optuna.distributions import distribution_to_json
+
+        texts = {name: distribution_to_json(one) for name, one in distributions.items()}
+        where = (storage and "the storage") or str(out)
+        studies.expect_ours(study, energy, where)
+        studies.expect_same_search(study, base, texts, energy, where)
+        options: dict[str, Any] = {"recipe": recipe, "overrides": given}
+        options["typed"] = [key for key, one in given.items() if isinstance(one, Text)]
+        options |= {"space": texts, "out": str(out), "name": name, "storage": storage, "trials": trials}
+        job = Job(**options, energy=energy, epochs=base.train.epochs, imports=allowed(), parent=os.getpid())
+        (out / studies.WORKERS).mkdir(parents=True, exist_ok=True)  # marks the folder as one of a search
+        command = words_of(recipe, given)
+
+        def report() -> list[Tried]:
+            found = studies.tried(study, energy)
+            write_report(out, found, command, energy, study)
+            return found
+
         try:
             with _processes(job, workers) as processes:
                 _watch(processes, study, energy, say, report)
@@ -185,20 +187,28 @@ def _watch(
     study: "optuna.Study",
     energy: str,
     say: Callable[[Tried], object],
-    report: Callable[[], object],
+    report: Callable[[], list[Tried]],
 ) -> None:
-    """Announce finished trials and report at times until all processes have ended; an error of one ends the others."""
-    known, reported = {one.number for one in studies.tried(study, energy) if one.done}, time.monotonic()
-    running = True
+    """Announce finished trials and report at times until all processes have ended; an error of one ends the others.
+
+    A storage may be away for `GRACE` seconds: nobody's trials are taken for dead before.
+    """
+    drawn, reported = studies.tried(study, energy), time.monotonic()
+    known, seen, running = {one.number for one in drawn if one.done}, reported, True
     while running:
         running = any(one.process.poll() is None for one in processes)
-        for one in studies.tried(study, energy):
-            if one.done and one.number not in known:
-                known.add(one.number)
-                say(one)
-        if time.monotonic() - reported > REPORT:
-            report()
-            reported = time.monotonic()
+        try:
+            found = studies.tried(study, energy)
+            for one in found:
+                if one.done and one.number not in known:
+                    known.add(one.number)
+                    say(one)
+            if found != drawn and time.monotonic() - reported > REPORT:
+                drawn, reported = report(), time.monotonic()
+            seen = time.monotonic()
+        except storages.failures():
+            if not running or time.monotonic() - seen > studies.GRACE:
+                raise
         codes = {one.process.returncode: one for one in processes}
         if 2 in codes:
             raise OnespikeError((codes[2].said().splitlines() or [""])[-1].removeprefix("error: "))

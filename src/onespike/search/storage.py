@@ -1,4 +1,4 @@
-"""Where a search keeps its trials: a journal in its folder, or a data base that many machines share."""
+"""Where a search keeps its trials: a journal in its folder, or a database that many machines share."""
 
 import os
 from collections.abc import Iterator
@@ -71,36 +71,43 @@ def open_storage(url: str | None, out: Path) -> Any:
     try:
         parsed = sqlalchemy.make_url(url)
         if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
-            raise ValueError("a data base in memory, which no other process sees")
+            raise ValueError("a database in memory, which no other process sees")
         wait = {"connect_timeout": 10} if parsed.get_backend_name() == "postgresql" else {}
         if parsed.drivername == "postgresql":  # which driver that means depends on the version of SQLAlchemy
             parsed = parsed.set(drivername="postgresql+psycopg")
         full = parsed.render_as_string(hide_password=False)
         return RDBStorage(full, engine_kwargs={"pool_pre_ping": True, "connect_args": wait})
     except ImportError as error:
-        remedy = "install the driver of the data base, for PostgreSQL: pip install 'psycopg[binary]'"
+        remedy = "install the driver of the database, for PostgreSQL: pip install 'psycopg[binary]'"
         raise OnespikeError(f"--storage {_public(url)}: {reason(error)[:200]}; {remedy}") from None
     except (ValueError, sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
         said = _said(error).replace(url, _public(url)) if url else "an empty address"
-        expected = "expected a data base that can be reached, such as postgresql://user:password@host/name"
+        expected = "expected a database that can be reached, such as postgresql://user:password@host/name"
         raise OnespikeError(f"--storage {_public(url)}: {printable(said, 300)}; {expected}") from None
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """What is raised where a storage cannot be reached."""
+    optuna = need_optuna()
+    import sqlalchemy
+
+    return sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError
 
 
 @contextmanager
 def reached() -> Iterator[None]:
     """Turn what happens where a storage goes away in the midst of a search into an `OnespikeError`."""
-    optuna = need_optuna()
-    import sqlalchemy
-
     try:
         yield
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+    except failures() as error:
         state = f"the search cannot go on: {type(error).__name__}: {printable(_said(error), 300)}"
         raise OnespikeError(f"{state}; once that is mended, the same command does") from error
 
 
-def _said(error: Exception) -> str:
-    """What the data base said, in one line."""
+def _said(error: BaseException) -> str:
+    """What the database said, in one line: Optuna's own errors say little more than that there was one."""
+    while error.__cause__:
+        error = error.__cause__
     return reason(getattr(error, "orig", None) or error)
 
 

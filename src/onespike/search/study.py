@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from onespike.configs import convert, plain
 from onespike.data.dataset import open_dataset
-from onespike.errors import OnespikeError, printable
+from onespike.errors import OnespikeError, printable, shown
 from onespike.lock import held
 from onespike.search.storage import need_optuna
 from onespike.training.recipe import NO_MATTER, Recipe, values_of
@@ -91,6 +91,15 @@ def open_study(storage: Any, name: str, trials: int, energy: str, epochs: int) -
     return optuna.create_study(storage=storage, study_name=name, load_if_exists=True, **options)
 
 
+def expect_ours(study: "optuna.Study", energy: str, where: str) -> None:
+    """Raise an `OnespikeError` if a study is somebody else's: it names no search, and is not as we make one."""
+    directions = ["MAXIMIZE", "MINIMIZE"] if energy else ["MAXIMIZE"]
+    is_new = [one.name for one in study.directions] == directions and not study.get_trials(deepcopy=False)
+    if IDENTITY not in study.user_attrs and not is_new:
+        state = f"{where} holds a study {shown(repr(study.study_name))} that is no search of onespike"
+        raise OnespikeError(f"{state}; choose another --out")
+
+
 def expect_same_search(
     study: "optuna.Study", base: Recipe, space: Mapping[str, str], energy: str, where: str, edited: str = ""
 ) -> None:
@@ -138,7 +147,10 @@ def result_of(attempts: Sequence["FrozenTrial"]) -> "FrozenTrial | None":
 
 
 def is_alive(attempt: "FrozenTrial", out: Path) -> bool:
-    """Whether the process of a running attempt is alive; exact where that process writes into `out`."""
+    """Whether the process of a running attempt is alive.
+
+    A process whose folder in `out` is not held is dead at once; any other after `GRACE` seconds without a sign.
+    """
     process = out / WORKERS / str(attempt.user_attrs.get(WORKER, "none"))
     if process.is_dir() and not is_held(process):
         return False
@@ -162,7 +174,8 @@ def claim(
 ) -> "Trial | Literal['wait', 'done']":
     """Claim the next attempt: at a slot whose process died, or else at a new one while there are fewer than `trials`.
 
-    Returns "wait" while others attempt all remaining slots, since one of them may die yet; "done" once all are done.
+    Of slots beyond `trials`, left by a search for more, none is attempted. Returns "wait" while others attempt all
+    remaining slots, since one of them may die yet; "done" once all are done.
     """
     from optuna.trial import TrialState
 
@@ -171,11 +184,12 @@ def claim(
         open_slots = {slot: attempts for slot, attempts in slots.items() if result_of(attempts) is None}
         if len(slots) - len(open_slots) >= trials:
             return "done"
-        lost = next((slot for slot, attempts in open_slots.items() if _is_lost(attempts, out)), None)
+        needed = {slot: open_slots[slot] for slot in sorted(slots)[:trials] if slot in open_slots}
+        lost = next((slot for slot, attempts in needed.items() if _is_lost(attempts, out)), None)
         if lost is not None:
-            _take_up(study, lost)
+            _take_up(study, lost, out)
             continue
-        waiting = any(one.state.name == "WAITING" for attempts in open_slots.values() for one in attempts)
+        waiting = any(one.state.name == "WAITING" for attempts in needed.values() for one in attempts)
         if not waiting and len(slots) >= trials:
             return "wait"
         attempt = study.ask()
@@ -195,16 +209,16 @@ def _is_lost(attempts: Sequence["FrozenTrial"], out: Path) -> bool:
     return all(one.state.name == "RUNNING" and not is_alive(one, out) for one in busy)
 
 
-def _take_up(study: "optuna.Study", slot: int) -> None:
+def _take_up(study: "optuna.Study", slot: int, out: Path) -> None:
     """Mark the attempts that dead processes left at a slot as failed, and queue it again unless too many have died."""
     from optuna.trial import TrialState
 
     for one in slots_of(study.get_trials(deepcopy=False))[slot]:
-        if one.state.name == "RUNNING":
+        if one.state.name == "RUNNING" and not is_alive(one, out):
             with suppress(ValueError, RuntimeError):  # another process has told it
                 study.tell(one.number, state=TrialState.FAIL)
     attempts = slots_of(study.get_trials(deepcopy=False))[slot]
-    if result_of(attempts) is None:
+    if result_of(attempts) is None and _is_lost(attempts, out):  # or another process has taken it up
         fullest = max(attempts, key=lambda one: len(one.params))  # a process may have died while it drew values
         study.enqueue_trial(fullest.params, user_attrs={SLOT: slot})
 

@@ -257,14 +257,20 @@ def _end_with(parent: int) -> None:
 
 
 def main(text: str) -> int:
-    """Do a job; returns the exit code. An error that the user can fix is one line for the parent process."""
+    """Do a job; returns the exit code. An error that the user can fix is one line for the parent process.
+
+    SIGTERM is Ctrl-C, in a training and outside: what is being attempted is stopped, and no attempt that died.
+    """
     job = Job(**json.loads(text))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     threading.Thread(target=_end_with, args=(job.parent,), daemon=True).start()
     try:
         allow_imports(*job.imports)
         keep_freed_memory()
         with storages.reached():
             return work(job)
+    except KeyboardInterrupt:
+        return 130
     except (OnespikeError, OSError) as error:  # the latter such as a full disk while the storage is written
         print(f"error: {reason(error)}", file=sys.stderr)
         return 2

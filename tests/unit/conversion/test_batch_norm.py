@@ -45,6 +45,13 @@ def test_batch_norm_folds_into_transposed_convolutions_without_groups(channels, 
         torch.testing.assert_close(converted.analog()(images), network(images))
 
 
+def test_an_affine_map_is_as_exact_as_its_batch_norm():
+    norm = nn.BatchNorm2d(2).eval()
+    norm.running_mean.fill_(3e4)
+    norm.running_var.fill_(4e8)
+    torch.testing.assert_close(Affine.of(norm).scale, torch.full((2,), 1 / 2e4))
+
+
 def test_batch_norm_is_folded_where_the_channels_are():
     torch.manual_seed(0)
     tokens, rows = torch.randn(64, 8, 8), torch.randn(64, 8)
@@ -161,3 +168,7 @@ def test_batch_norm_without_statistics_of_its_own_is_not_linear():
     for how in ("folded", "kept"):
         with pytest.raises(OnespikeError, match=r"cannot be converted: 1 \(BatchNorm2d\)"):
             onespike.convert(network, torch.randn(8, 3, 6, 6), batch_norm=how)
+    conversion = onespike.convert(network, torch.randn(8, 3, 6, 6), allow_real=True)
+    assert conversion.real == ("1",)
+    with pytest.raises(OnespikeError, match=r"rows of what 1 gives, .*, are not one image after the other"):
+        onespike.convert(network, torch.randn(8, 3, 6, 6), allow_real=True, time_steps=2)

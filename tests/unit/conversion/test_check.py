@@ -71,6 +71,19 @@ def test_tokens_before_images_are_refused(tokens, images):
         onespike.convert(network, torch.randn(images, tokens, 6), time_steps=2)
 
 
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [
+        (lambda x: x.max(), r"rows of what max_1 gives, \(\) for 2 images, are not one image after the other"),
+        (lambda x: x.mean().item(), r"item gives one float for all images$"),
+    ],
+)
+def test_one_value_of_all_images_is_refused(scale, message):
+    network = three_layers(lambda net, x: net.last(net.first(x / scale(x)).relu()))
+    with pytest.raises(OnespikeError, match=message):
+        onespike.convert(network, torch.rand(8, 6), allow_real=True)
+
+
 def recurrent(cell):
     torch.manual_seed(0)
     layers = {"first": nn.Linear(6, 6), "last": nn.Linear(8, 3), "cell": cell(6, 8, batch_first=True)}

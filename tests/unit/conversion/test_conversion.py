@@ -257,6 +257,17 @@ def test_spiking_attention_has_a_binary_side_in_every_product():
         onespike.convert(create_model("vit12", activation="relu", image_size=16), images)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("thresholds", ["maximum", "percentile", "error"])
+@pytest.mark.parametrize(("activation", "scale"), [(4.0, 4.0), (0.0, 1.0), (-1.0, 1.0)])
+def test_thresholds_of_layers_that_are_seldom_active_are_those_of_what_is(thresholds, activation, scale):
+    neurons, activations = IntegrateFire(3, 1, 1, "rectangle"), torch.zeros(100, 3)
+    activations[0] = activation  # half of all are 0, so a median is
+    set_thresholds(neurons, activations[None], activations, Calibration(thresholds, percentile=50))
+    shares = SHARES if thresholds == "error" else torch.ones(1)
+    assert (neurons.threshold[:, None] / scale - shares).abs().amin(1).max() < 1e-6
+
+
 def test_thresholds_of_dead_channels_stay_finite():
     network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     network[0].bias.data[0] = -1e3

@@ -67,7 +67,7 @@ def test_several_neurons_for_each_activation(ann_run, command, tmp_path):
     out = tmp_path / "snn"
     code, printed, _ = command("convert", ann_run.folder, "--out", out, "--population", 3, *FAST)
     assert code == 0
-    assert "layers of neurons, 3 for each activation, 1 time steps" in printed
+    assert "layers of neurons, 3 for each activation, one time step, calibrated" in printed
     assert json.loads((out / "conversion.json").read_text())["population"] == 3
     assert {neurons.population for neurons in onespike.load(out).neurons.values()} == {3}
     code, _, complaints = command("evaluate", out, "--time-steps", 2)

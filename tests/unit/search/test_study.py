@@ -3,6 +3,7 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -133,6 +134,33 @@ def test_of_two_that_take_the_same_trial_one_gives_it_back(study, tmp_path, aliv
     study.tell(again, 1.0)
     assert claim(study, SPACE, 1, tmp_path, "c") == "done"
     assert numbers(tried(study, "")) == [(0, "trained")]
+
+
+def test_an_attempt_that_another_process_has_taken_up_is_left_alone(study, tmp_path, alive):
+    alive("b")
+    claim(study, SPACE, 1, tmp_path, "a")
+    dead(tmp_path, "a")
+    claim(study, SPACE, 1, tmp_path, "b")
+    studies._take_up(study, 0, tmp_path)  # by a process that has looked before
+    assert [one.state for one in study.trials] == [TrialState.FAIL, TrialState.RUNNING]
+
+
+def test_of_fewer_trials_than_before_those_too_many_are_left(study, tmp_path, alive, monkeypatch):
+    alive("a"), alive("b")
+    monkeypatch.setattr(studies, "itertools", SimpleNamespace(count=lambda: range(20)))  # not for ever
+    first, *others = [claim(study, SPACE, 20, tmp_path, "a") for _ in range(4)]
+    study.tell(first, 1.0)
+    for one in others:
+        one.set_user_attr(studies.STOPPED, "stopped")
+        study.tell(one, state=TrialState.FAIL)
+    study.enqueue_trial(others[2].params, user_attrs={studies.SLOT: 3})  # and then its process was killed
+    one, other = (claim(study, SPACE, 3, tmp_path, name) for name in "ab")
+    assert [one.user_attrs[studies.SLOT], other.user_attrs[studies.SLOT]] == [1, 2]
+    study.tell(one, 2.0)
+    assert claim(study, SPACE, 3, tmp_path, "a") == "wait"
+    study.tell(other, 3.0)
+    assert claim(study, SPACE, 3, tmp_path, "a") == "done"
+    assert claim(study, SPACE, 20, tmp_path, "a").user_attrs[studies.SLOT] == 3
 
 
 def test_a_trial_too_many_is_given_back(study, tmp_path, alive):

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import optuna
 import pytest
 import sqlalchemy
 import torch
@@ -52,6 +53,16 @@ def job(tmp_path: Path):
         )
 
     return make
+
+
+@pytest.fixture
+def main(monkeypatch: pytest.MonkeyPatch):
+    """A process of a search, as far as it is not of the system's."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(worker, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(worker, "_end_with", lambda _: None)
+    yield lambda job: worker.main(job.to_json())
+    signal.signal(signal.SIGTERM, before)
 
 
 def study_of(job: Job):
@@ -213,11 +224,9 @@ def test_an_error_of_the_machine_ends_it_and_the_trial_waits(job, monkeypatch):
     assert [one.outcome for one in studies.tried(study_of(job(1)), "")] == ["waiting"]
 
 
-def test_an_error_of_the_machine_is_one_line_for_the_parent(job, monkeypatch, capsys):
-    monkeypatch.setattr(worker, "keep_freed_memory", lambda: None)
+def test_an_error_of_the_machine_is_one_line_for_the_parent(job, main, monkeypatch, capsys):
     monkeypatch.setattr(worker, "work", raising(OSError(28, "No space left on device", "journal.log")))
-    monkeypatch.setattr(worker, "_end_with", lambda _: None)
-    assert worker.main(job(1).to_json()) == 2
+    assert main(job(1)) == 2
     assert capsys.readouterr().err == "error: [Errno 28] No space left on device: 'journal.log'\n"
 
 
@@ -276,14 +285,12 @@ def test_processes_share_threads_and_take_accelerators_in_turns(visible, devices
     assert _environment(0, 3)["OMP_NUM_THREADS"] == "5"
 
 
-def test_a_storage_that_goes_away_is_one_line(job, tmp_path, monkeypatch, capsys):
+def test_a_storage_that_goes_away_is_one_line(job, main, tmp_path, monkeypatch, capsys):
     gone = raising(sqlalchemy.exc.OperationalError("SELECT", {}, Exception("no server\nat all")))
 
     monkeypatch.setattr(studies, "claim", gone)
-    monkeypatch.setattr(worker, "keep_freed_memory", lambda: None)
     expected = "the search cannot go on: OperationalError: no server at all; once that is mended, the same command does"
-    monkeypatch.setattr(worker, "_end_with", lambda _: None)
-    assert worker.main(job(1).to_json()) == 2
+    assert main(job(1)) == 2
     assert capsys.readouterr().err == f"error: {expected}\n"
     monkeypatch.setattr(studies, "tried", gone)
     monkeypatch.setitem(search.__globals__, "_processes", lambda *_: nullcontext([]))
@@ -291,6 +298,74 @@ def test_a_storage_that_goes_away_is_one_line(job, tmp_path, monkeypatch, capsys
     with pytest.raises(OnespikeError) as raised:
         search("digits", tmp_path / "space.yaml", tmp_path / "out", overrides=TINY)
     assert str(raised.value) == expected
+
+
+def test_a_storage_that_can_only_be_read_is_one_line(tmp_path):
+    (tmp_path / "space.yaml").write_text("train.lr: {low: 0.02, high: 0.3}\n")
+    storages.open_storage(f"sqlite:///{tmp_path}/study.db", tmp_path)
+    url = f"sqlite:///file:{tmp_path}/study.db?mode=ro&uri=true"
+    with pytest.raises(OnespikeError, match=r"^the search cannot go on: .*readonly.*; once that is mended"):
+        search("digits", tmp_path / "space.yaml", tmp_path / "out", overrides=TINY, storage=url)
+
+
+@pytest.mark.parametrize(("direction", "trials"), [("maximize", 1), ("minimize", 0)])
+def test_a_study_of_somebody_elses_is_left_as_it_is(tmp_path, direction, trials):
+    (tmp_path / "space.yaml").write_text("train.lr: {low: 0.02, high: 0.3}\n")
+    url = f"sqlite:///{tmp_path}/study.db"
+    study = optuna.create_study(storage=url, study_name="mnist", direction=direction)
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), trials)
+    refusal = "the storage holds a study 'mnist' that is no search of onespike; choose another --out"
+    with pytest.raises(OnespikeError, match=refusal):
+        search("digits", tmp_path / "space.yaml", tmp_path / "mnist", overrides=TINY, storage=url)
+    assert study.user_attrs == {}
+
+
+@pytest.fixture
+def watch(monkeypatch):
+    """Watch a search, looking every 30 seconds; an answer of its storage is trials, or what is raised.
+
+    Returns the trials that were announced, and the times of the reports.
+    """
+
+    def watched(answers: list) -> tuple[list, list[float]]:
+        now, looks, said, reported = [0.0], [], [], []
+
+        def look(*_: object):
+            looks.append(answers.pop(0))
+            if isinstance(looks[-1], Exception):
+                raise looks[-1]
+            return looks[-1]
+
+        def report():
+            reported.append(now[0])
+            return looks[-1]
+
+        def sleep(seconds: float) -> None:
+            now[0] += 30 * bool(seconds)
+
+        clock = SimpleNamespace(monotonic=lambda: now[0], sleep=sleep)
+        monkeypatch.setitem(search.__globals__, "time", clock)
+        monkeypatch.setattr(studies, "tried", look)
+        process = SimpleNamespace(poll=lambda: None if len(answers) > 1 else 0, returncode=None)
+        search.__globals__["_watch"]([SimpleNamespace(process=process)], None, "", said.append, report)
+        return said, reported
+
+    return watched
+
+
+RUNNING, TRAINED = (studies.Tried(0, outcome, {}, None, None, {}, False) for outcome in ("running", "trained"))
+
+
+def test_a_page_is_drawn_again_where_something_has_changed(watch):
+    assert watch([[], *[[RUNNING]] * 8, *[[TRAINED]] * 4]) == ([TRAINED], [90.0, 240.0])
+
+
+def test_a_storage_that_is_away_for_a_moment_ends_no_search(watch):
+    away = sqlalchemy.exc.OperationalError("SELECT", {}, Exception("no server"))
+    assert watch([[], [RUNNING], away, away, [TRAINED], [TRAINED]])[0] == [TRAINED]
+    for answers in ([[], *[away] * 9, []], [[RUNNING], away]):  # for too long; when all processes have ended
+        with pytest.raises(sqlalchemy.exc.OperationalError):
+            watch(answers)
 
 
 def test_a_pruned_trial_has_its_last_accuracy(job, tmp_path, monkeypatch):
@@ -322,6 +397,16 @@ def test_a_process_that_is_asked_to_stop_in_the_test_begins_no_other_trial(job, 
             work(made)
     assert [one.outcome for one in studies.tried(study_of(made), "")] == ["waiting"]
     assert Run.open(tmp_path / "trial-000").is_complete
+
+
+def test_a_process_that_is_asked_to_stop_outside_the_training_has_not_died(job, main, tmp_path, monkeypatch):
+    for step in (worker.train, worker.load_recipe):
+        with monkeypatch.context() as patch:
+            patch.setattr(worker, step.__name__, lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+            for _ in range(studies.DEATHS):
+                assert main(job(1)) == 130
+        assert [one.outcome for one in studies.tried(study_of(job(1)), "")] == ["waiting"]
+    assert not (tmp_path / studies.WORKERS).exists()
 
 
 def test_without_its_parent_a_process_is_asked_to_stop_and_then_ended(monkeypatch):
