@@ -11,6 +11,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor, nn
+from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -24,6 +25,7 @@ MAKERS = ["arange", "as_tensor", "empty", "eye", "full", "linspace", "ones", "ra
 MAKERS += ["tensor", "zeros"]
 MAKERS += [f"{name}_like" for name in ("empty", "full", "ones", "rand", "randn", "zeros")]
 
+_device_constructors()  # PyTorch keeps this list, which must not be one of what `emulate` puts in place
 _tensor_to, _module_to, _autocast = Tensor.to, nn.Module.to, torch.autocast
 
 

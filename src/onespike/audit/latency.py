@@ -109,7 +109,7 @@ def measure_joules(model: nn.Module, images: Tensor) -> Joules:
         monitor.begin_window("audit")
         timed(lambda: (next(calls), step()), _RUNS, _SECONDS)
         measured = monitor.end_window("audit")
-    except (ZeusBaseError, OSError, RuntimeError) as error:
+    except (ZeusBaseError, OSError, RuntimeError, ValueError) as error:  # the last if it sees no GPU
         return no_meter._replace(meter=f"{no_meter.meter} ({reason(error)})")
     chips = measured.gpu_energy if on_gpu else measured.cpu_energy
     if not chips:

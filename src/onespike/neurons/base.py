@@ -203,7 +203,8 @@ class Neuron(nn.Module):
         if self._in_one_function():
             return charge(currents, self.constant_decay, **vars(incoming)), None
         expect_windows(currents, incoming.beside, incoming.behind)
-        potentials, spikes = list[Tensor](), list[Tensor]()
+        potentials: list[Tensor] = []
+        spikes: list[Tensor] = []
         for window, current in enumerate(currents.unbind()):
             handed = self.handed_on(potentials[-1], spikes[-1] if spikes else None) if window else None
             arriving = incoming.arriving(window, handed)
