@@ -140,8 +140,16 @@ def test_what_follows_a_training_runs_there(kind, tmp_path):
 @pytest.mark.usefixtures("kind")
 def test_conversion_and_pruning_of_time_run_there(tmp_path):
     run("train", *SMALL, "--model.name", "resnet18", "--out", tmp_path / "ann")
-    run("convert", tmp_path / "ann", "--out", tmp_path / "snn", "--finetune", "--train.epochs", 1)
-    run("prune-time", *STRICT, "--from", 2, "--train.epochs", 1, "--out", tmp_path / "pruned")
+    run(
+        "convert",
+        tmp_path / "ann",
+        "--out",
+        tmp_path / "snn",
+        "--finetune",
+        "--train.epochs=1",
+        "--train.batch_size=30",
+    )
+    run("prune-time", *STRICT, "--from", 2, "--train.epochs=1", "--out", tmp_path / "pruned")
 
 
 def run(*words):
