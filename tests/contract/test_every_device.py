@@ -48,7 +48,7 @@ SLOW_TRAININGS = {
 }
 
 
-@pytest.fixture(params=["cuda", "mps"])
+@pytest.fixture(params=[pytest.param("cuda", marks=pytest.mark.slow), "mps"])  # MPS refuses more
 def kind(request):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ONESPIKE_KERNELS", "0")  # the CPU computes by the functions that other devices have
