@@ -22,8 +22,8 @@ from onespike.durable import csv_text, path_of, save_json, save_text
 from onespike.errors import OnespikeError, unknown, warn
 from onespike.training.checkpoint import ModelCard
 from onespike.training.losses import over_time
-from onespike.training.optim import make_accelerator
-from onespike.training.run import Run, channels_last
+from onespike.training.optim import channels_last, make_accelerator
+from onespike.training.run import Run
 from onespike.training.scores import Scores, score
 
 Part = Literal["test", "validation", "train"]

@@ -32,7 +32,8 @@ from onespike.neurons import Neuron
 from onespike.neurons.watch import copied, resetter
 from onespike.training.checkpoint import Checkpoint, ModelCard
 from onespike.training.losses import over_time
-from onespike.training.run import Run, channels_last
+from onespike.training.optim import channels_last
+from onespike.training.run import Run
 
 Precision = Literal["auto", "int8", "int16", "fp32"]
 #: Weights of ONNX files.

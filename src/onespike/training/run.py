@@ -18,7 +18,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from onespike.configs import convert, expect_keys, read_json
@@ -313,10 +312,3 @@ def load(folder: str | Path, which: str = "best", model: nn.Module | None = None
     if (place / "model.safetensors").is_file():
         return Checkpoint.load(place).network(model)
     return Run.open(place).model(which, model)
-
-
-def channels_last(network: nn.Module) -> nn.Module:
-    """Lay two-dimensional convolutions' weights channels-last; a network with three-dimensional ones stays as it is."""
-    if any(parameter.ndim == 5 for parameter in network.parameters()):
-        return network
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]

@@ -28,9 +28,10 @@ from onespike.tensors import wide
 from onespike.training.callbacks import Callback
 from onespike.training.checkpoint import ModelCard
 from onespike.training.losses import over_time
+from onespike.training.optim import channels_last
 from onespike.training.recipe import Recipe
 from onespike.training.requirements import expect_sizes
-from onespike.training.run import Run, channels_last
+from onespike.training.run import Run
 
 if TYPE_CHECKING:
     from onespike.training.trainer import Trainer

@@ -26,12 +26,12 @@ from onespike.training.checkpoint import Checkpoint, ModelCard, split_tensors
 from onespike.training.flops import Flops
 from onespike.training.growth import resize, size_at
 from onespike.training.losses import Loss, over_time
-from onespike.training.optim import make_optimizer, make_scheduler
+from onespike.training.optim import channels_last, make_optimizer, make_scheduler
 from onespike.training.penalties import EnergyBudget, Hoyer, SurrogateWidth
 from onespike.training.progress import Progress
 from onespike.training.recipe import Recipe
 from onespike.training.requirements import expect_suitable, frames_of
-from onespike.training.run import Run, channels_last
+from onespike.training.run import Run
 from onespike.training.scores import Scores, score
 from onespike.training.teacher import Teacher
 
