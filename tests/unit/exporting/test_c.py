@@ -263,8 +263,11 @@ def test_bits_that_are_read_in_place_take_no_stack(tmp_path: Path) -> None:
             return self.head(torch.cat([F.max_pool2d(fire(currents), 2) for fire in self.fires], 1).flatten(1))
 
     export(Two(), tmp_path / "out", "c", images=torch.zeros(1, 4, 4, 1, dtype=torch.uint8))
+    header = (tmp_path / "out" / "model.h").read_text()
     # The scores of 3 classes in 64 bits, and a stem of 2 channels, in 64 bits and its sums in 32.
-    assert f" {3 * 8 + 2 * (8 + 4)} bytes of arrays on the stack" in (tmp_path / "out" / "model.h").read_text()
+    assert f" {3 * 8 + 2 * (8 + 4)} bytes of arrays on the stack" in header
+    # At once there are the currents, one map of spikes, and what is pooled of the other: maps share memory.
+    assert f"RAM     {4 * 16 * 64 + 8 * 16 + 8 * 4:,} bytes of static memory" in header
 
 
 @pytest.mark.slow
