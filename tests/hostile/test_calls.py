@@ -154,7 +154,7 @@ def filled(module, value):
 
 LINEAR = ClassPath("torch.nn.Linear", {"in_features": 2, "out_features": 2})
 CARD = ModelCard(LINEAR, ("a", "b"), 1, 8, (0.5,), (0.5,), "digits")
-AUDIT = {"images": 1, "weights": 1, "synaptic_operations": 1.0, "firing_rate": 0.1, "joules": {"field": 1e-6}}
+AUDIT = {"images": 1, "weights": 1, "synaptic_operations": 1.0, "firing_rate": 0.1, "joules": {"field": 2e-6}}
 SOUND = {"test_top1": 50.0, "test_images": 10, "audit": AUDIT | {"macs": {"dense": 5}}}
 PUSHES = {
     "other weights": {"weights": "x"},
@@ -194,7 +194,12 @@ def test_weights_that_travel_with_nonsense(what, tmp_path):
 
 def test_weights_that_travel_with_sense(tmp_path):
     folder = onespike.save_pretrained(nn.Linear(2, 2), tmp_path / "out", card=CARD, results=SOUND)
-    assert "50.00% of 10 test images" in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text()
+    assert "50.00% of 10 test images" in card
+    assert (
+        "1 weights; 5 multiply-accumulates if it were dense;\n1 synaptic operations, measured on 1 test images" in card
+    )
+    assert "firing rate 0.100. Energy by the estimates of `onespike audit`, microjoules:\nfield 2.\n" in card
 
 
 def test_networks_without_neurons_that_are_known_travel(tmp_path):
@@ -231,7 +236,7 @@ EXPORTS = {
     "a deviation of no number": {"images": PIXELS, "std": (math.nan,) * 3},
     "one class": {"images": IMAGES, "classes": ["a"]},
     "fewer labels": {"images": IMAGES, "labels": torch.zeros(2).long()},
-    "labels of no class": {"images": IMAGES, "labels": torch.full((4,), 99)},
+    "labels of no class": {"images": IMAGES, "labels": torch.full((4,), 5)},
     "no format": {"images": IMAGES, "to": []},
     "a number for a format": {"images": IMAGES, "to": 5},
     "an unknown format": {"images": IMAGES, "to": "../x"},

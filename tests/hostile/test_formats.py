@@ -1,6 +1,7 @@
 """Files that travel: tensors, exports, engines, conversions, streams, kernels, journals; and where outputs go."""
 
 import json
+import math
 import os
 import pwd
 import random
@@ -265,6 +266,35 @@ def test_engines_of_strangers(what, made, tmp_path):
     folder = Path(shutil.copytree(made / "engine", tmp_path / "engine"))
     _describe(folder, ENGINES[what][0])
     says(lambda: load_engine(folder), *ENGINES[what][1])
+
+
+ODD_TENSORS: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], str]] = {
+    "no number": (lambda tensors: tensors["stem_bias"].fill_(math.nan), "stem_bias is not of finite numbers"),
+    "whole numbers": (lambda tensors: tensors.update(stem_bias=tensors["stem_bias"].long()), "stem_bias"),
+    "one less": (lambda tensors: tensors.pop("stem_bias"), "stem_bias"),
+}
+
+
+def _rewrite_engine(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    path = folder / "engine.safetensors"
+    tensors = read_tensors(path.read_bytes())
+    change(tensors)
+    path.write_bytes(save(tensors))
+    _describe(folder, {})
+
+
+@pytest.mark.parametrize("what", ODD_TENSORS)
+def test_tensors_of_no_engine(what, made, tmp_path):
+    folder = Path(shutil.copytree(made / "engine", tmp_path / "engine"))
+    change, said = ODD_TENSORS[what]
+    _rewrite_engine(folder, change)
+    says(lambda: load_engine(folder), said)
+
+
+def test_an_engine_has_its_own_kind_of_floats(made, tmp_path):
+    folder = Path(shutil.copytree(made / "engine", tmp_path / "engine"))
+    _rewrite_engine(folder, lambda tensors: tensors.update(stem_bias=tensors["stem_bias"].double()))
+    assert load_engine(folder).stem_bias.dtype == torch.float32
 
 
 def _describe(folder: Path, changes: dict[str, Any]) -> None:

@@ -4,8 +4,8 @@ Batch norm is folded into the thresholds after it, and neurons that share a curr
 
     gain * x + offset + shift > threshold    is    x > (threshold - shift - offset) / gain        (gain > 0)
 
-Where weights have 8 bits, layers are written in the QDQ form that integer runtimes read: weights as int8 with a scale
-for each output channel and, before a layer that reads spikes, a quantisation that is exact.
+Weights of 8 bits are written as int8 with a scale for each output channel. Layers that read spikes are in the QDQ form
+that integer runtimes read: before them is a quantisation that is exact. Others multiply in floats.
 """
 
 import math
@@ -122,10 +122,10 @@ def _thresholds(graph: Graph, node: Any) -> tuple[str, np.ndarray] | None:
 
 
 def quantise(model: Any) -> None:
-    """Put 8-bit weights, and the spikes that they meet, into QDQ form."""
-    from onnx import helper
+    """Store weights of 8 bits as int8; where they meet spikes, both get the QDQ form."""
+    from onnx import TensorProto, helper
 
-    graph, nodes = Graph(model), list[Any]()
+    graph, nodes, present = Graph(model), list[Any](), set[str]()
     for node in model.graph.node:
         nodes.append(node)
         if node.op_type not in ("Conv", "Gemm", "MatMul") or _is_pixels(node.input[0], graph):
@@ -137,22 +137,30 @@ def quantise(model: Any) -> None:
             continue
         by_column = node.op_type == "Gemm" and not any(one.name == "transB" and one.i for one in node.attribute)
         axis = weight.ndim - 1 if transpose is None and (by_column or node.op_type == "MatMul") else 0
-        real, exact = f"{name}_real", torch.from_numpy(weight.copy()).movedim(axis, 0)
+        exact, step = torch.from_numpy(weight.copy()).movedim(axis, 0), exact_step(node.input[0], graph)
         integers, scale = to_integers(exact)
         if not torch.allclose(integers * scale, exact, rtol=1e-5, atol=0.0):
             continue  # not of 8 bits, such as a recurrent cell's
         nodes.pop()
-        if f"{name}_int8" not in graph.stored:
-            stored = graph.store(f"{name}_int8", integers.movedim(0, axis).to(torch.int8).numpy())
-            scales = graph.store(f"{name}_int8_scale", scale.flatten().numpy())
-            nodes.append(helper.make_node("DequantizeLinear", [stored, scales], [real], axis=axis, name=f"{name}_dq"))
-        if transpose is None:
-            node.input[1] = real
-        else:
-            nodes.remove(transpose)
-            transpose.input[0] = real
-            nodes.append(transpose)
-        if (step := exact_step(node.input[0], graph)) is not None:
+        stored = graph.store(f"{name}_int8", integers.movedim(0, axis).to(torch.int8).numpy())
+        real = f"{stored}_{'scaled' if step is None else 'dequantised'}"
+        if real not in present:
+            present.add(real)
+            if step is None:  # behind a DequantizeLinear, ONNX Runtime would round what the layer reads to 8 bits, too
+                scales, cast = graph.store(f"{stored}_scales", scale.movedim(0, axis).numpy()), f"{stored}_cast"
+                nodes.append(helper.make_node("Cast", [stored], [cast], to=TensorProto.FLOAT, name=cast))
+                nodes.append(helper.make_node("Mul", [cast, scales], [real], name=real))
+            else:
+                scales = graph.store(f"{stored}_scale", scale.flatten().numpy())
+                nodes.append(helper.make_node("DequantizeLinear", [stored, scales], [real], axis=axis, name=real))
+        if transpose is not None:
+            real, before = f"{real}_turned", real
+            if real not in present:
+                present.add(real)
+                nodes.append(helper.make_node("Transpose", [before], [real], name=real))
+                nodes[-1].attribute.extend(transpose.attribute)
+        node.input[1] = real
+        if step is not None:
             scale_and_zero = graph.store(f"step_{step}", np.float32(step)), graph.store("step_zero", np.uint8(0))
             before, during, after = node.input[0], f"{node.name}_q", f"{node.name}_dq"
             for kind, given, made in (("Quantize", before, during), ("Dequantize", during, after)):

@@ -93,10 +93,11 @@ def _ours(content: bytes, card: ModelCard, precision: str) -> Engine:
     with shapes_alone():  # the values are in the file
         network = expect_blocks(card.build(), card.name)
     engine = Engine(network, precision)
-    expect_alike(tensors, engine.state_dict(), "the tensors are not those of this engine")
+    own = engine.state_dict()
+    expect_alike(tensors, own, "the tensors are not those of this engine")
     if name := not_finite(tensors, engine):
         raise OnespikeError(f"{name} is not of finite numbers")
-    engine.load_state_dict(tensors, assign=True)
+    engine.load_state_dict({name: one.to(own[name].dtype) for name, one in tensors.items()}, assign=True)
     return engine
 
 

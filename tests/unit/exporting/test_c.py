@@ -1,9 +1,13 @@
 """C against the network with weights of 8 bits in float64: no spike and no class may differ."""
 
+import ctypes
+import math
+import random
 import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,8 @@ from torch import Tensor, nn
 from onespike import create_model, export
 from onespike.errors import OnespikeError
 from onespike.exporting import Export
+from onespike.exporting.c.target import FLAGS
+from onespike.exporting.c.text import kernels_for
 from onespike.neurons import LIF, NeuronConfig
 from onespike.units.conv import WindowConv
 from tests.unit.exporting.program import SANITIZERS, answers
@@ -171,7 +177,8 @@ LAYOUT = """SECTIONS {
 
 def test_the_program_of_the_docs_says_the_class(digits: Tensor, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network, names = nn.Sequential(nn.AvgPool2d(8), nn.Conv2d(1, 8, 1), LIF(8), nn.Flatten(), nn.Linear(128, 3)), "ABC"
+    network = nn.Sequential(nn.AvgPool2d(8), nn.Conv2d(1, 8, 1), LIF(8), nn.Flatten(), nn.Linear(128, 3))
+    names = ['"7\\', "é1", "??/2"]
     export(network, tmp_path / "out", "c", images=digits[:20], classes=names)
     docs, program = Path(__file__).parents[3] / "docs", tmp_path / "classify"
     command = ["cc", "-std=c99", "-O3", "-Wall", "-Wextra", "-Werror", f"-I{tmp_path / 'out'}"]
@@ -181,7 +188,7 @@ def test_the_program_of_the_docs_says_the_class(digits: Tensor, tmp_path: Path) 
     assert len(set(expected)) > 1
     for image, label in zip(digits[:20], expected, strict=True):
         said = subprocess.run([program], input=image.numpy().tobytes(), capture_output=True, check=True)
-        assert said.stdout.decode() == f"{names[label]}\n"
+        assert said.stdout.decode() == f"{names[label]}\n"  # of characters that mean something in a text of C
     for given in (b"short", digits[0].numpy().tobytes() + b"\n"):
         done = subprocess.run([program], input=given, capture_output=True)
         assert (done.returncode, done.stdout) == (2, b"")
@@ -196,8 +203,50 @@ def test_the_program_says_what_it_takes(tmp_path: Path) -> None:
     assert f"{7 * 8 + 7 * 4} bytes of arrays on the stack" in header
     # Of 16 pixels and 2 channels: the weight, and the factor of the sum; and a factor for each class.
     assert f"{16 * 2 * (1 + 1) + 7} multiplications" in header
+    assert f"at most {32 * 7} additions" in header
+    code = (tmp_path / "out" / "model.c").read_text()
+    constants = " + ".join(f"sizeof {name}" for name in re.findall(r"^static const \w+ (\w+)", code, re.MULTILINE))
+    main = (
+        f'#include <stdio.h>\n#include "model.c"\nint main(void) {{ printf("%zu %zu", {constants}, sizeof memory); }}'
+    )
+    (tmp_path / "out" / "sizes.c").write_text(main)
+    subprocess.run(["cc", "sizes.c", "-o", "sizes"], cwd=tmp_path / "out", check=True)
+    sizes = subprocess.run([tmp_path / "out" / "sizes"], capture_output=True, text=True, check=True).stdout
+    assert re.findall(r"(?:Flash|RAM) +([\d,]+) bytes", header) == [f"{int(size):,}" for size in sizes.split()]
     command = ["cc", "-std=c99", "-D__INT_MAX__=32767", "-fsyntax-only", str(tmp_path / "out" / "model.c")]
     assert "an int of 32 bits is needed" in subprocess.run(command, capture_output=True, text=True).stderr
+
+
+KERNELS = """#include <stdint.h>
+#define export(type, name, wanted, given) type of_##name wanted; type of_##name wanted { return name given; }
+export(int64_t, times, (int64_t a, int64_t b), (a, b))
+export(int64_t, scaled, (int64_t a, int64_t b, int bits), (a, b, bits))
+export(int64_t, sine, (uint64_t turns), (turns))
+export(int, lowest, (uint32_t word), (word))
+"""
+
+
+def test_fixed_point_numbers_are_as_exact_as_their_bits(tmp_path: Path) -> None:
+    """And a compiler that is not like GCC finds the same bits."""
+    included, wrappers = KERNELS.split("\n", 1)
+    (tmp_path / "kernels.c").write_text("\n".join([included, *kernels_for(KERNELS), wrappers]))
+    subprocess.run(
+        ["cc", *FLAGS, "-U__GNUC__", "-fPIC", "-shared", "kernels.c", "-o", "kernels"], cwd=tmp_path, check=True
+    )
+    library = ctypes.CDLL(str(tmp_path / "kernels"))
+    for name in ("times", "scaled", "sine"):
+        getattr(library, f"of_{name}").restype = ctypes.c_int64
+    wide, draw = ctypes.c_int64, random.Random(0)
+    for _ in range(200):
+        a, b = draw.randrange(1 - 2**61, 2**61), draw.randrange(-(2**60), 2**60 + 1)
+        assert abs(library.of_times(wide(a), wide(b)) - Fraction(a * b, 2**60)) <= 2
+        bits = draw.randrange(121)
+        value = a >> max(0, 61 - bits)  # what is shifted to the left has room
+        assert abs(library.of_scaled(wide(value), wide(b), bits) - Fraction(value * b, 2**bits)) <= 2
+        turns, word = draw.randrange(2**64), 2**31 | draw.getrandbits(32) & -(2 ** draw.randrange(32))
+        sine = library.of_sine(ctypes.c_uint64(turns)) / 2**60
+        assert sine == pytest.approx(math.sin(2 * math.pi * turns / 2**64), rel=0, abs=4e-15)
+        assert library.of_lowest(ctypes.c_uint32(word)) == (word & -word).bit_length() - 1
 
 
 def test_bits_that_are_read_in_place_take_no_stack(tmp_path: Path) -> None:
@@ -214,8 +263,11 @@ def test_bits_that_are_read_in_place_take_no_stack(tmp_path: Path) -> None:
             return self.head(torch.cat([F.max_pool2d(fire(currents), 2) for fire in self.fires], 1).flatten(1))
 
     export(Two(), tmp_path / "out", "c", images=torch.zeros(1, 4, 4, 1, dtype=torch.uint8))
+    header = (tmp_path / "out" / "model.h").read_text()
     # The scores of 3 classes in 64 bits, and a stem of 2 channels, in 64 bits and its sums in 32.
-    assert f" {3 * 8 + 2 * (8 + 4)} bytes of arrays on the stack" in (tmp_path / "out" / "model.h").read_text()
+    assert f" {3 * 8 + 2 * (8 + 4)} bytes of arrays on the stack" in header
+    # At once there are the currents, one map of spikes, and what is pooled of the other: maps share memory.
+    assert f"RAM     {4 * 16 * 64 + 8 * 16 + 8 * 4:,} bytes of static memory" in header
 
 
 @pytest.mark.slow

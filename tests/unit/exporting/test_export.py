@@ -98,8 +98,10 @@ def test_the_command_writes_all_formats_and_their_proofs(
     network, images = onespike.load(run.folder), torch.randn(3, 1, 32, 32)
     with torch.no_grad():
         expected = network(images)
-    loaded = torch.export.load(out / "model.pt2").module()(images)[0]
+    beside = {"contract.json": ""}
+    loaded = torch.export.load(out / "model.pt2", extra_files=beside).module()(images)[0]
     torch.testing.assert_close(loaded, expected)
+    assert json.loads(beside["contract.json"])["classes"] == list(CLASSES)
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(out / "model.onnx"), providers=["CPUExecutionProvider"])
@@ -131,8 +133,11 @@ class Partly(nn.Module):
 def test_files_hold_no_paths_and_source_lines_of_this_machine(weights: Any, digits: Tensor, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
-    made = export(Partly(), tmp_path / "out", ("onnx", "pt2"), images=digits[:20], weights=weights)
+    network = Partly()
+    before = {name: one.clone() for name, one in network.state_dict().items()}
+    made = export(network, tmp_path / "out", ("onnx", "pt2"), images=digits[:20], weights=weights)
     assert made.holds
+    assert all(torch.equal(one, before[name]) for name, one in network.state_dict().items())
     assert made.parity[0].spikes > 0
     with zipfile.ZipFile(tmp_path / "out" / "model.pt2") as archive:
         content = [archive.read(name) for name in archive.namelist()]
@@ -160,12 +165,15 @@ def test_onnx_with_integers_reads_pixels_and_gives_the_same_spikes(run: Run, tmp
 
 
 def test_a_spike_that_differs_is_found_and_exits_with_1(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., tuple[int, str, str]]
+    run: Run, digits: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]
 ) -> None:
+    given = list[Tensor]()
+
     def wrong(traced: Any, folder: Path) -> Any:
         target = FORMATS["pt2"](traced, folder)["pt2"]
 
         def answer(images: Tensor) -> tuple[Tensor, list[Tensor]]:
+            given.append(images)
             logits, spikes = target(images)
             spikes[2][0, 0, 0, 0] = 1 - spikes[2][0, 0, 0, 0]
             return logits, spikes
@@ -175,6 +183,7 @@ def test_a_spike_that_differs_is_found_and_exits_with_1(
     monkeypatch.setitem(FORMATS, "wrong", wrong)
     code, printed, _ = command("export", run.folder, "--to", "wrong", "--out", tmp_path / "out", "--images", 40)
     assert code == 1
+    assert torch.equal(torch.cat(given), digits[torch.linspace(0, len(digits) - 1, 40).round().long()])
     assert "parity DOES NOT HOLD on 40 images: same class 100.00%" in printed
     assert f"spikes differ first: 1 in {list(neuron_layers(run.model()))[2]}, " in printed
     assert not json.loads((tmp_path / "out" / "parity.json").read_text())["targets"][0]["holds"]
@@ -296,6 +305,8 @@ def test_a_run_of_data_from_python_is_proved_on_images_that_are_given(run: Run, 
     assert made.parity[0].images == 5
     with pytest.raises(OnespikeError, match="labels: expected 0 to 9"):
         export(run, tmp_path / "out", "pt2", images=digits[:5], labels=torch.tensor([0, 1, 2, -1, 3]))
+    with pytest.raises(OnespikeError, match="pixels a side, the network takes 32"):
+        export(run, tmp_path / "out", "pt2", data=replace(run.recipe.data, name="digits", image_size=16))
     with pytest.raises(OnespikeError, match=r"expected those of the network, \(1, 32, 32\), got \(1, 16, 16\)"):
         export(run, tmp_path / "out", "pt2", images=digits[:5, ::2, ::2])
 
@@ -327,6 +338,7 @@ def test_a_run_of_a_network_from_python_says_how_it_is_exported(run: Run, digits
             "0 to 1, .*; divide those of 0 to 255",
         ),
         ({"images": torch.zeros(2, 3, 2, 2), "std": [1e-300] * 3}, "std from 1e-9 on"),
+        ({"images": torch.zeros(2, 3, 2, 2), "std": [255.0] * 3}, "0 to 1, std from 1e-9 on"),
     ],
 )
 def test_images_that_do_not_suit_are_refused(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -337,9 +349,11 @@ def test_images_that_do_not_suit_are_refused(arguments: dict[str, Any], message:
 
 
 def test_labels_may_be_of_any_whole_kind(tmp_path: Path) -> None:
-    network, images = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), torch.zeros(2, 3, 2, 2)
-    labels = torch.zeros(2, dtype=torch.uint16)
-    assert export(network, tmp_path / "out", "pt2", images=images, labels=labels).holds
+    network, images = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), torch.randn(3, 3, 2, 2)
+    with torch.no_grad():
+        labels = ((network(images).argmax(1) + torch.tensor([0, 1, 0])) % 4).to(torch.uint16)
+    (proof,) = export(network, tmp_path / "out", "pt2", images=images, labels=labels, count=2).parity
+    assert (proof.holds, proof.images, proof.top1, proof.target_top1) == (True, 2, 50.0, 50.0)
 
 
 def test_bytes_for_a_run_of_floats_are_refused(run: Run, digits: Tensor, tmp_path: Path) -> None:
@@ -367,7 +381,8 @@ def test_logits_that_do_not_depend_on_the_image_are_refused(to: str, tmp_path: P
     ("arguments", "message"),
     [
         ({"mean": [0.5]}, "mean: with a run it would be ignored"),
-        ({"classes": "ab", "std": None}, "classes: with a run it would be ignored"),
+        ({"std": [0.5]}, "std: with a run it would be ignored"),
+        ({"classes": "ab"}, "classes: with a run it would be ignored"),
         ({"labels": torch.zeros(1)}, "labels: without images it would be ignored"),
         ({"images": torch.zeros(1, 1, 32, 32), "data": ()}, "data: with images it would be ignored"),
         ({"model": nn.Flatten(), "which": "last"}, "which: with a network it would be ignored"),

@@ -1,8 +1,12 @@
 """Float C, for networks whose layers read real values: as close as floats are."""
 
+import math
+import random
 import re
 import shutil
+import struct
 from collections.abc import Callable
+from ctypes import c_float
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ from torch import Tensor, nn
 
 from onespike import convert, create_model, export
 from onespike.errors import OnespikeError
+from onespike.exporting.c.text import literal
 from onespike.models import artificial
 from tests.unit.exporting.program import SANITIZERS, answers
 
@@ -118,6 +123,13 @@ def test_a_converted_resnet_on_photographs_without_undefined_behaviour(shared_da
         expected = network(normalised[:5])
     torch.testing.assert_close(rows[:, 1:], expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
     assert torch.equal(rows[:, 0].long(), expected.argmax(1))
+
+
+def test_every_float_is_written_whole() -> None:
+    draw = random.Random(0)
+    for (value,) in (struct.unpack("f", draw.randbytes(4)) for _ in range(200)):
+        if math.isfinite(value):
+            assert c_float(float(literal(value, "float").removesuffix("f"))).value == value
 
 
 def test_what_floats_cannot_say_is_named(tmp_path: Path) -> None:

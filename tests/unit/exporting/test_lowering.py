@@ -52,7 +52,7 @@ def masked(n: Net, x: Tensor) -> Tensor:
 
 def two_sizes(n: Net, x: Tensor) -> Tensor:
     one, other = n.spikes(x), n.more(x)
-    return n.head(n.fire(0.501 * one + 0.1 * other).flatten(1))
+    return n.head(n.fire((0.5 + 1e-12) * one + 0.1 * other).flatten(1))  # just above the threshold
 
 
 def scores(n: Net, x: Tensor) -> Tensor:
@@ -125,7 +125,8 @@ def currents_above_a_negative_threshold(n: Net, x: Tensor) -> Tensor:
 
 def means_made_whole(n: Net, x: Tensor) -> Tensor:
     means = F.avg_pool2d(n.spikes(x), 2)
-    return n.mix(torch.where(means > 0.1, 1.0, means)).mean((2, 3))
+    spikes = torch.where(means > 0.1, 1.0, means), (means >= 0.5).to(x.dtype), (-means >= -0.5).to(x.dtype)
+    return torch.stack([n.mix(one).mean((2, 3)) for one in spikes]).sum(0)  # some are 0.5 exactly
 
 
 def padded_spikes(n: Net, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from onespike import export
+from onespike.exporting import Export
 from onespike.exporting.contract import Contract
 from onespike.exporting.parity import BATCH, FAR, Parity, compare
 from onespike.neurons import LIF, NeuronConfig
@@ -38,6 +39,7 @@ def flipped_once(logits: Tensor, spikes: list[Tensor]) -> Answer:
         (1.0, lambda logits, spikes: (logits * 1.00001, spikes), True),
         (1.0, lambda logits, spikes: (logits * 1.0005, spikes), False),
         (1e-5, lambda logits, spikes: (-logits, spikes), False),
+        (1e-5, lambda logits, spikes: (logits + 5e-7, spikes), True),
     ],
 )
 def test_what_holds(scale: float, change: Callable[[Tensor, list[Tensor]], Answer], holds: bool) -> None:
@@ -55,17 +57,38 @@ def test_small_potentials_are_excused_less(potential: float, holds: bool) -> Non
 
 
 @pytest.mark.parametrize(
-    ("change", "holds"),
+    ("scale", "change", "holds"),
     [
-        (lambda logits, spikes: (logits, spikes), True),
-        (lambda logits, spikes: (logits + 1e-5, spikes), True),
-        (flipped_once, False),
-        (lambda logits, spikes: (logits + 1e-3, spikes), False),
-        (lambda logits, spikes: (logits.flip(1), spikes), False),
+        (1.0, lambda logits, spikes: (logits, spikes), True),
+        (1.0, lambda logits, spikes: (logits + 1e-5, spikes), True),
+        (1.0, flipped_once, False),
+        (1.0, lambda logits, spikes: (logits + 1e-3, spikes), False),
+        (1.0, lambda logits, spikes: (logits.flip(1), spikes), False),
+        (1e-5, lambda logits, spikes: (logits.roll(1, 1), spikes), False),  # another class, by less than the resolution
     ],
 )
-def test_an_exact_target_is_excused_nothing(change: Callable[[Tensor, list[Tensor]], Answer], holds: bool) -> None:
-    assert proof(1.0, change, resolution=1e-4).holds is holds
+def test_an_exact_target_is_excused_nothing(
+    scale: float, change: Callable[[Tensor, list[Tensor]], Answer], holds: bool
+) -> None:
+    assert proof(scale, change, resolution=1e-4).holds is holds
+
+
+def test_accuracies_are_those_of_each_and_all_batches_count() -> None:
+    shares, classes = [10, 20, 23], list[int]()
+
+    def turned(logits: Tensor, spikes: list[Tensor]) -> Answer:
+        """All images are alike: the network puts them into one class, the target into another."""
+        classes[:] = int(logits[0].argmax()), int(logits[0].argmin())
+        return -logits, [1 - one for one in spikes]
+
+    found = proof(1.0, turned, labels=torch.arange(3).repeat_interleave(torch.tensor(shares)))
+    assert [found.top1, found.target_top1] == [100 * shares[one] / 53 for one in classes]
+    assert (found.same_class, found.spikes, found.differing) == (0.0, 53 * 4, 53 * 4)
+
+
+def test_an_export_holds_if_all_its_targets_do() -> None:
+    good, bad = (proof(1.0, lambda logits, spikes, by=by: (logits + by, spikes)) for by in (0, 1))
+    assert [Export(Path(), (), targets).holds for targets in ((good, good), (good, bad))] == [True, False]
 
 
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf])
@@ -82,6 +105,7 @@ def proof(
     resolution: float | None = None,
     potential: float = 0.50001,  # just above the threshold
     threshold: float = 0.5,
+    labels: Tensor | None = None,
 ) -> Parity:
     """Compare a network with a target that answers as it does, but for the change."""
     torch.manual_seed(0)
@@ -100,11 +124,46 @@ def proof(
         return change(logits, calls)
 
     images = torch.full((BATCH + 3, 2, 2, 1), 255, dtype=torch.uint8)  # more than one batch
-    return compare("target", network, target, contract, images, resolution=resolution)
+    return compare("target", network, target, contract, images, labels, resolution)
 
 
 CONTRACT = Contract("net", "", ("a", "b", "c"), 1, 2, (0.0,), (1.0,), "fp32", False)
 IMAGES = torch.randint(0, 256, (6, 2, 2, 1), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("flips", "holds", "first"),
+    [
+        ([(0, 1, 1)], False, ("3", 1)),
+        ([(0, 0, 0), (0, 1, 1)], True, ("1", 1)),  # the second one may come of the first one, which is excused
+        ([(0, 0, 0), (1, 1, 1)], False, ("1", 1)),  # not in another image
+        ([(0, 0, 0), (0, 1, 1), (1, 1, 0)], True, ("1", 1)),
+        ([(0, 1, 0), (52, 0, 0)], True, ("1", 1)),  # in the second batch it is another layer
+        ([(0, 0, 0), (52, 0, 0), (52, 1, 1)], True, ("1", 2)),
+    ],
+)
+def test_what_comes_of_an_excused_spike_is_excused(
+    flips: list[tuple[int, int, int]], holds: bool, first: tuple[str, int]
+) -> None:
+    """Two layers whose potentials are at the threshold in pixel 0, and far from it elsewhere: (image, layer, pixel)."""
+    conv, another = (nn.Conv2d(1, 1, 1, bias=False) for _ in range(2))
+    network = nn.Sequential(conv, LIF(1), another, LIF(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+    for one in (conv, another):
+        nn.init.constant_(one.weight, 0.50001)
+    images, seen = torch.zeros(BATCH + 3, 2, 2, 1, dtype=torch.uint8), list[int]()
+    images[:, 0, 0] = 255
+
+    def target(raw: Tensor) -> Answer:
+        logits, calls = answer_and_calls(network, CONTRACT.normalise(raw))
+        spikes = [call.spikes.flatten(1).clone() for call in calls]
+        for image, layer, pixel in flips:
+            if 0 <= image - sum(seen) < len(raw):
+                spikes[layer][image - sum(seen), pixel] -= 1
+        seen.append(len(raw))
+        return logits, spikes
+
+    found = compare("target", network, target, CONTRACT, images)
+    assert (found.holds, (found.first, found.differing)) == (holds, first)
 
 
 class Rows(nn.Module):

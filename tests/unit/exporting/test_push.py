@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import onespike
+from onespike.audit import CONVENTIONS
 from onespike.errors import OnespikeError
 from onespike.exporting.model_card import interval
 from onespike.functional import to_integers
@@ -61,6 +63,7 @@ def test_the_interval_is_wilsons() -> None:
 
 def test_8_bits_are_those_of_training(run: Run, tmp_path: Path) -> None:
     folder = onespike.save_pretrained(run, tmp_path / "out", weights="int8")
+    assert not (folder / "config.json").exists(), "timm reads floats alone"
     stored = load_file(folder / "model.safetensors")
     layers = [name for name, one in run.model().named_modules() if isinstance(one, nn.Conv2d | nn.Linear)]
     assert {name for name, one in stored.items() if one.dtype == torch.int8} == {f"{name}.weight" for name in layers}
@@ -72,6 +75,10 @@ def test_8_bits_are_those_of_training(run: Run, tmp_path: Path) -> None:
             assert torch.equal(to_integers(loaded[name].double())[0], integers)
         else:
             assert torch.equal(loaded[name], weight)
+    assert "test_top1" not in Run.open(folder).summary
+    run.begin(replace(run.recipe, train=replace(run.recipe.train, int8_weights=True)))
+    run.finish(SUMMARY)  # of rounded weights
+    assert Run.open(onespike.save_pretrained(run, folder, weights="int8")).summary["test_top1"] == 90.0
 
 
 @pytest.mark.parametrize("how", [{"weights": "int8"}, {"which": "last"}])
@@ -134,7 +141,9 @@ def test_a_repository_that_cannot_be_reached_is_one_line(
         onespike.push_to_hub(run, "user/repo")
 
 
-def test_push_uploads_what_is_saved(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_push_uploads_what_is_saved(
+    run: Run, monkeypatch: pytest.MonkeyPatch, command: Callable[..., tuple[int, str, str]]
+) -> None:
     seen: dict[str, Any] = {}
 
     class Api:
@@ -144,6 +153,7 @@ def test_push_uploads_what_is_saved(run: Run, monkeypatch: pytest.MonkeyPatch) -
         def upload_folder(self, repo_id: str, folder_path: Path, delete_patterns: list[str]) -> str:
             seen["deleted"] = sorted(delete_patterns)
             seen["files"] = sorted(path.name for path in folder_path.iterdir())
+            seen["bias"] = load_file(folder_path / "model.safetensors")["head.bias"]
             return f"https://hub/{repo_id}"
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
@@ -152,6 +162,16 @@ def test_push_uploads_what_is_saved(run: Run, monkeypatch: pytest.MonkeyPatch) -
     assert seen["deleted"] == seen["files"], "nothing of an earlier push stays"
     assert "model.safetensors" in seen["files"]
     assert not any(name.endswith((".pt", ".bin", ".pkl")) for name in seen["files"])
+
+    monkeypatch.setattr("onespike.cli.push._measured", lambda *_: {"test_top1": 50.0, "test_images": 10})
+    last = run.checkpoint("best")
+    last.weights["head.bias"] += 1
+    last.save(run.last)
+    for options, private, checkpoint in (((), False, "best"), (("--private", "--checkpoint", "last"), True, "last")):
+        code, printed, said = command("push", run.folder, "--repo", "user/own", *options)
+        assert (code, "weights fp32: https://hub/user/own" in printed) == (0, True), said
+        assert seen["repo"] == ("user/own", private, True)
+        assert torch.equal(seen["bias"], run.checkpoint(checkpoint).weights["head.bias"])
 
 
 @pytest.mark.parametrize("place", ["FOLDER", "hub:user/repo", "pretrained:FOLDER"])
@@ -213,21 +233,44 @@ def test_timm_builds_registered_models_and_reads_folders(run: Run, tmp_path: Pat
     folder = onespike.save_pretrained(run, tmp_path / "out")
     loaded = timm.create_model(f"local-dir:{folder}", pretrained=True)
     assert torch.equal(answers(loaded), answers(run.model()))
+    said = {"mean": [0.3], "std": [0.35], "input_size": [1, 32, 32], "num_classes": 10, "label_names": list(CLASSES)}
+    assert (
+        json.loads((folder / "config.json").read_text())["pretrained_cfg"].items() >= (said | {"crop_pct": 1}).items()
+    )
 
 
 def test_push_measures_what_it_writes(
     run: Run, tmp_path: Path, command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "pushed"
+    out, found = tmp_path / "pushed", dict[str, Any]()
+
+    def noted(place: str, name: str) -> None:
+        module = import_module(place)
+        measure = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *given, **named: found.setdefault(name, measure(*given, **named)))
+
+    noted("onespike.evaluation.evaluate", "evaluate")
+    noted("onespike.audit", "audit_run")
     code, printed, _ = command("push", run.folder, "--out", out, "--weights", "int8", "--images", 8)
     assert code == 0
     summary = json.loads((out / "summary.json").read_text())
+    evaluated, audited = found["evaluate"], found["audit_run"]
+    tops = [summary[f"test_{name}"] for name in ("top1", "top5", "loss", "set")]
+    assert tops == [evaluated.top1.mean, evaluated.top5.mean, evaluated.loss.mean, evaluated.test_set]
+    assert summary["audit"] == {
+        **{
+            key: getattr(audited.operations, key) for key in ("images", "weights", "synaptic_operations", "firing_rate")
+        },
+        "macs": {"dense": audited.operations.macs},
+        "joules": {name: audited.energy(name).total for name in CONVENTIONS},
+    }
     assert f"{summary['test_top1']:.2f}% of 360 test images, weights int8" in printed
     assert summary["test_top1"] != 90.0, "it is what was measured at the end of training"
     assert summary["audit"]["images"] == 8
     assert summary["audit"]["synaptic_operations"] > 0
     assert "synaptic operations" in (out / "README.md").read_text()
     assert "test images of digits (95%" in (out / "README.md").read_text()
+    assert "weights in 8 bits." in (out / "README.md").read_text()
     (out / "notes.txt").write_text("mine")
     other = tmp_path / "other"
     for words, message in (

@@ -46,12 +46,13 @@ def model(nodes: list[Any], constants: dict[str, Any], output: str = "out") -> A
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
-def firing(scale: list[float], population: int = 2) -> Any:
+def firing(scale: list[float], population: int = 2, copies: tuple[str, list[int]] | None = None) -> Any:
     """Batch norm, copies for a population, shifts, a threshold."""
+    copy, repeats = copies or ("Tile", [1, population, 1, 1])
     norm = ["scale", "bias", "mean", "variance"]
     nodes = [
         helper.make_node("BatchNormalization", ["x", *norm], ["normed"], epsilon=1e-3, name="norm"),
-        helper.make_node("Tile", ["normed", "repeats"], ["copies"], name="tile"),
+        helper.make_node(copy, ["normed", "repeats"], ["copies"], name="tile"),
         helper.make_node("Add", ["copies", "shift"], ["potential"], name="add"),
         helper.make_node("Greater", ["potential", "threshold"], ["fired"], name="fire"),
         helper.make_node("Cast", ["fired"], ["out"], to=FLOAT, name="cast"),
@@ -59,7 +60,7 @@ def firing(scale: list[float], population: int = 2) -> Any:
     one = lambda: RANDOM.uniform(0.5, 2, 3).astype(np.float32)  # noqa: E731
     shift = RANDOM.normal(size=(3 * population, 1, 1)).astype(np.float32)
     constants = {"scale": np.float32(scale), "bias": one(), "mean": one(), "variance": one(), "shift": shift}
-    return model(nodes, constants | {"repeats": np.array([1, population, 1, 1]), "threshold": np.float32(0.5)})
+    return model(nodes, constants | {"repeats": np.array(repeats), "threshold": np.float32(0.5)})
 
 
 def run(made: Any, images: np.ndarray) -> np.ndarray:
@@ -80,6 +81,15 @@ def test_thresholds_take_norm_copies_and_shifts() -> None:
 
 def test_a_negative_gain_turns_the_comparison_and_stays() -> None:
     made, images = firing([0.5, -1.0, 3.0]), RANDOM.normal(size=(8, 3, 4, 4)).astype(np.float32)
+    expected, before = run(made, images), [node.op_type for node in made.graph.node]
+    fold_thresholds(made)
+    assert [node.op_type for node in made.graph.node] == before
+    assert np.array_equal(run(made, images), expected)
+
+
+@pytest.mark.parametrize("copies", [("Tile", [1, 1, 2, 1]), ("Expand", [2, 1, 1, 1])], ids=["pixels", "images"])
+def test_copies_that_are_no_population_stay(copies: tuple[str, list[int]]) -> None:
+    made, images = firing([0.5, 1.0, 3.0], 1, copies), RANDOM.normal(size=(1, 3, 4, 4)).astype(np.float32)
     expected, before = run(made, images), [node.op_type for node in made.graph.node]
     fold_thresholds(made)
     assert [node.op_type for node in made.graph.node] == before
@@ -143,8 +153,39 @@ def test_a_layer_that_reads_pixels_keeps_its_floats_whatever_moves_them(read: st
     made = model(nodes, {"tenth": np.float32(0.1), "weight": weight})
     made.graph.input.append(helper.make_tensor_value_info("images", TensorProto.UINT8, ["B", 3, 4, 4]))
     quantise(made)
-    kinds = [node.op_type for node in made.graph.node]
-    assert ("DequantizeLinear" in kinds) == (read == "x"), kinds
+    stored = [one.name for one in made.graph.initializer]
+    assert ("weight_int8" in stored) == (read == "x"), stored
+
+
+@pytest.mark.parametrize("reads", [["real"], ["spikes", "sums"]])
+@pytest.mark.parametrize("kind", ["MatMul", "Gemm", "Gemm of rows", "MatMul of turned rows"])
+def test_weights_of_8_bits_are_stored_once_and_nothing_else_is_rounded(kind: str, reads: list[str]) -> None:
+    """They have a scale for each output; ONNX Runtime would round what is real, too, if it could."""
+    (operation, _, rows), turned = kind.partition(" of "), "turned" in kind
+    integers, scales = RANDOM.integers(-127, 128, (48, 5)), 2.0 ** np.arange(-7, -2)
+    integers[0] = 127
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["real"]),
+        helper.make_node("Greater", ["real", "half"], ["fired"]),
+        helper.make_node("Cast", ["fired"], ["spikes"], to=FLOAT),
+        helper.make_node("Add", ["spikes", "spikes"], ["sums"]),
+        *([helper.make_node("Transpose", ["weight"], ["turned"], perm=[1, 0])] if turned else []),
+    ]
+    how = {"transB": 1} if kind == "Gemm of rows" else {}
+    for read in reads:
+        given = [read, "turned" if turned else "weight"]
+        nodes.append(helper.make_node(operation, given, [f"{read}_out"], read, **how))
+    nodes.append(helper.make_node("Sum", [f"{read}_out" for read in reads], ["out"]))
+    weight = (integers * scales).astype(np.float32)
+    made = model(nodes, {"weight": weight.T if rows else weight, "half": np.float32(0.5)})
+    images = RANDOM.normal(size=(7, 3, 4, 4)).astype(np.float32)
+    expected = run(made, images)
+    quantise(made)
+    stored = {one.name: numpy_helper.to_array(one) for one in made.graph.initializer}
+    assert np.array_equal(stored["weight_int8"], integers.T if rows else integers)
+    assert all(one.size <= 5 for one in stored.values() if one.dtype != np.int8)
+    assert [node.op_type for node in made.graph.node].count("QuantizeLinear") == 2 * ("spikes" in reads)
+    assert np.allclose(run(made, images), expected, rtol=1e-5, atol=1e-4)
 
 
 def test_a_vector_of_weights_has_no_channels_and_stays() -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,10 @@ from onespike.exporting.network import rounded
 from onespike.inference import Engine, load_engine
 from onespike.inference.compare import Candidate, compare
 from onespike.inference.optimise import Eager, _suited, compare_spikes, optimise
+from onespike.inference.runtimes import WATCHED, _differing, _spikes
 from onespike.inference.storage import save_engine
 from onespike.models import ModelConfig, create_model, model_config
+from onespike.neurons import LIF
 from onespike.training import train
 from onespike.training.checkpoint import ModelCard
 from onespike.training.recipe import load_recipe
@@ -74,14 +77,16 @@ def in_a_process(*arguments: object) -> None:
 
 
 def test_the_command_leaves_an_engine_and_a_report(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    out = tmp_path / "engine"
-    assert command(run.folder, "--out", out, "--precision", "int16", "--rounds", 1) == 0
+    out, last = tmp_path / "engine", run.checkpoint("best")
+    last.weights["head.bias"] += 1
+    last.save(run.last)
+    assert command(run.folder, "--out", out, "--precision", "int16", "--rounds", 1, "--checkpoint", "last") == 0
     printed = capsys.readouterr().out
     assert "the engine, onespike int16, and report.json are in" in printed
     assert re.search(r"\| PyTorch fp32 \| [\d.]+ \| 100\.00 \| - \|", printed), "it is not compared with itself"
     assert sorted(path.name for path in out.iterdir()) == ["engine.json", "engine.safetensors", "report.json"]
     report = json.loads((out / "report.json").read_text())
-    assert (report["images"], report["model"]) == (12, "conv-tiny")
+    assert (report["images"], report["model"], report["rounds"]) == (12, "conv-tiny", 1)
     assert {"commit", "processor", "packages", "onespike"} == report["environment"].keys()
     assert (report["engine"], len(report["blocks"])) == ("onespike int16", 6)
     eager, ours = report["engines"]
@@ -90,7 +95,7 @@ def test_the_command_leaves_an_engine_and_a_report(run: Run, tmp_path: Path, cap
         assert eager["milliseconds"][batch] > 0
         assert ours["ratio"][batch] == pytest.approx(ours["milliseconds"][batch] / eager["milliseconds"][batch])
 
-    engine, direct = load_engine(out), Engine(load(run.folder), "int16")
+    engine, direct = load_engine(out), Engine(last.network(), "int16")
     assert engine.card is not None
     assert engine.card.classes == CLASSES
     pictures = torch.randn(8, 3, 16, 16)
@@ -127,6 +132,8 @@ def test_images_that_moved_are_found_at_their_new_place(images: Path, tmp_path: 
     run = run_of(model_config("conv-tiny", preset="modern", channels=(8, 8, 16)), tmp_path / "gone", tmp_path)
     assert command(run.folder, "--rounds", 1) == 2
     assert "correct --data.root" in capsys.readouterr().err
+    assert command(run.folder, "--data.root", images, "--data.image_size", 8) == 2
+    assert "8 pixels a side, the network takes 16" in capsys.readouterr().err
     assert command(run.folder, "--rounds", 1, "--data.root", images) == 0
 
 
@@ -250,6 +257,41 @@ def test_your_random_numbers_go_on_as_if_nothing_had_been_compared() -> None:
     assert torch.equal(torch.get_rng_state(), before)
     compare("conv-tiny", {"a": Candidate(network), "b": Candidate(engine)}, batches, 1, sizes=(1,))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_engines_are_timed_on_whole_batches_in_milliseconds() -> None:
+    sizes = list[int]()
+
+    def engine(seconds: float) -> Candidate:
+        def run(images: torch.Tensor) -> torch.Tensor:
+            time.sleep(seconds)
+            sizes.append(len(images))
+            return torch.zeros(len(images), 2)
+
+        return Candidate(run)
+
+    engines, images = {"eager": engine(0), "slow": engine(0.02), "fast": engine(0.001)}, torch.zeros(3, 1, 2, 2)
+    batches = [(images, torch.tensor([0, 1, 0])), (images[:1], torch.tensor([1]))]
+    found = compare("net", engines, batches, 1, sizes=(1, 8))
+    assert sorted(set(sizes)) == [1, 3, 8]
+    assert all(0.02 <= seconds / 1000 < 20 for seconds in found.engines[1].milliseconds.values())
+    assert (found.fastest, found.images, found.engines[1].top1) == ("fast", 4, 50.0)
+    with pytest.raises(OnespikeError, match="numbers that are not finite"):
+        compare("net", {"broken": Candidate(lambda images: images.flatten(1) / 0)}, batches, 1, sizes=(1,))
+
+
+def test_spikes_that_differ_are_counted_over_all_images() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 1, 1), LIF(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+    images = torch.randn(WATCHED + 3, 1, 2, 2)
+
+    def target(part: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor | None]]:
+        spikes = network[:2](part)
+        spikes[0, 0, 0] = 1 - spikes[0, 0, 0]  # two of the first image of each part
+        return network(part), [spikes]
+
+    expected = [_spikes(network, part) for part in images.split(WATCHED)]
+    assert _differing(target, images, expected) == 4 / images.numel()
+    assert _differing(lambda part: (network(part), [None]), images, expected) is None
 
 
 def test_timings_take_turns() -> None:
