@@ -15,6 +15,7 @@ from torch.nn.functional import max_pool2d
 from onespike.functional import (
     Surrogate,
     batch_norm,
+    charge,
     conv3x3,
     fire_over_time,
     has_kernels,
@@ -25,7 +26,7 @@ from onespike.functional import (
 from onespike.functional.kernels import compiler, kernels_for
 from onespike.models import create_model
 from onespike.neurons import LIF, Incoming
-from onespike.units.cells import GRU
+from onespike.units.cells import GRU, RNN
 from onespike.units.layers import BatchNorm, MaxPool
 from tests.hostile.harness import in_time
 
@@ -219,6 +220,22 @@ def test_results_lie_where_the_input_does_wherever_others_would(name) -> None:
         with torch.device("meta"):
             elsewhere = torch.autograd.grad(FUNCTIONS[name](x, shift).sum(), x)[0]
     assert torch.equal(plain, elsewhere)
+
+
+ONCE = FUNCTIONS | {
+    "charge": lambda x, _: charge(x[None], 0.4, x[None]),
+    "scan_gru": lambda x, _: GRU(4, 4, batch_first=True)(x.flatten(1, 2).repeat(1, 2, 1))[0],
+    "scan_rnn": lambda x, _: RNN(4, 4, batch_first=True)(x.flatten(1, 2).repeat(1, 2, 1))[0],
+}
+
+
+@pytest.mark.parametrize("name", ONCE)
+def test_a_second_derivative_is_refused_rather_than_wrong(name) -> None:
+    x = in_memory(4, 3, 4, 4).requires_grad_()
+    loss = ONCE[name](x, torch.zeros(3)).square().sum()
+    (gradient,) = torch.autograd.grad(loss, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
 
 
 @pytest.mark.parametrize("lost", [lambda one: one.to("meta"), FakeTensorMode().from_tensor, torch._neg_view])
