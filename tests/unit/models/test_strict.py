@@ -57,9 +57,12 @@ def test_each_neuron_of_a_population_fires_where_the_normalised_current_exceeds_
 
 @pytest.mark.parametrize("population", [1, 2, 3])
 @pytest.mark.parametrize("rate", [0.5, 0.2])
-def test_the_neurons_of_a_population_start_at_even_shares_whose_mean_is_the_firing_rate(population, rate):
-    potentials = Thresholds(1, config(population=population, firing_rate=rate))(torch.randn(200, 1, 20, 20))
-    shares = (potentials > 0.5).float().mean((0, 2, 3))
+@pytest.mark.parametrize(("neuron", "threshold"), [("lif", 0.5), ("relu", 0.0)])
+def test_the_neurons_of_a_population_start_at_even_shares_whose_mean_is_the_firing_rate(
+    population, rate, neuron, threshold
+):
+    chosen = config(population=population, firing_rate=rate, neuron=neuron, strict=False)
+    shares = (Thresholds(1, chosen)(torch.randn(200, 1, 20, 20)) > threshold).float().mean((0, 2, 3))
     expected = 2 * rate * torch.arange(1, population + 1) / (population + 1)
     torch.testing.assert_close(shares, expected, rtol=0, atol=0.01)
 
@@ -88,6 +91,13 @@ def test_whitened_patches_are_uncorrelated_and_of_variance_one():
     assert torch.equal(values[:, :12], -values[:, 12:])
     covariance = values[:, :12].T @ values[:, :12] / len(values)
     torch.testing.assert_close(covariance, torch.eye(12), rtol=0, atol=0.02)
+
+
+def test_what_patches_do_not_vary_in_is_whitened_by_a_finite_factor_and_no_weight_is_trained():
+    layer = Whitening(3, 2, 1)
+    layer.learn_from(torch.zeros(4, 3, 8, 8))
+    torch.testing.assert_close(layer.weight.flatten(1).norm(dim=1), torch.full((24,), 5e-4**-0.5))
+    assert not layer.weight.requires_grad
 
 
 def test_whitening_by_a_few_images_at_a_time_is_the_same(monkeypatch):
@@ -220,7 +230,7 @@ def test_sizes_do_not_drift(name, parameters, macs):
 
 
 @every_family
-@pytest.mark.parametrize(("size", "side"), [(32, 3), (64, 4), (224, 7), (28, 3)])
+@pytest.mark.parametrize(("size", "side"), [(32, 3), (64, 4), (128, 4), (224, 7), (28, 3)])
 def test_images_of_other_sizes_are_taken(name, size, side):
     network = create_model(name, width=8, image_size=size)
     seen = []
@@ -242,6 +252,8 @@ def test_images_of_other_sizes_are_taken(name, size, side):
         ({"stages": (1, 0)}, "stages: expected at least 1, got 0"),
         ({"attention": -1}, "attention: expected 0 or up to width, 48, got -1"),
         ({"firing_rate": 0.6}, "firing_rate: expected 1e-6 <= firing_rate <= 0.5, got 0.6"),
+        ({"firing_rate": 0.0}, "firing_rate: expected 1e-6 <= firing_rate <= 0.5, got 0"),
+        ({"population": 0}, "population: expected 1..16, got 0"),
         ({"population": 17}, "population: expected 1..16, got 17"),
         ({"image_size": 8}, "image_size: spiking-.*-m halves the map 3 times, which leaves no pixel of 8"),
         ({"stages": (1, 1, 1, 1, 1)}, "halves the map 5 times, which leaves no pixel of 32; .*--model.stages"),
