@@ -14,7 +14,7 @@ from onespike.models.spiking_resnet import Residual, RPReLU
 from onespike.models.stem import Whitening
 from onespike.models.strict_layers import Attended, Firing, Head, Thresholds, Windows
 from onespike.neurons import NEURONS, Neuron
-from onespike.units.layers import MaxPool
+from onespike.units.layers import BatchNorm, Conv3x3, MaxPool
 
 FAMILIES = ["spiking-vgg-m", "spiking-resnet-m"]
 every_family = pytest.mark.parametrize("name", FAMILIES)
@@ -126,6 +126,11 @@ def test_the_stem_computes_its_whitened_patches_again_from_images_that_stay():
     create_model("spiking-vgg-xs")(images(2)[:0]).sum().backward()  # its tensors of nothing are all at one place
 
 
+def test_each_further_convolution_of_a_stem_stands_behind_a_norm_and_a_relu():
+    kinds = [type(layer) for layer in create_model("spiking-vgg-xs", stem_layers=3, stem="none").stem]
+    assert kinds == [Conv3x3, MaxPool, *(BatchNorm, nn.ReLU, Conv3x3) * 2]
+
+
 def test_heads_read_whether_a_neuron_fired_anywhere_or_the_mean_of_all_places():
     spikes = (torch.rand(2, 6, 3, 3) > 0.8).float()
     for kind, reduced in (("or", spikes.amax((2, 3))), ("mean", spikes.mean((2, 3)))):
@@ -165,6 +170,11 @@ def test_behind_the_stem_every_layer_reads_zeros_and_ones(name, overrides):
         isinstance(m, nn.Conv2d) for m in network.stem.modules()
     )
     assert all(reading.product.arrives == "binary" and reading.product.step == 1 for reading in behind)
+
+
+def test_where_dilated_windows_overlap_spikes_with_a_sign_are_whole():
+    windows = Windows(4, "dilated", config(preset="windows", windows="dilated", neuron="ternary"))
+    assert set(windows(torch.randint(-1, 2, (4, 4, 8, 8)).float()).unique().tolist()) == {-1, 0, 1}
 
 
 @every_family
@@ -257,7 +267,9 @@ def test_images_of_other_sizes_are_taken(name, size, side):
         ({"population": 17}, "population: expected 1..16, got 17"),
         ({"image_size": 8}, "image_size: spiking-.*-m halves the map 3 times, which leaves no pixel of 8"),
         ({"stages": (1, 1, 1, 1, 1)}, "halves the map 5 times, which leaves no pixel of 32; .*--model.stages"),
+        ({"attention": 49}, "attention: expected 0 or up to width, 48, got 49"),
         ({"windows": "average"}, "depth: with windows expected an odd number from 3 on .* got 2"),
+        ({"windows": "average", "depth": 4}, "depth: with windows expected an odd number from 3 on .* got 4"),
         ({"preset": "windows", "depth": 1}, "depth: with windows expected an odd number from 3 on .* got 1"),
         ({"preset": "windows", "attention": 8}, "attention: expected 0 with windows, whose units have none, got 8"),
         (
