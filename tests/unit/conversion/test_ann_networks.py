@@ -106,6 +106,8 @@ def test_every_network_learns_from_every_weight(name, branches, activation):
             nn.init.ones_(parameter)
     logits = network(torch.randn(4, 1, 32, 32))
     assert logits.shape == (4, 7)
+    if name == "resnet18":  # its first convolution halves the map, as its last three stages do, and nothing pools
+        assert network.forward_features(torch.zeros(1, 1, 32, 32)).shape == (1, 512, 2, 2)
     logits.square().sum().backward()
     lost = [key for key, one in network.named_parameters() if one.grad is None or not one.grad.any()]
     assert not lost

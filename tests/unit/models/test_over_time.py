@@ -218,7 +218,7 @@ def plain_standard(network, given):
 
     def fire(neurons, currents):
         potential = currents + 0.4 * kept.get(neurons, 0)
-        spikes = (potential > neurons.neuron.threshold).float()
+        spikes = (potential > neurons.neuron.threshold).double()
         kept[neurons] = potential * (1 - spikes)
         return spikes
 
@@ -244,9 +244,9 @@ def plain_standard(network, given):
 
 @pytest.mark.parametrize("name", ["spiking-vgg11", "spiking-resnet19", "spiking-mlp"])
 def test_standard_networks_are_those_of_a_plain_loop(name):
-    network = make(name, width=8, neuron={"threshold": 0.05})
+    network, given = make(name, width=8, neuron={"threshold": 0.05}).double(), frames().double()
     with torch.no_grad():
-        logits, expected = network(frames()), plain_standard(network, frames())
+        logits, expected = network(given), plain_standard(network, given)
     torch.testing.assert_close(logits, expected)
     assert not torch.equal(logits[1], logits[2])
 

@@ -1,5 +1,7 @@
 """Strictly spiking networks: what their layers compute and read, their sizes, and what is refused."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +15,7 @@ from onespike.models import model_config
 from onespike.models.spiking_resnet import Residual, RPReLU
 from onespike.models.stem import Whitening
 from onespike.models.strict_layers import Attended, Firing, Head, Thresholds, Windows
-from onespike.neurons import NEURONS, Neuron
+from onespike.neurons import NEURONS, Neuron, NeuronConfig
 from onespike.units.layers import BatchNorm, Conv3x3, MaxPool
 
 FAMILIES = ["spiking-vgg-m", "spiking-resnet-m"]
@@ -183,6 +185,17 @@ def test_the_twin_of_relu_has_the_same_weights(name):
     twin.load_state_dict(network.state_dict())
     readings = read_spikes(count_operations(twin.eval(), [images(4)]))
     assert {one.product.arrives for one in readings if one.path.startswith(("layers", "blocks"))} == {"real"}
+
+
+@every_family
+def test_what_is_chosen_by_default_and_by_a_preset_does_not_drift(name):
+    usual = model_config(name)
+    chosen = (usual.firing_rate, usual.stem, usual.head, usual.fusion, usual.theta, usual.region_threshold)
+    assert chosen == (0.25, "whitening", "or", "sincos", 0.5, 0.1)
+    assert (usual.neuron, usual.time_steps) == (NeuronConfig(surrogate="triangle", surrogate_width=2.0), 1)
+    windows = {"windows": "alternating", "depth": 3, "stem": "none", "population": 1}
+    for preset, changes in (("windows", windows), ("ann", {"neuron": NeuronConfig("relu"), "strict": False})):
+        assert model_config(name, preset) == replace(usual, preset=preset, **changes)
 
 
 @every_family
