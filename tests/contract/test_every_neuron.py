@@ -85,9 +85,10 @@ def test_a_parameter_for_each_channel_belongs_to_that_channel(name):
 
 @pytest.mark.parametrize("name", SPIKING)
 def test_where_channels_are_not_told_it_refuses_unless_all_are_alike(name):
-    with pytest.raises(ValueError, match=r"for each channel: expected potentials .*got \(2, 3, 4\)"):
-        make(name, learnable_threshold="channel")(values(2, CHANNELS, 4))
-    assert make(name)(values(2, CHANNELS, 4)).shape == (2, CHANNELS, 4)
+    for shape in ((2, CHANNELS, 4), (CHANNELS, 2, 4), (CHANNELS,)):
+        with pytest.raises(ValueError, match=r"for each channel: expected potentials .*got \("):
+            make(name, learnable_threshold="channel")(values(*shape))
+        assert make(name)(values(*shape)).shape == shape
 
 
 @every_neuron

@@ -83,7 +83,7 @@ class _FireOverTime(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (currents, mean, scale, shift), (threshold, decay, surrogate) = ctx.saved_tensors, ctx.constants
         steps, batch, channels, *sides = currents.shape
-        gradient = plain(gradient.to(currents.dtype).flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        gradient = plain(gradient.flatten(0, 1).contiguous(memory_format=torch.channels_last))
         sums = currents.new_empty(2, len(shift) // channels, channels, dtype=torch.float64)
         out = empty_maps(currents, (steps * batch, channels, *sides))
         arguments = *_sized(currents, len(shift)), mean, scale, shift, threshold, decay

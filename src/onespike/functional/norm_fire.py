@@ -151,7 +151,7 @@ class _BatchNorm(torch.autograd.Function):
 def _backward(currents, gradient, mean, scale, limit, kind, width, factor):  # type: ignore[no-untyped-def]
     """Return the currents' gradient, by each channel's factor, and each neuron's sums of dx and dx * x, (2, P, C)."""
     kernels, (population, channels), rows = _kernels(currents), limit.shape, _rows(currents)
-    gradient = plain(gradient.to(currents.dtype).contiguous(memory_format=torch.channels_last))
+    gradient = plain(gradient.contiguous(memory_format=torch.channels_last))
     arguments = kind, currents, gradient, rows, channels, population, mean, scale, limit, width
     sums = torch.empty(2, population, channels, dtype=torch.float64, device=currents.device)
     kernels("backward_sums", *arguments, sums)
@@ -208,7 +208,7 @@ def moments_of(currents: Tensor, norm: nn.BatchNorm2d, times: int = 1) -> tuple[
         norm.num_batches_tracked.add_(1)
         momentum = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
         norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
-        unbiased = variance * (times * rows / max(times * rows - 1, 1))
+        unbiased = variance * (times * rows / (times * rows - 1))
         norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), momentum)
     scale = (variance + norm.eps).rsqrt()
     return mean.to(real), scale.to(real)

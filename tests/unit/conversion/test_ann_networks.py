@@ -4,10 +4,12 @@ import re
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import conv2d
 
 from onespike.errors import OnespikeError
 from onespike.models import create_model, model_config
+from onespike.models.affine import Affine
 from onespike.models.artificial import FeedForward, TokenMixing
 from onespike.models.attention import WINDOW, WindowAttention, relative_places
 from onespike.models.patch import PatchMerging
@@ -104,6 +106,8 @@ def test_every_network_learns_from_every_weight(name, branches, activation):
             nn.init.ones_(parameter)
     logits = network(torch.randn(4, 1, 32, 32))
     assert logits.shape == (4, 7)
+    if name == "resnet18":  # its first convolution halves the map, as its last three stages do, and nothing pools
+        assert network.forward_features(torch.zeros(1, 1, 32, 32)).shape == (1, 512, 2, 2)
     logits.square().sum().backward()
     lost = [key for key, one in network.named_parameters() if one.grad is None or not one.grad.any()]
     assert not lost
@@ -119,6 +123,68 @@ def test_windows_are_cut_and_joined_again_and_shifted_ones_see_across():
     # Shifted by two, the pixel's window spans rows and columns 2 to 5: both sides of the unshifted border at 4.
     assert reached[2:6, 2:6].all()
     assert reached.sum() == 16
+
+
+def over_channels(layer: nn.Linear, x: Tensor) -> Tensor:
+    return torch.einsum("oc,bc...->bo...", layer.weight, x) + layer.bias.view(-1, *[1] * (x.ndim - 2))
+
+
+def scaled(affine: Affine, x: Tensor) -> Tensor:
+    return affine.scale[:, None, None] * x + affine.shift[:, None, None]
+
+
+def attended(layer: WindowAttention, x: Tensor, number: int, spiking: bool) -> Tensor:
+    """Attention window by window; each second layer is shifted, unless its map is a single window."""
+    m = min(4, x.shape[-1])
+    shift = 2 if number % 2 and x.shape[-1] > 4 else 0
+    a = torch.relu if spiking else torch.clone
+    pixels = [(row, column) for row in range(m) for column in range(m)]
+    places = [[(r - s + m - 1) * (2 * m - 1) + c - d + m - 1 for s, d in pixels] for r, c in pixels]
+    rolled = a(x).roll((-shift, -shift), (2, 3))
+    mixed = torch.zeros_like(x)
+    for top in range(0, x.shape[-1], m):
+        for left in range(0, x.shape[-1], m):
+            window = (..., slice(top, top + m), slice(left, left + m))
+            parts = (over_channels(one[0], rolled[window].flatten(2)) for one in (layer.query, layer.key, layer.value))
+            q, k, v = (a(one).unflatten(1, (-1, 24)) for one in parts)  # (B, heads, 24, M*M)
+            weights = torch.einsum("bhdi,bhdj->bhij", q, k) / 24**0.5 / (m * m if spiking else 1)
+            weights = weights + layer.bias[:, places]
+            weights = weights if spiking else weights.softmax(3)
+            mixed[window] = torch.einsum("bhij,bhdj->bhdi", weights, v).flatten(1, 2).unflatten(2, (m, m))
+    return x + scaled(layer.after, over_channels(layer.project, a(mixed))).roll((shift, shift), (2, 3))
+
+
+def written_out(network: nn.Module, x: Tensor, spiking: bool) -> Tensor:
+    """The logits of a ResMLP or a vision transformer with the activation ReLU."""
+    x = conv2d(x, network.stem.weight, network.stem.bias, stride=2)
+    attentions = 0
+    for layer in network.layers:
+        if isinstance(layer, PatchMerging):
+            x = layer(x)
+        elif isinstance(layer, WindowAttention):
+            x, attentions = attended(layer, x, attentions, spiking), attentions + 1
+        else:
+            affine = next((one for one in layer.before.modules() if isinstance(one, Affine)), None)
+            before = x if affine is None else scaled(affine, x)
+            before = before.relu() if spiking else before
+            if isinstance(layer, TokenMixing):
+                mixed = (before.flatten(2) @ layer.linear.weight.T + layer.linear.bias).view_as(x)
+            else:
+                mixed = over_channels(layer.reduce, over_channels(layer.expand, before).relu())
+            x = x + scaled(layer.after, mixed)
+    return over_channels(network.head, x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("name", ["resmlp12", "vit12"])
+@pytest.mark.parametrize("branches", ["real", "spiking"])
+def test_the_logits_are_those_of_the_equations_written_out(name, branches):
+    torch.manual_seed(0)
+    network = create_model(name, branches=branches).double()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+        images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+        torch.testing.assert_close(network(images), written_out(network, images, branches == "spiking"))
 
 
 @pytest.mark.parametrize("name", ["resmlp12", "vit12"])
@@ -159,6 +225,13 @@ def test_bad_configurations(values, message):
 def test_an_image_size_that_does_not_suit():
     with pytest.raises(OnespikeError, match="image_size: resmlp12 needs a multiple of 16 pixels, got 24"):
         create_model("resmlp12", image_size=24)
+
+
+@pytest.mark.parametrize("activation", ["relu", "relu6", "gelu", "silu"])
+def test_an_activation_is_the_function_of_that_name(activation):
+    x = torch.linspace(-9, 9, 50)
+    made = model_config("resnet18", activation=activation).make_activation()
+    assert torch.equal(made(x), getattr(torch.nn.functional, activation)(x))
 
 
 def test_levels_without_a_staircase_are_refused():

@@ -124,9 +124,9 @@ def test_what_the_picture_says_of_neurons_that_fire(name: str, image: Path):
                 assert [described[key] for key in ("threshold", "above_threshold", "in_support")] == [None] * 3
                 continue
             assert f"layer {number}: {fired:.1%} fire" in texts
+            assert described["above_threshold"] == pytest.approx(layer.firing_rate)
             if name == "ternary":
                 distances = layer.potentials.abs() - 0.2
-                assert described["above_threshold"] == pytest.approx(layer.firing_rate)
                 assert described["in_support"] == pytest.approx((distances.abs() < 0.5).float().mean().item())
         assert 0 <= block.spike_map.min() <= block.spike_map.max() <= 1
         assert 0 <= block.firing_rate <= 1

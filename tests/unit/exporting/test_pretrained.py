@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import onespike
 from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError
 from onespike.evaluation import evaluate
-from onespike.models.pretrained import FOLDER, pretrained_names, pretrained_summary
+from onespike.functional import to_integers
+from onespike.models.pretrained import FOLDER, in_integers, pretrained_names, pretrained_summary, read_weights
 from onespike.training.run import Run
 
 
@@ -61,6 +63,21 @@ def test_what_starts_from_one_knows_what_was_spent_on_it(tmp_path: Path) -> None
         path.write_text(json.dumps(summary | {key: value}))
         with pytest.raises(OnespikeError, match=rf"summary\.json: {key}: expected"):
             Run(path.parent).epochs()
+
+
+def test_weights_of_8_bits_come_back_and_others_are_as_they_were(tmp_path: Path) -> None:
+    weight, path = torch.randn(3, 4, 2, 2), tmp_path / "weights"
+    others = {"affine.scale": torch.randn(3), "own": torch.arange(3, dtype=torch.int8), "b.weight": torch.randn(2, 2)}
+    save_file(in_integers({"a.weight": weight} | others, {"a.weight"}), path)
+    integers, scale = to_integers(weight.double())
+    expected = others | {"a.weight": (integers * scale.float().double()).float()}
+    found = read_weights(path)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(one, expected[name]) for name, one in found.items())
+    for odd in (torch.ones(2), torch.ones(3, dtype=torch.int64)):
+        save_file({"a": torch.ones(3, 2, dtype=torch.int8), "a.scale": odd}, path)
+        with pytest.raises(OnespikeError, match=r"^a, \(3, 2\): expected a.scale, a float for each channel"):
+            read_weights(path)
 
 
 def test_create_model_takes_the_weights() -> None:

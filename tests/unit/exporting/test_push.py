@@ -228,8 +228,10 @@ def test_timm_builds_registered_models_and_reads_folders(run: Run, tmp_path: Pat
         timm.create_model("onespike_spiking_resnet_xs", img_size=32, widht=4)
     always = {"drop_rate": 0.0, "drop_path_rate": None, "global_pool": "avg"}  # as timm's training script passes them
     assert timm.create_model("onespike_spiking_resnet_xs", num_classes=7, img_size=32, width=4, **always)
+    with pytest.raises(OnespikeError, match=r"drop_path_rate"):
+        timm.create_model("onespike_spiking_resnet_xs", img_size=32, drop_path_rate=0.1)
     network = timm.create_model("onespike_spiking_resnet_xs", num_classes=7, in_chans=1, img_size=32, width=4)
-    assert answers(network).shape == (4, 7)
+    assert answers(network).shape == (4, network.num_classes) == (4, 7)
     folder = onespike.save_pretrained(run, tmp_path / "out")
     loaded = timm.create_model(f"local-dir:{folder}", pretrained=True)
     assert torch.equal(answers(loaded), answers(run.model()))

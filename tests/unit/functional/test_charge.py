@@ -304,5 +304,7 @@ def test_constants_are_no_parameters(name, remedy, meets):
     given = {"decay": 0.4, "threshold": 0.3, "beside": currents.sin() if meets else None}
     with pytest.raises(ValueError, match=f"^{name}: expected a number; use {remedy} with learnable_{name}"):
         charge_and_fire(currents, **given | {name: torch.tensor(0.5, requires_grad=True)})
+    with torch.no_grad():  # nothing learns there
+        charge_and_fire(currents, **given | {name: torch.tensor(0.5, requires_grad=True)})
     constant = {name: torch.tensor(given[name], dtype=torch.float64)}
     torch.testing.assert_close(charge_and_fire(currents, **given | constant), charge_and_fire(currents, **given))

@@ -149,6 +149,9 @@ def test_other_neurons_layouts_and_modes_take_the_plain_way() -> None:
     assert not has_kernels_over_time(x[:, :, :, :, 1:])
     assert not has_kernels_over_time(x[0])
     assert not has_kernels_over_time(x.contiguous())
+    assert not has_kernels_over_time(x[::2])
+    assert has_kernels_over_time(currents(8, 1, 4096, 1, 1))
+    assert not has_kernels_over_time(currents(9, 1, 4096, 1, 1))  # a thread's stack holds no more
     others = [{"surrogate": "arctan"}, {"learnable_decay": "layer"}, {"learnable_threshold": "layer"}, {"name": "plif"}]
     for neuron in others:
         firing, carry = make_firing(4, 2, **neuron).double(), Carry(ends=True)

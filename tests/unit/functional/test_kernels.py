@@ -15,17 +15,19 @@ from torch.nn.functional import max_pool2d
 from onespike.functional import (
     Surrogate,
     batch_norm,
+    charge,
     conv3x3,
     fire_over_time,
     has_kernels,
     has_kernels_over_time,
+    kernels,
     max_pool,
     norm_fire,
 )
 from onespike.functional.kernels import compiler, kernels_for
 from onespike.models import create_model
 from onespike.neurons import LIF, Incoming
-from onespike.units.cells import GRU
+from onespike.units.cells import GRU, RNN
 from onespike.units.layers import BatchNorm, MaxPool
 from tests.hostile.harness import in_time
 
@@ -35,16 +37,18 @@ pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C co
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("ONESPIKE_CACHE", str(tmp_path / "cache"))
+    compile_ = kernels._compile  # not optimised, it takes a tenth of the time
+    monkeypatch.setattr(kernels, "_compile", lambda command, given: compile_(command, [*given, "-O0"]))
     kernels_for.cache_clear()
     yield tmp_path / "cache" / "kernels"
     kernels_for.cache_clear()
 
 
 def works(dtype: torch.dtype = torch.float32) -> bool:
-    kernels, x, out = kernels_for(dtype), torch.tensor([[1.0, 3.0]]), torch.empty(1, 2)
-    if kernels is None:
+    compiled, x, out = kernels_for(dtype), torch.tensor([[1.0, 3.0]]), torch.empty(1, 2)
+    if compiled is None:
         return False
-    kernels("affine", x, 1, 2, torch.tensor([2.0, 3.0]), torch.tensor([1.0, -1.0]), out)
+    compiled("affine", x, 1, 2, torch.tensor([2.0, 3.0]), torch.tensor([1.0, -1.0]), out)
     return out.tolist() == [[3, 8]]
 
 
@@ -221,12 +225,28 @@ def test_results_lie_where_the_input_does_wherever_others_would(name) -> None:
     assert torch.equal(plain, elsewhere)
 
 
+ONCE = FUNCTIONS | {
+    "charge": lambda x, _: charge(x[None], 0.4, x[None]),
+    "scan_gru": lambda x, _: GRU(4, 4, batch_first=True)(x.flatten(1, 2).repeat(1, 2, 1))[0],
+    "scan_rnn": lambda x, _: RNN(4, 4, batch_first=True)(x.flatten(1, 2).repeat(1, 2, 1))[0],
+}
+
+
+@pytest.mark.parametrize("name", ONCE)
+def test_a_second_derivative_is_refused_rather_than_wrong(name) -> None:
+    x = in_memory(4, 3, 4, 4).requires_grad_()
+    loss = ONCE[name](x, torch.zeros(3)).square().sum()
+    (gradient,) = torch.autograd.grad(loss, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
 @pytest.mark.parametrize("lost", [lambda one: one.to("meta"), FakeTensorMode().from_tensor, torch._neg_view])
 def test_no_kernel_reads_an_address_of_nothing(lost) -> None:
-    kernels, x = kernels_for(torch.float32), torch.ones(1, 2)
-    assert kernels
+    compiled, x = kernels_for(torch.float32), torch.ones(1, 2)
+    assert compiled
     with pytest.raises(ValueError, match="kernels: expected tensors whose numbers lie in this machine's memory"):
-        kernels("affine", lost(x), 1, 2, torch.ones(2), torch.ones(2), torch.empty(1, 2))
+        compiled("affine", lost(x), 1, 2, torch.ones(2), torch.ones(2), torch.empty(1, 2))
 
 
 @pytest.mark.parametrize("shape", [(4, 3, 5, 5), (4, 3, 1, 1), (4, 2, 3, 3), (3, 3, 3)])

@@ -171,6 +171,7 @@ def test_direct_encoding_is_the_value_itself():
     [
         (lambda x: spike(x, 0.5, "triangel"), "rectangle, triangle, sigmoid, arctan, gaussian, got 'triangel'"),
         (lambda x: spike(x, 0.5, Surrogate("triangle", 0.0)), "surrogate: expected a finite width above 0, got 0.0"),
+        (lambda x: spike(x, 0.5, Surrogate("triangle", math.inf)), "expected a finite width above 0, got inf"),
         (lambda x: spike(x, math.nan), "threshold: expected a number, got nan"),
         (
             lambda x: encode(x, "threshold", surrogate="step"),

@@ -41,6 +41,15 @@ def test_linear_layers_are_xavier_uniform(conv12):
         assert 1 - tolerance < weight.abs().max() <= 1, name
 
 
+def test_the_last_layer_of_each_branch_is_scaled_by_the_root_of_12_over_the_depth():
+    for depth, scale in ((12, 1), (36, 3**-0.5)):
+        torch.manual_seed(0)
+        for block in create_model(f"conv{depth}", channels=(16, 16, 16, 16)).blocks():
+            for layer, wanted in ((block.fc[0], scale), (block.mlp[1], 1), (block.mlp[4], scale)):
+                bound = wanted * math.sqrt(6 / sum(layer.weight.shape))
+                assert 0.9 * bound < layer.weight.abs().max() <= bound
+
+
 @pytest.mark.parametrize("unit", ["conv", "lstm"])
 def test_the_stream_of_a_deep_network_starts_no_larger_than_the_papers(unit):
     deviations = {}

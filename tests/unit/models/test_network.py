@@ -86,6 +86,14 @@ def test_draws_are_consumed_in_the_order_of_time_steps_and_blocks(time_steps):
         assert torch.equal(spikes, (windows > draw).double())
 
 
+@pytest.mark.parametrize("more", [-1, 1])
+def test_there_is_one_tensor_of_draws_for_each_time_step_and_block(more):
+    network = make_network(time_steps=2)
+    draws = network.draw(3)
+    with pytest.raises(ValueError, match=rf"^draws: expected 6 tensors, .*, got {6 + more}"):
+        network(random_images(network), (draws + draws)[: 6 + more])
+
+
 @pytest.mark.parametrize("shape", [(3, 16, 16), (2, 1, 16, 16), (2, 3, 32, 32), (2, 3, 16, 8)])
 def test_images_of_another_shape_are_an_error_that_says_which_was_expected(shape):
     with pytest.raises(ValueError, match=r"expected \(B, 3, 16, 16\), got \(" + ", ".join(map(str, shape))):
@@ -254,7 +262,7 @@ def test_running_blocks_again_gives_the_same_gradients_and_statistics(name, norm
 def test_what_runs_again_updates_statistics_once(kind):
     norm, dims = kind(3), {nn.BatchNorm1d: 0, nn.BatchNorm2d: 2, nn.BatchNorm3d: 3}[kind]
     run_again_later(norm)(x := torch.rand(8, 3, *[2] * dims, requires_grad=True)).square().sum().backward()
-    assert norm.num_batches_tracked == 1
+    assert (norm.num_batches_tracked, norm.momentum) == (1, 0.1)
     torch.testing.assert_close(norm.running_mean, 0.1 * x.detach().transpose(0, 1).flatten(1).mean(1))
 
 

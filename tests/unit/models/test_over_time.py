@@ -18,6 +18,7 @@ from onespike.errors import OnespikeError
 from onespike.functional import spike
 from onespike.models import MODELS, create_model
 from onespike.models.block import BlockState
+from onespike.models.strict_layers import Attended
 
 SMALL = {
     "conv-tiny": {"channels": (6, 8, 8)},
@@ -43,6 +44,9 @@ def make(name, side=32, passes=3, **overrides):
     torch.manual_seed(0)
     network = create_model(name, num_classes=5, in_channels=2, image_size=side, **overrides)
     nn.init.normal_(network.head.weight)
+    for attended in network.modules():
+        if isinstance(attended, Attended):
+            nn.init.normal_(attended.excite.weight)  # which starts at 0
     for norm in network.modules():
         if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
             norm.momentum = None  # the mean over all passes
@@ -57,9 +61,11 @@ def test_a_stream_gives_the_bits_of_all_frames_together_and_its_state_can_be_sav
     network, given = make(name, **overrides), frames()
     with torch.no_grad():
         together, first = network(given), network(given[0])
-    stream, other = onespike.stream(network), onespike.stream(network)
+    stream, other = onespike.stream(network.train()), onespike.stream(network)
     for number, frame in enumerate(given[:2]):
-        assert torch.equal(stream(frame), together[number])
+        logits = stream(frame)
+        assert torch.equal(logits, together[number])
+        assert not logits.requires_grad, "what it keeps would grow with each frame"
         other(torch.zeros_like(frame))  # another stream on the same network is no matter
     stream.save(tmp_path / "state.safetensors")
     later = onespike.stream(network)
@@ -206,6 +212,45 @@ def test_gradients_over_four_frames_are_those_of_a_plain_loop(learnable):
     assert any("raw_decay" in name for name in found[0]) == (learnable != "none")
 
 
+def plain_standard(network, given):
+    """VGG-11, ResNet-19 or the MLP at T frames, written out: time outside, layers inside."""
+    kept, logits = {}, []
+
+    def fire(neurons, currents):
+        potential = currents + 0.4 * kept.get(neurons, 0)
+        spikes = (potential > neurons.neuron.threshold).double()
+        kept[neurons] = potential * (1 - spikes)
+        return spikes
+
+    def spiking(layer, x, residual=0):
+        return fire(layer.neuron, layer.norm(layer.conv(x)) + residual)
+
+    for x in given:
+        if network.config.name == "spiking-mlp":
+            for layer in network.layers:
+                x = fire(layer, x) if hasattr(layer, "neuron") else layer(x)
+        elif network.config.name == "spiking-vgg11":
+            for layer in network.layers:
+                x = nn.functional.max_pool2d(x, 2) if isinstance(layer, nn.MaxPool2d) else spiking(layer, x)
+            x = x.mean((2, 3))
+        else:
+            x = spiking(network.stem, x)
+            for block in network.blocks:
+                x = spiking(block.second, spiking(block.first, x), x if block.shortcut is None else block.shortcut(x))
+            x = fire(network.hidden_neuron, network.hidden(x.mean((2, 3))))
+        logits.append(x @ network.head.weight.T + network.head.bias)
+    return torch.stack(logits)
+
+
+@pytest.mark.parametrize("name", ["spiking-vgg11", "spiking-resnet19", "spiking-mlp"])
+def test_standard_networks_are_those_of_a_plain_loop(name):
+    network, given = make(name, width=8, neuron={"threshold": 0.05}).double(), frames().double()
+    with torch.no_grad():
+        logits, expected = network(given), plain_standard(network, given)
+    torch.testing.assert_close(logits, expected)
+    assert not torch.equal(logits[1], logits[2])
+
+
 def kept_bytes(network, given):
     """Bytes that autograd keeps for the backward pass, weights apart; each once."""
     own, seen = {p.untyped_storage()._cdata for p in network.parameters()}, {}
@@ -298,5 +343,7 @@ def test_a_state_of_another_network_or_batch_is_refused():
     _, state = deep.over_time(frames(2, 3))
     with pytest.raises(ValueError, match=r"state: expected that of 2 layers, got 3"):
         flat.over_time(frames(2, 3), state)
+    with pytest.raises(ValueError, match=r"state: of 2 layers, this network has more"):
+        deep.over_time(frames(2, 3), state[:2])
     with pytest.raises(ValueError, match=r"state: expected potentials \(5, 8\), got \(3, 8\)"):
         deep.over_time(frames(2, 5), state)

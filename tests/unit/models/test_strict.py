@@ -1,5 +1,7 @@
 """Strictly spiking networks: what their layers compute and read, their sizes, and what is refused."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,8 +15,8 @@ from onespike.models import model_config
 from onespike.models.spiking_resnet import Residual, RPReLU
 from onespike.models.stem import Whitening
 from onespike.models.strict_layers import Attended, Firing, Head, Thresholds, Windows
-from onespike.neurons import NEURONS, Neuron
-from onespike.units.layers import MaxPool
+from onespike.neurons import NEURONS, Neuron, NeuronConfig
+from onespike.units.layers import BatchNorm, Conv3x3, MaxPool
 
 FAMILIES = ["spiking-vgg-m", "spiking-resnet-m"]
 every_family = pytest.mark.parametrize("name", FAMILIES)
@@ -57,9 +59,12 @@ def test_each_neuron_of_a_population_fires_where_the_normalised_current_exceeds_
 
 @pytest.mark.parametrize("population", [1, 2, 3])
 @pytest.mark.parametrize("rate", [0.5, 0.2])
-def test_the_neurons_of_a_population_start_at_even_shares_whose_mean_is_the_firing_rate(population, rate):
-    potentials = Thresholds(1, config(population=population, firing_rate=rate))(torch.randn(200, 1, 20, 20))
-    shares = (potentials > 0.5).float().mean((0, 2, 3))
+@pytest.mark.parametrize(("neuron", "threshold"), [("lif", 0.5), ("relu", 0.0)])
+def test_the_neurons_of_a_population_start_at_even_shares_whose_mean_is_the_firing_rate(
+    population, rate, neuron, threshold
+):
+    chosen = config(population=population, firing_rate=rate, neuron=neuron, strict=False)
+    shares = (Thresholds(1, chosen)(torch.randn(200, 1, 20, 20)) > threshold).float().mean((0, 2, 3))
     expected = 2 * rate * torch.arange(1, population + 1) / (population + 1)
     torch.testing.assert_close(shares, expected, rtol=0, atol=0.01)
 
@@ -90,6 +95,13 @@ def test_whitened_patches_are_uncorrelated_and_of_variance_one():
     torch.testing.assert_close(covariance, torch.eye(12), rtol=0, atol=0.02)
 
 
+def test_what_patches_do_not_vary_in_is_whitened_by_a_finite_factor_and_no_weight_is_trained():
+    layer = Whitening(3, 2, 1)
+    layer.learn_from(torch.zeros(4, 3, 8, 8))
+    torch.testing.assert_close(layer.weight.flatten(1).norm(dim=1), torch.full((24,), 5e-4**-0.5))
+    assert not layer.weight.requires_grad
+
+
 def test_whitening_by_a_few_images_at_a_time_is_the_same(monkeypatch):
     whole, parts, seen = Whitening(3, 2, 1), Whitening(3, 2, 1), images(64, 8)
     whole.learn_from(seen)
@@ -114,6 +126,11 @@ def test_the_stem_computes_its_whitened_patches_again_from_images_that_stay():
     with pytest.raises(RuntimeError, match="images were changed in place before the backward pass"):
         loss.backward()
     create_model("spiking-vgg-xs")(images(2)[:0]).sum().backward()  # its tensors of nothing are all at one place
+
+
+def test_each_further_convolution_of_a_stem_stands_behind_a_norm_and_a_relu():
+    kinds = [type(layer) for layer in create_model("spiking-vgg-xs", stem_layers=3, stem="none").stem]
+    assert kinds == [Conv3x3, MaxPool, *(BatchNorm, nn.ReLU, Conv3x3) * 2]
 
 
 def test_heads_read_whether_a_neuron_fired_anywhere_or_the_mean_of_all_places():
@@ -157,12 +174,28 @@ def test_behind_the_stem_every_layer_reads_zeros_and_ones(name, overrides):
     assert all(reading.product.arrives == "binary" and reading.product.step == 1 for reading in behind)
 
 
+def test_where_dilated_windows_overlap_spikes_with_a_sign_are_whole():
+    windows = Windows(4, "dilated", config(preset="windows", windows="dilated", neuron="ternary"))
+    assert set(windows(torch.randint(-1, 2, (4, 4, 8, 8)).float()).unique().tolist()) == {-1, 0, 1}
+
+
 @every_family
 def test_the_twin_of_relu_has_the_same_weights(name):
     network, twin = create_model(name, width=8, population=2), create_model(name, width=8, population=2, preset="ann")
     twin.load_state_dict(network.state_dict())
     readings = read_spikes(count_operations(twin.eval(), [images(4)]))
     assert {one.product.arrives for one in readings if one.path.startswith(("layers", "blocks"))} == {"real"}
+
+
+@every_family
+def test_what_is_chosen_by_default_and_by_a_preset_does_not_drift(name):
+    usual = model_config(name)
+    chosen = (usual.firing_rate, usual.stem, usual.head, usual.fusion, usual.theta, usual.region_threshold)
+    assert chosen == (0.25, "whitening", "or", "sincos", 0.5, 0.1)
+    assert (usual.neuron, usual.time_steps) == (NeuronConfig(surrogate="triangle", surrogate_width=2.0), 1)
+    windows = {"windows": "alternating", "depth": 3, "stem": "none", "population": 1}
+    for preset, changes in (("windows", windows), ("ann", {"neuron": NeuronConfig("relu"), "strict": False})):
+        assert model_config(name, preset) == replace(usual, preset=preset, **changes)
 
 
 @every_family
@@ -220,7 +253,7 @@ def test_sizes_do_not_drift(name, parameters, macs):
 
 
 @every_family
-@pytest.mark.parametrize(("size", "side"), [(32, 3), (64, 4), (224, 7), (28, 3)])
+@pytest.mark.parametrize(("size", "side"), [(32, 3), (64, 4), (128, 4), (224, 7), (28, 3)])
 def test_images_of_other_sizes_are_taken(name, size, side):
     network = create_model(name, width=8, image_size=size)
     seen = []
@@ -242,10 +275,14 @@ def test_images_of_other_sizes_are_taken(name, size, side):
         ({"stages": (1, 0)}, "stages: expected at least 1, got 0"),
         ({"attention": -1}, "attention: expected 0 or up to width, 48, got -1"),
         ({"firing_rate": 0.6}, "firing_rate: expected 1e-6 <= firing_rate <= 0.5, got 0.6"),
+        ({"firing_rate": 0.0}, "firing_rate: expected 1e-6 <= firing_rate <= 0.5, got 0"),
+        ({"population": 0}, "population: expected 1..16, got 0"),
         ({"population": 17}, "population: expected 1..16, got 17"),
         ({"image_size": 8}, "image_size: spiking-.*-m halves the map 3 times, which leaves no pixel of 8"),
         ({"stages": (1, 1, 1, 1, 1)}, "halves the map 5 times, which leaves no pixel of 32; .*--model.stages"),
+        ({"attention": 49}, "attention: expected 0 or up to width, 48, got 49"),
         ({"windows": "average"}, "depth: with windows expected an odd number from 3 on .* got 2"),
+        ({"windows": "average", "depth": 4}, "depth: with windows expected an odd number from 3 on .* got 4"),
         ({"preset": "windows", "depth": 1}, "depth: with windows expected an odd number from 3 on .* got 1"),
         ({"preset": "windows", "attention": 8}, "attention: expected 0 with windows, whose units have none, got 8"),
         (

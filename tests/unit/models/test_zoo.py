@@ -155,6 +155,7 @@ def test_no_classes_or_no_channels_are_an_error(count):
         ("conv12", {"preset": "strickt"}, "unknown preset 'strickt': did you mean 'strict'"),
         ("lstm12", {"preset": "strict"}, "preset strict: expected the unit conv or mlp, got lstm"),
         ("conv12", {"neuron": "relu"}, "neuron relu: expected one time step and the encoding threshold"),
+        ("conv12", {"preset": "ann", "time_steps": 2}, "neuron relu: expected one time step and .*, got 2"),
         ("conv12", {"neuron": "relu", "encoding": "direct"}, "expected region_threshold null"),
         (
             "conv12",

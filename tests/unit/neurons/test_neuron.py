@@ -200,6 +200,7 @@ def test_a_forward_hook_sees_the_potentials_that_come_in_and_the_spikes_that_go_
         ({"name": "adaptive", "options": {"adaptation": 1e7}}, "expected 0 <= adaptation <= 1e6, got 10000000.0"),
         ({"name": "adaptive", "options": {"adaptation_decay": 1.5}}, "adaptation_decay <= 1, got 1.5"),
         ({"name": "relu", "reset": "zero"}, "neuron relu: .*nothing to reset"),
+        ({"name": "relu", "learnable_threshold": "layer"}, "neuron relu: it has no threshold to learn"),
         ({"decay": 0, "learnable_decay": "layer"}, "decay: to be learnable .*got 0"),
         ({"decay": 1, "learnable_decay": "channel"}, "decay: to be learnable .*got 1"),
     ],

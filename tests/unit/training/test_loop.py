@@ -551,13 +551,15 @@ def test_monitor_counts_what_hooks_see():
 
 @pytest.mark.parametrize("width", [0.5, 2.0])
 def test_the_support_is_as_wide_as_the_surrogate(width):
-    neuron = make_neuron(6, NeuronConfig(surrogate="triangle", surrogate_width=width))
-    v = 3 * torch.randn(50, 6)
+    config = NeuronConfig(surrogate="triangle", surrogate_width=width, learnable_threshold="channel")
+    neuron, v = make_neuron(6, config), 3 * torch.randn(50, 6)
+    torch.nn.init.normal_(neuron.raw_threshold)
     monitor = SpikeMonitor(neuron)
     with monitor.watch():
         neuron(v)
     (activity,) = monitor.summary().values()
-    assert activity.in_support == pytest.approx(((v - 0.5).abs() < 0.99 * width).float().mean().item())
+    distances = (v - neuron.threshold.flatten()).abs()
+    assert activity.in_support == pytest.approx((distances < 0.99 * width).float().mean().item())
 
 
 def test_the_support_of_neurons_that_fire_both_ways_is_around_both_thresholds():

@@ -96,6 +96,13 @@ def test_a_single_token_never_meets_the_weights_of_the_state(kind, framework, bi
         torch.testing.assert_close(one.grad, wanted.grad, rtol=1e-12, atol=1e-14, msg=name)
 
 
+@pytest.mark.parametrize(("kind", "framework"), KINDS)
+def test_under_autocast_a_single_token_has_the_dtype_of_many(kind, framework):
+    cell, _ = make(kind, framework, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert {cell(torch.randn(3, tokens, 4))[0].dtype for tokens in (1, 16)} == {torch.bfloat16}
+
+
 @pytest.mark.parametrize("options", [{"proj_size": 3}, {"num_layers": 2}, {"bias": False}, {"batch_first": False}])
 def test_an_lstm_of_another_kind_is_the_framework_s(options):
     cell, other = make(cells.LSTM, nn.LSTM, **options)

@@ -20,7 +20,7 @@ def trained(layers: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     return [out.detach(), *gradients]
 
 
-@pytest.mark.parametrize("watch", ["", "conv", "pool", "gradient"])
+@pytest.mark.parametrize("watch", ["", "conv", "pool", "before", "gradient", "gradient before"])
 def test_convolution_and_pooling_are_one_unless_a_hook_looks_in_between(watch, monkeypatch) -> None:
     torch.manual_seed(0)
     layers = Layers(Conv3x3(4, 6), MaxPool(), nn.ReLU())
@@ -28,6 +28,10 @@ def test_convolution_and_pooling_are_one_unless_a_hook_looks_in_between(watch, m
     seen: list[torch.Size] = []
     if watch == "gradient":
         layers[0].register_full_backward_hook(lambda _m, _of_x, of_out: seen.append(of_out[0].shape))
+    elif watch == "gradient before":
+        layers[1].register_full_backward_pre_hook(lambda _m, of_out: seen.append(of_out[0].shape))
+    elif watch == "before":
+        layers[1].register_forward_pre_hook(lambda _m, given: seen.append(given[0].shape))
     elif watch:
         layers[["conv", "pool"].index(watch)].register_forward_hook(lambda _m, _i, out: seen.append(out.shape))
     called: list[nn.Module] = []
