@@ -32,7 +32,7 @@ class Audit:
 
     name: str
     operations: Operations
-    table: EnergyTable
+    table: EnergyTable = field(repr=False)
     preset: str = ""
     trained: bool = True
     data: str = ""

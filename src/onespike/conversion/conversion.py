@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,8 @@ class Conversion:
         images_dtype: Their type, such as "int64", if they are whole numbers; else it does not matter, and is "".
     """
 
-    network: ConvertedNetwork
-    layers: tuple[LayerError, ...]
+    network: ConvertedNetwork = field(repr=False)
+    layers: tuple[LayerError, ...] = field(repr=False)
     images: int
     traced: tuple[int, ...]
     images_dtype: str = ""

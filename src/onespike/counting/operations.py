@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -62,8 +62,8 @@ class Operations:
     """
 
     images: int
-    layers: tuple[Layer, ...]
-    neurons: tuple[Neurons, ...]
+    layers: tuple[Layer, ...] = field(repr=False)
+    neurons: tuple[Neurons, ...] = field(repr=False)
     weights: int
     steps: int = 1
 

@@ -95,14 +95,14 @@ class Evaluation:
     epochs: int
     time_steps: int | None
     precision: str
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = field(repr=False)
     images: int
     passes: int
     deterministic: bool
     loss: Spread
     top1: Spread
     top5: Spread
-    confusion: Tensor
+    confusion: Tensor = field(repr=False)
     with_flips: Mapping[str, Spread] = field(default_factory=dict)
 
     @cached_property

@@ -1,6 +1,6 @@
 """What is seen of a network with one image: by layer of neurons, by block, and the answer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,9 @@ class LayerView:
     """
 
     name: str
-    potentials: Tensor | None
-    distances: Tensor | None
-    spikes: Tensor
+    potentials: Tensor | None = field(repr=False)
+    distances: Tensor | None = field(repr=False)
+    spikes: Tensor = field(repr=False)
     threshold: float | None
     surrogate: Surrogate | None
 
@@ -79,8 +79,8 @@ class View:
 
     number: int
     name: str
-    spike_map: Tensor
-    layers: tuple[LayerView, ...]
+    spike_map: Tensor = field(repr=False)
+    layers: tuple[LayerView, ...] = field(repr=False)
     window_kind: str = ""
     windows: tuple[Box, ...] = ()
 
@@ -130,10 +130,10 @@ class Inspection:
 
     path: Path
     original: tuple[int, int]
-    pixels: np.ndarray
-    classes: tuple[str, ...]
-    probabilities: Tensor
-    blocks: tuple[View, ...]
+    pixels: np.ndarray = field(repr=False)
+    classes: tuple[str, ...] = field(repr=False)
+    probabilities: Tensor = field(repr=False)
+    blocks: tuple[View, ...] = field(repr=False)
     time_steps: int
     encoding: str
     seed: int

@@ -88,6 +88,7 @@ def test_a_twin_without_windows_is_the_network_itself():
     found = audit(create_model("spiking-vgg-xs", image_size=16, width=8, time_steps=4), [torch.rand(2, 3, 16, 16)])
     assert found.energy("memory", "binary") == found.energy("memory")
     assert found.energy("memory").potentials > 0
+    assert len(repr(found)) < 500  # a notebook prints no product of a layer
 
 
 def test_a_cell_of_an_lstm_is_kept_from_step_to_step():

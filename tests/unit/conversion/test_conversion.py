@@ -62,6 +62,7 @@ def test_the_artificial_network_stays_as_it_is_and_its_twin_computes_the_same(co
         assert torch.equal(value, before[key])
     torch.testing.assert_close(conversion.network.analog()(images), convolutional(images), rtol=1e-4, atol=1e-5)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in conversion.network.modules())
+    assert len(repr(conversion)) < 500  # a notebook prints neither the network nor each layer
 
 
 def test_the_errors_of_a_layer_by_hand(images):

@@ -38,6 +38,7 @@ def test_counts_are_those_of_a_loop(make_run, images: Path):
     result = evaluate(run, batch_size=4)
     confusion, scores = by_a_loop(run, images / "test")
     assert result.images == confusion.sum() == 25
+    assert "tensor" not in repr(result)  # a notebook prints its scores alone
     assert np.array_equal(result.confusion.numpy(), confusion)
     assert len(np.unique(confusion.nonzero()[1])) > 1  # or the matrix would prove nothing
     assert {name: getattr(result, name).mean for name in scores} == pytest.approx(scores, rel=1e-5)

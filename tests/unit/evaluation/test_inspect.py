@@ -69,6 +69,7 @@ def test_without_known_neurons_it_says_why_none_is_shown(image: Path, capsys: py
 def test_numbers_of_every_block(make_run, image: Path, overrides):
     run = make_run(**overrides)
     view = inspect_image(run, image)
+    assert max(map(len, map(repr, [view, *view.blocks]))) < 500  # a notebook prints no tensors
     content = view.to_json()
     network, probabilities, memories = reference(run, image)
     assert list(content["probabilities"].values()) == pytest.approx(probabilities.tolist(), rel=1e-5)
