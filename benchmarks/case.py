@@ -48,7 +48,7 @@ class Case:
         model: A registered model.
         preset: A preset of it.
         image_size: Side of the images, in pixels.
-        overrides: Further fields of `OnespikeConfig`.
+        overrides: Further fields of the model's config.
         device: Where it is computed: "cpu", "cuda" or "mps".
     """
 

@@ -110,6 +110,32 @@ def test_every_figure_is_in_a_file_that_its_paragraph_or_section_names(page: str
     assert missing == []
 
 
+def cells(page: Path) -> Iterator[tuple[str, str]]:
+    """What stands in each place of a page's table that is also a file, and what stands there in the file beside it."""
+    head, *rows = csv.reader(page.with_suffix(".csv").read_text(encoding="utf-8").splitlines())
+    lines = [line.strip("| ").split(" | ") for line in page.read_text(encoding="utf-8").splitlines()]
+    begin = next((at for at, names in enumerate(lines) if len(names) > 1 and {*names} <= {*head}), None)
+    for row, line in zip(rows, lines[begin + 2 :] if begin else (), strict=False):
+        yield from ((cell, row[head.index(name)]) for name, cell in zip(lines[begin], line, strict=True))
+
+
+def is_rounded(cell: str, number: str) -> bool:
+    """Whether a cell of a page is a cell of its file, to the digits of the page."""
+    if cell == number or (cell, number) == ("-", ""):
+        return True
+    plain = cell.strip("+%").replace(",", "")
+    digits, _, power = plain.partition("e")
+    step = 10.0 ** (int(power or 0) - len(digits.partition(".")[2]))
+    return abs(float(plain) - float(number) * (100 if "%" in cell else 1)) <= 0.5001 * step
+
+
+def test_pages_of_results_say_what_the_files_beside_them_say():
+    found = {page: [*cells(page)] for page in (ROOT / "results").rglob("*.md") if page.with_suffix(".csv").is_file()}
+    wrong = [(page.name, *pair) for page, pairs in found.items() for pair in pairs if not is_rounded(*pair)]
+    assert wrong == []
+    assert sum(map(len, found.values())) > 4000
+
+
 def test_a_figure_that_is_in_no_file_is_found():
     section = "By [results/table1.md](../results/table1.md) it is 0.0583, 4.9% and 1.23x as fast, of 10,000 images."
     found = numbers(sources(section)[0])

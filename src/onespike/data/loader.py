@@ -10,6 +10,7 @@ import pickle
 import re
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -154,7 +155,12 @@ class TrainLoader:
 
 
 def _begun(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Start the workers; an `OnespikeError` if they are no forks, as on macOS, and cannot be sent what they need."""
+    """Start the workers; an `OnespikeError` if they are no forks, as on macOS, and cannot be sent what they need.
+
+    PyTorch's handler of signals is not kept: when a worker dies, it would raise in whatever the main process does then,
+    as a rule a training step. Whoever waits for a batch looks for the workers, too.
+    """
+    handler = signal.getsignal(signal.SIGCHLD)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch's, of the same
@@ -164,6 +170,9 @@ def _begun(loader: DataLoader[Any]) -> Iterator[Any]:
             raise
         remedy = "give it a name at the top of a module, or pass --data.workers 0"
         raise OnespikeError(f"data.workers: other processes cannot be sent the images: {error}; {remedy}") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():  # others can set none
+            signal.signal(signal.SIGCHLD, handler)
 
 
 def _expect_fitting(config: DataConfig, data: Dataset) -> None:

@@ -2,6 +2,8 @@
 
 import copy
 import json
+from collections import Counter
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -10,16 +12,17 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 
 import onespike
 from benchmarks import memory, profile_step
-from benchmarks.__main__ import main
+from benchmarks.__main__ import _print, main
 from benchmarks.case import CLASSES, Case
 from benchmarks.compare import cases, compare, record
 from benchmarks.compare_runs import minutes
 from benchmarks.data import compare_data
-from benchmarks.folder import folder
+from benchmarks.folder import folder, make_folder
 from benchmarks.machine import Peak, gemm_peaks
 from benchmarks.memory import Alone, alone
 from benchmarks.peers import PEERS, PeerUnit, with_plain_layers
@@ -204,10 +207,64 @@ def test_rates_and_shares_follow_from_the_times() -> None:
     assert one.share_of_gemm == pytest.approx(operations * 40 / 100e9)
 
 
+@pytest.mark.parametrize(("dtype", "share"), [("fp32", 0.4), ("bf16", 0.2), ("int8", 0.1), ("int16", 0.1)])
+def test_a_share_is_of_the_product_in_the_same_arithmetic(dtype: str, share: float, monkeypatch) -> None:
+    monkeypatch.setattr(Case, "operations", lambda _: 10**9)
+    peaks = {
+        name: replace(PEAKS[name], gflops=gflops) for name, gflops in (("fp32", 100), ("bf16", 200), ("int8", 400))
+    }
+    assert record(Case("infer", "engine", dtype, 8), [0.2], peaks, 12.0).share_of_gemm == pytest.approx(share)
+
+
+def test_ratios_are_how_many_times_as_fast_the_library_is(capsys: pytest.CaptureFixture) -> None:
+    ours = record(Case("neuron", "onespike", "fp32", 8), [0.2], {}, None)
+    other = record(Case("neuron", "sequential", "fp32", 8), [0.4], {}, None)
+    _print([ours, other], Console(width=200))
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "sequential" in line]
+    assert "20.0" in line
+    assert "2.00x" in line
+
+
 def test_peaks_are_measured_in_three_types() -> None:
     peaks = gemm_peaks((64, 128), rounds=1)
     assert set(peaks) == {"fp32", "bf16", "int8"}
     assert all(peak.gflops > 0 and peak.side in (64, 128) for peak in peaks.values())
+
+
+def test_of_the_products_the_fastest_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def timed(products: dict[str, Callable[[], torch.Tensor]], _: int) -> dict[str, list[float]]:
+        asked.append(len(products[""]()))
+        return {"": {8: [1.0, 9.0, 2.0], 16: [8.0], 32: [200.0]}[asked[-1]]}
+
+    monkeypatch.setattr("benchmarks.machine.interleaved", timed)
+    peaks = gemm_peaks((8, 16, 32), rounds=3)
+    assert set(asked) == {8, 16, 32}
+    assert {(peak.side, round(1e9 * peak.gflops)) for peak in peaks.values()} == {(16, 1024)}  # 2 x 16^3 / 8
+    assert peaks["fp32"].measured([4.0, 1.0, 2.0]).gflops == pytest.approx(4096e-9)
+
+
+@pytest.mark.parametrize(
+    ("model", "implementation", "last"),
+    [
+        ("conv-tiny", "onespike", True),
+        ("conv-tiny", "sequential", False),
+        ("spiking-vgg-xs", "sequential", True),
+        *(("conv-tiny", name, name.endswith("-arranged")) for name in PEERS),
+    ],
+)
+def test_maps_lie_as_each_implementation_has_them(
+    model: str, implementation: str, last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONESPIKE_KERNELS", "0")  # nothing is compiled
+    if implementation in PEERS:
+        pytest.importorskip(implementation.split("-")[0])
+    case = Case("train", implementation, "fp32", 2, model, "", overrides={"width": 4} if "vgg" in model else {})
+    weights = [one for one in case._model().parameters() if one.ndim == 4 and min(one.shape[1:3]) > 1]
+    for values in (case._images(2), *weights):
+        assert values.is_contiguous(memory_format=torch.channels_last) == last
+        assert values.is_contiguous() != last
 
 
 @pytest.mark.slow
@@ -235,13 +292,18 @@ def test_what_was_timed_beside_something_else_is_marked(busy: str | None, monkey
     machine = Machine(cpu=1.0, others=1.0 if busy else 0.0)
     for name in ("compare", "memory", "profile_step"):
         monkeypatch.setattr(f"benchmarks.{name}.watch_machine", lambda *_: nullcontext(machine))
+    for name in ("memory", "profile_step"):
+        monkeypatch.setattr(f"benchmarks.{name}.LEAST", 0.0)
     case = Case("infer", "onespike", "fp32", 2, **TINY)
     monkeypatch.setattr("benchmarks.compare.alone", lambda *_: Alone(1.0, 0.0))
     [one], _ = compare([case], PEAKS, 1)
     (path, step), _ = compare_data(replace(case, task="train"), PEAKS, rounds=1, images=4)
     assert [one.busy, path.busy, step.busy] == 3 * [busy]
     assert memory._run(case, torch.get_num_threads(), 1).busy == busy
-    assert profile_step.shares(case)[1] == busy
+    found, why = profile_step.shares(case)
+    assert why == busy
+    assert sum(share for kind, share in found.items() if kind not in profile_step.RATES) == pytest.approx(100)
+    assert found["images a second"] == pytest.approx(1000 * case.batch / found["milliseconds"])
 
 
 @pytest.mark.usefixtures("in_this_process")
@@ -259,6 +321,7 @@ def test_scaling_leaves_a_table_and_a_picture(tmp_path: Path) -> None:
     assert [(row["model"], row["batch"], row["threads"]) for row in rows] == 4 * [("conv-tiny", "2", "1")]
     assert all(row["commit"] and row["processor"] and row["torch"] == torch.__version__ for row in rows)
     assert all(row["device"] == "cpu" and "busy" in row for row in rows)
+    assert {row["memory_mb_per_image"] for row in rows} == {"0.5"}
     assert (tmp_path / "out" / "scaling.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -348,6 +411,16 @@ def test_a_strict_network_is_scaled_by_its_width() -> None:
     base = Case("train", "onespike", "fp32", 2, "spiking-vgg-xs", "")
     assert _varied(base, "width", 8).overrides == {"width": 8}
     assert _varied(replace(base, model="conv-tiny", preset="paper"), "width", 8).overrides == {"channels": (8, 16, 32)}
+
+
+def test_a_folder_has_different_images_of_every_class_a_tenth_of_them_for_the_test(tmp_path: Path) -> None:
+    make_folder(tmp_path, 60, 3, 8)
+    found = [path.relative_to(tmp_path).parts[:2] for path in tmp_path.rglob("*.jpg")]
+    classes = [f"class-{number:04}" for number in range(3)]
+    assert Counter(found) == {
+        (part, one): 18 if part == "train" else 2 for part in ("train", "test") for one in classes
+    }
+    assert len({path.read_bytes() for path in tmp_path.rglob("*.jpg")}) == 60
 
 
 def test_a_folder_without_classes_is_one_line() -> None:

@@ -2,12 +2,14 @@
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 
 import benchmarks.folder
 import benchmarks.norm_fire
@@ -78,12 +80,14 @@ def test_what_cannot_be_timed_is_refused(arguments, message):
         ("profile_step", "conv12"),
     ],
 )
-def test_scripts_refuse_in_one_line(script: str, argument: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{script}", argument], capture_output=True, text=True, check=False, cwd=ROOT
-    )
-    assert done.returncode == 2
-    assert re.fullmatch(rf"error: .*{argument}.*\n", done.stderr)
+def test_scripts_refuse_in_one_line(
+    script: str, argument: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "argv", [script, argument])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "benchmarks" / f"{script}.py"), run_name="__main__")
+    assert ended.value.code == 2
+    assert re.fullmatch(rf"error: .*{argument}.*\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
@@ -123,6 +127,19 @@ def test_scripts_need_something_to_count(script: str, arguments: str, message: s
 def test_a_folder_of_nothing_and_an_answer_that_has_no_place_are_refused(arguments: list[str], message: str) -> None:
     with pytest.raises(OnespikeError, match=message):
         benchmarks.folder.main(arguments)
+
+
+def test_norm_and_fire_are_held_against_eight_passes_over_the_currents(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONESPIKE_KERNELS", "1")
+    monkeypatch.setattr(benchmarks.norm_fire, "has_kernels", lambda _: True)
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    taken = lambda cases, _: {name: [9.0, 0.002 if name == "copy" else 0.012, 0.001] for name in cases}  # noqa: E731
+    monkeypatch.setattr(benchmarks.norm_fire, "interleaved", taken)
+    found = benchmarks.norm_fire.measure("cpu", 2, 3)
+    moved = 2 * 2 * 2 * 64 * 32 * 32  # two bytes a value, read and written
+    assert found["copy_gb_per_second"] == pytest.approx(1e-9 * moved / 0.002)
+    assert found["least_ms"] == pytest.approx(8.0)
+    assert found["cases"]["kernels"] == pytest.approx({"ms": 12.0, "of_bytes": 1.5})
 
 
 def test_no_images_are_none_to_norm_and_fire() -> None:

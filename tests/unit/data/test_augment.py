@@ -89,6 +89,14 @@ def test_timm_builds_every_policy_that_a_config_takes(policy):
     assert callable(_policy(DataConfig(auto_augment=policy), (0.5, 0.5, 0.5)))
 
 
+def test_a_policy_fills_with_the_mean_and_augmix_has_its_own():
+    colour, grey = (_policy(DataConfig(auto_augment="rand-m9"), mean) for mean in ((0.2, 0.4, 0.6), (0.5,)))
+    assert [one.ops[0].hparams["img_mean"] for one in (colour, grey)] == [(51, 102, 153), 128]
+    mixed = _policy(DataConfig(augmix_splits=3), (0.5,) * 3)
+    assert (mixed.width, mixed.ops[0].magnitude) == (3, 3)
+    assert _policy(DataConfig(), (0.5,)) is None
+
+
 @pytest.mark.parametrize("policy", ["augmix-a0", "augmix-m30", "rand-n16-tweights"])
 def test_a_policy_that_timm_builds_but_cannot_apply_is_refused_in_one_line(policy):
     images = ImageSet(np.zeros((1, 8, 8, 3), dtype=np.uint8), np.zeros(1, dtype=np.int64), np.arange(1))

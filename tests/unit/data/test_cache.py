@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from onespike import durable
 from onespike.data.cache import channel_statistics, open_cache, verify_cache
 from onespike.data.config import DataConfig
 from onespike.data.dataset import open_dataset
+from onespike.data.sources import HubUnreachableError
 from onespike.errors import OnespikeError
 from tests.running import raising
 
@@ -101,6 +103,35 @@ def test_a_killed_process_leaves_no_entry_and_does_no_harm(cache, tmp_path):
     assert not leftover.is_dir()
 
 
+def test_files_are_on_the_disk_before_the_entry_has_its_name(cache, monkeypatch):
+    done = []
+    for name in ("flush_folder", "flush"):
+        monkeypatch.setattr(f"onespike.data.cache.{name}", lambda path: done.append(path))
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", lambda path, target: done.append(target) or rename(path, target))
+    open_cache(Made(), cache)
+    (entry,) = cache.iterdir()
+    assert [path.name.startswith(".made-") for path in done] == [True, False, False]
+    assert done[1:] == [entry, cache]
+
+
+def test_without_its_hub_the_newest_entry_of_a_source_is_opened(cache):
+    entries = {}
+    for name, age in (("old", 9), ("new", 1), ("older", 99)):
+        entries[name] = Path(open_cache(Made(name), cache).train.images.filename).parent
+        os.utime(entries[name] / "meta.json", (time.time() - age,) * 2)
+
+    class Away(Made):
+        def key(self):
+            raise HubUnreachableError("no network")
+
+    assert Path(open_cache(Away(), cache).train.images.filename).parent == entries["new"]
+    meta = json.loads((entries["new"] / "meta.json").read_text())
+    (entries["new"] / "meta.json").write_text(json.dumps(meta | {"format": 3}))
+    assert Path(open_cache(Away(), cache).train.images.filename).parent == entries["old"]
+    assert entries["new"] not in verify_cache(cache), "nobody opens it any more"
+
+
 def test_a_faster_process_wins(cache):
     def other(index):
         if index == 5 and not list(cache.glob("made-*")):
@@ -128,6 +159,15 @@ def test_a_full_disk_is_said_so_and_leaves_nothing(cache, monkeypatch, step):
     assert "--data.cache" in message
     assert "\n" not in message
     assert list(cache.iterdir()) == []
+
+
+def test_images_that_will_not_fit_are_not_begun(cache, monkeypatch):
+    free = shutil.disk_usage("/")._replace(free=6 * 48 - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    with pytest.raises(OnespikeError, match=r"288 bytes of train images, 287 free"):
+        open_cache(Made(), cache)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free._replace(free=6 * 48))
+    assert len(open_cache(Made(), cache).train) == 6
 
 
 def test_a_file_that_cannot_grow_is_reported_by_the_system(cache):

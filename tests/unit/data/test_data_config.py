@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import pytest
 
@@ -23,10 +24,22 @@ from onespike.errors import OnespikeError
         ("workers", 10**6),
         ("image_size", 10**11),
         ("auto_augment", "rand-foo"),
+        ("crop_padding", 8193),
+        ("flip", -0.1),
+        ("random_erasing", 1.1),
+        ("frames", 0),
+        ("frames", 1001),
+        ("sensor", (346, 0)),
+        ("sensor", (8193, 260)),
+        ("denoise", -1.0),
+        ("spatial_jitter", -0.1),
+        ("temporal_jitter", -1.0),
+        ("drop_events", 1.0),
+        ("drop_events", -0.1),
     ],
 )
 def test_a_value_out_of_range_is_named(key, value):
-    with pytest.raises(OnespikeError, match=rf"^data\.{key}: expected .*, got {value}.*--data\.{key}$"):
+    with pytest.raises(OnespikeError, match=rf"^data\.{key}: expected .*, got {re.escape(str(value))}.*--data\.{key}$"):
         DataConfig(**{key: value})
 
 
@@ -55,6 +68,32 @@ def test_defaults_are_valid_and_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.name = "cifar10"
     assert DataConfig(augmix_splits=6, holdout=0, image_size=1, limit=5).augmix_splits == 6
+
+
+OTHERS = {
+    "name": "cifar10",
+    "image_size": 16,
+    "class_path": "pkg.Data",
+    "init_args": {"a": 1},
+    "frames": 2,
+    "frames_by": "count",
+    "representation": "voxel",
+    "sensor": (8, 8),
+    "denoise": 1.0,
+}
+
+
+@pytest.mark.parametrize("key", OTHERS)
+def test_test_images_are_those_of_the_options_that_choose_and_change_them(key):
+    assert not DataConfig(**{key: OTHERS[key]}).shows_as(DataConfig())
+    alike = {"limit": 9, "holdout": 0.5, "crop_padding": 1, "workers": 0, "cache": "c", "drop_events": 0.5, "root": "r"}
+    assert DataConfig(**alike).shows_as(DataConfig())
+
+
+@pytest.mark.parametrize("name", ["folder", "hub", "events-folder"])
+def test_test_images_of_a_folder_are_those_of_its_root(name):
+    assert not DataConfig(name, "one").shows_as(DataConfig(name, "other"))
+    assert DataConfig(name, "one", class_path="pkg.Data").shows_as(DataConfig(name, "other", class_path="pkg.Data"))
 
 
 def test_keys_of_arguments_are_texts():

@@ -1,4 +1,6 @@
+import hashlib
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -131,6 +133,10 @@ def test_a_test_set_is_known_by_what_it_holds():
     others = [made(pixels + 1), made(pixels[:3]), made(pixels, ("a", "c"))]
     assert made(pixels).test_set() == made(pixels, name="other").test_set()
     assert made(pixels).test_set() not in [one.test_set() for one in others]
+    many = np.arange(200 * 9, dtype=np.uint64).reshape(200, 3, 3, 1).astype(np.uint8)
+    some = np.linspace(0, 199, 64).round().astype(int)
+    seen = json.dumps(["a", "b"]).encode(), (np.arange(200) % 2).tobytes(), many[some].tobytes()
+    assert made(many).test_set() == hashlib.sha256(b"".join(seen)).hexdigest(), "as runs and reports have it"
     frames = np.stack([pixels * (pixels % 2), pixels * (pixels % 2 == 0)], 3)  # the same events, at two times
     assert made(frames).test_set() != made(pixels).test_set()
     assert made(frames).test_set(of_events=True) == made(pixels).test_set(of_events=True)

@@ -2,17 +2,20 @@
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from onespike.data import DataConfig, open_dataset
 from onespike.data.events.frames import Framing, jittered
 from onespike.data.events.readers import read_arrays, read_dvs128, read_gesture_array, read_ibm, read_mnist
 from onespike.data.events.saccades import simulate
 from onespike.data.events.stream import EVENT, Sensor
+from onespike.data.loader import EvalLoader
 from onespike.data.sources import open_source
 from onespike.data.sources.files import Files
 from onespike.errors import OnespikeError
@@ -57,6 +60,20 @@ def test_gesture_is_cut_by_its_csv(tmp_path):
     assert np.array_equal(found[0][1], whole[10:31])
     assert np.array_equal(found[1][1], whole[50:61])
     assert content.classes[10] == "other gestures"
+
+
+@pytest.mark.parametrize("name", ["user01_led_labels.csv", "trials_to_test.txt", "user24_led.aedat"])
+def test_the_cache_knows_every_file_of_gesture(name, tmp_path):
+    write_gesture(tmp_path, *(events(20, 128, seed) for seed in (1, 2)), [(1, 0, 300_000)])
+    keys = set()
+    for _ in range(2):
+        with open_source(DataConfig(name="dvs-gesture"), tmp_path) as source:
+            keys.add(source.key())
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(
+            content.replace(b"300000", b"200000") if name.endswith("csv") else content + b"\n"
+        )
+    assert len(keys) == 2
 
 
 @pytest.mark.parametrize("name", ["7.npy", "7.NPY"])
@@ -135,19 +152,24 @@ def test_shd_has_a_channel_for_each_nerve_and_tonic_reads_the_same(tmp_path, mon
     assert data.train.images[1, 0, 0, [0, 4], [699, 0]].tolist() == [1, 1]
 
 
+FORMS = {
+    "npy": np.save,
+    "npz": lambda path, made: np.savez(path, **{name: made[name] for name in "xytp"}),
+    "bin": lambda path, made: path.write_bytes(mnist_bytes(made)),
+    "AEDAT": lambda path, made: path.write_bytes(aedat2_bytes(made)),
+    "aedat": lambda path, made: path.write_bytes(aedat3_bytes(made)),
+}
+
+
 def folder_of(root, made, ending="npy"):
     for part in ("train", "test"):
         for label in "ab":
             (root / part / label).mkdir(parents=True)
             for number, one in enumerate(made):
-                path = root / part / label / f"{number}.{ending}"
-                if ending == "npz":
-                    np.savez(path, **{name: one[name] for name in "xytp"})
-                else:
-                    np.save(path, one)
+                FORMS[ending](root / part / label / f"{number}.{ending}", one)
 
 
-@pytest.mark.parametrize("ending", ["npy", "npz"])
+@pytest.mark.parametrize("ending", FORMS)
 def test_a_folder_of_ones_own(tmp_path, ending):
     made = [events(30, 24, seed) for seed in range(3)]
     folder_of(tmp_path, made, ending)
@@ -293,10 +315,21 @@ def test_a_wide_sensor_is_cut_and_shrunk():
     for one in inside:
         expected[one["y"] // 2, (one["x"] - 2) // 2, one["p"]] += 1
     assert np.array_equal(counts, expected)
+    made["x"], made["y"] = made["y"].copy(), made["x"].copy()
+    high = Framing(Sensor(8, 12), image_size=4)
+    assert np.array_equal(high.make(high.fitted(made)), expected.transpose(1, 0, 2))
     with pytest.raises(OnespikeError, match="12x8 pixels is no square"):
         Framing.of(DataConfig(), Sensor(12, 8))
     with pytest.raises(OnespikeError, match="at most 8"):
         Framing.of(DataConfig(image_size=9), Sensor(12, 8))
+
+
+@pytest.mark.parametrize("representation", ["histogram", "voxel"])
+def test_a_pixel_counts_to_255(representation):
+    made = np.zeros(300, EVENT)
+    made["t"] = np.arange(300)
+    found = framed(made, representation=representation)
+    assert (found[0, 0, 0], found.sum()) == (255, 255)
 
 
 def test_denoising_leaves_out_what_is_alone():
@@ -324,28 +357,69 @@ def test_changed_events_are_in_order_and_the_same_for_a_seed():
     assert np.array_equal(made, events(2000, 16, 5))
 
 
+def test_events_are_moved_together_and_jittered_each_by_itself():
+    made = events(2000, 8, 7)
+    made["x"], made["y"], made["t"] = made["x"] + 28, made["y"] + 28, np.arange(2000) * 1_000_000
+
+    def moved(seed, count=5, **options):
+        config = DataConfig(**({"crop_padding": 0, "flip": 0} | options))
+        found = jittered(made[:count], 64, config, np.random.default_rng(seed))
+        return np.stack([found[key].astype(float) - made[key][:count] for key in "txy"])
+
+    steps = {tuple(np.unique(moved(seed, crop_padding=1), axis=1).T.ravel()) for seed in range(100)}
+    assert steps == {(0, x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)}
+    assert not any(moved(seed, flip=0.5, alternate_flip=True).any() for seed in range(20)), "the loader mirrors"
+    t, x, y = moved(0, 2000, temporal_jitter=500.0, spatial_jitter=3.0)
+    assert (t.std(), x.std(), y.std()) == pytest.approx((500, 3, 3), rel=0.1)
+    assert np.abs(np.corrcoef([t, x, y]) - np.eye(3)).max() < 0.1
+
+
 # digits-saccades
 
 
-def test_the_saccades_are_the_same_for_a_seed_and_have_both_polarities():
+def test_the_saccades_are_those_of_their_description():
     from sklearn.datasets import load_digits
 
-    digits = load_digits().images[:3]
-    together, alone = simulate(digits, range(3)), simulate(digits[1:2], [1])
-    assert np.array_equal(together[1], alone[0])
-    for one in together:
-        assert (np.diff(one["t"]) >= 0).all()
-        assert 0 <= one["t"].min() <= one["t"].max() <= 300_000
-        assert 0.4 < one["p"].mean() < 0.6
-        assert all(len(one[(one["t"] >= t) & (one["t"] < t + 100_000)]) > 300 for t in (0, 100_000, 200_000))
-    blank = simulate(np.zeros((1, 8, 8)), [0])[0]
-    assert 50 < len(blank) < 160  # noise alone: 1/3 an event a second for 1,024 pixels, 0.3 s
+    digit, draws, field = load_digits().images[8], np.random.default_rng(1), np.zeros((40, 40))
+    grey = Image.fromarray(np.rint(digit * 255 / 16).astype(np.uint8))
+    field[8:32, 8:32] = np.asarray(grey.resize((24, 24), Image.Resampling.BICUBIC)) / 255
+    thresholds = np.maximum(draws.normal(0.4, 0.04, (32, 32)), 0.1)
+    count = draws.poisson(32 * 32 * 0.3 / 3)
+    x, y, p = draws.integers(0, (32, 32, 2), (count, 3)).T
+    expected = [*zip(x, y, draws.uniform(0, 300_000, count).astype(int), p, strict=True)]  # the noise
+    corners = np.array([(2, 2), (4, 6), (6, 2), (2, 2)])  # of the field of view in the field
+
+    def light(x, y, t):
+        number = min(t // 100_000, 2)
+        right, down = corners[number] + (t / 1e5 - number) * (corners[number + 1] - corners[number])
+        row, column = int(down), int(right)
+        down, right = down - row, right - column
+        four = field[y + row : y + row + 2, x + column : x + column + 2]
+        return np.log(0.1 + np.array([1 - down, down]) @ four @ np.array([1 - right, right]))
+
+    seen = [*range(4, 32, 6)]
+    for y in seen:
+        for x in seen:
+            last = before = light(x, y, 0)
+            for t in range(4000, 300_001, 4000):
+                now = light(x, y, t)
+                while abs(now - last) >= thresholds[y, x]:
+                    last += np.sign(now - last) * thresholds[y, x]
+                    at = t - 4000 + 4000 * (last - before) / (now - before)
+                    expected.append((x, y, int(at), int(now > before)))
+                before = now
+    [found] = simulate(digit[None], [1])
+    found = sorted(one for one in zip(*(found[key].tolist() for key in "xytp"), strict=True) if {*one[:2]} <= {*seen})
+    expected = sorted(one for one in expected if {*one[:2]} <= {*seen})
+    assert len(found) > 60
+    assert np.abs(np.array(found) - expected).max(0).tolist() in ([0, 0, 0, 0], [0, 0, 1, 0])  # of a microsecond's part
 
 
 def test_augmented_recordings_are_cached_and_drawn_from_a_seed(tmp_path):
     folder_of(tmp_path / "data", [events(50, 16, seed) for seed in range(6)])
     options = {"name": "events-folder", "root": str(tmp_path / "data"), "sensor": (16, 16)}
     config = DataConfig(**options, frames=3, drop_events=0.5, holdout=0)
+    open_dataset(replace(config, drop_events=0.0))  # which keeps no events
     data = [open_dataset(config) for _ in range(2)][1]
     (a, label), (b, _), (c, _) = (data.train.drawn(1, seed) for seed in (1, 1, 2))
     assert a.shape == (3, 2, 16, 16)
@@ -355,6 +429,17 @@ def test_augmented_recordings_are_cached_and_drawn_from_a_seed(tmp_path):
     plain = open_dataset(DataConfig(**options, holdout=0))
     assert type(plain.train).__name__ == "ImageSet"
     assert plain.train.images.shape == (12, 16, 16, 2)
+    small = open_dataset(DataConfig(**options, holdout=0, image_size=8, frames=3))
+    assert small.train.images.shape == (12, 8, 8, 3, 2)
+    assert small.train.images.sum() == plain.train.images.sum()
+
+
+def test_events_that_do_not_change_become_the_frames_of_a_test(tmp_path):
+    folder_of(tmp_path / "data", [events(50, 16, seed) for seed in range(3)])
+    made = {"name": "events-folder", "root": str(tmp_path / "data"), "sensor": (16, 16), "frames": 3, "holdout": 0}
+    data = open_dataset(DataConfig(**made, drop_events=1e-9, crop_padding=0, flip=0))
+    ((frames, _),) = EvalLoader(data.train, data.mean, data.std, 6)
+    np.testing.assert_allclose(np.stack([data.train.drawn(one, 0)[0] for one in range(6)], 1), frames, atol=1e-5)
 
 
 # What is wrong is named by path, in one line

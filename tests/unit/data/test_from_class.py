@@ -143,6 +143,9 @@ def test_torchvisions_image_folder_with_transforms(tmp_path):
     assert (len(data.train), len(data.test), data.mean) == (16, 4, (0, 0, 0))
     seen = data.test[0][0]
     assert 0 <= seen.min() < seen.max() <= 1
+    arguments = {"root": tmp_path, "transform": transform, "target_transform": lambda label: 1 - label}
+    turned = from_class(torchvision.datasets.ImageFolder, arguments, PLAIN)
+    assert np.array_equal(turned.train.labels, 1 - data.train.labels), "what changes labels is asked for each"
 
 
 @pytest.mark.parametrize("arguments", [{}, {"count": 3, "colour": "red"}, {"size": 3}])

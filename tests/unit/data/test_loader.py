@@ -1,4 +1,5 @@
 import multiprocessing
+import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -122,6 +123,21 @@ def test_loaders_leave_the_workers_of_others_alone(data):
     next(second)
     first.close()
     assert len(list(second)) == len(data.train) // 2 - 1
+    assert not multiprocessing.active_children()
+
+
+def test_a_worker_that_is_killed_is_one_line_whatever_the_main_process_does_meanwhile(data, monkeypatch):
+    waits = torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data
+    monkeypatch.setattr(waits, "__defaults__", (0.05,))  # seconds after which it looks for its workers
+    batches = TrainLoader(data, replace(PLAIN, auto_augment="original", workers=1), 2, seed=0).epoch(0)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)  # a signal tells of its end here, as in a training step
+    with pytest.raises(
+        OnespikeError, match=r"^data.workers: a process .* has died \(.*\); .* or pass --data.workers 0$"
+    ):
+        list(batches)
     assert not multiprocessing.active_children()
 
 

@@ -443,6 +443,15 @@ def test_images_of_different_sizes_are_named():
         data.train.gather(np.array([3, 12]))
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("-inf")])
+def test_floats_that_are_not_finite_are_named(number):
+    images = floats()
+    images[12, 1, 2, 3] = number
+    data = as_dataset(Own(images, labels()), test=Own(floats(), labels()), holdout=0)
+    with pytest.raises(OnespikeError, match="Own, train: item 12: numbers that are not finite; expected pixels"):
+        data.train.gather(np.array([3, 12]))
+
+
 def test_raw_images_and_floats_do_not_mix():
     fails(["Own, test: item 0: an image of float32"], (Own(raw(), labels()), Own(floats(), labels())))
     fails(

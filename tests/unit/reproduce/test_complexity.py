@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from reproduce.complexity import count_cell, count_convolution, count_linear, layers_of, lsnn, ratio, scnn
+from reproduce.complexity import _compare, count_cell, count_convolution, count_linear, layers_of, lsnn, ratio, scnn
 from reproduce.report import read_rows
+
+RESULTS = Path(__file__).parents[3] / "results"
 
 #: Elementwise operations that a written-out cell uses: one for each element of the result.
 ELEMENTWISE = {
@@ -107,6 +109,12 @@ def test_eq2_is_eq1_without_its_lower_order():
     assert scnn(10**6, 10**6, 3) / lsnn(10**6, 10**6) == pytest.approx(ratio(10**6, 10**6, 3), rel=1e-5)
 
 
+def test_a_whole_unit_has_two_convolutions_or_two_directions_and_the_layer_behind():
+    conv, cell, fc = 2 * 9 * 48 * 48, 2 * 8 * 48 * 48 + 13 * 48, 2 * 48 * 48
+    expected = 1.125, conv / (cell + 7 * 48), conv / cell, (2 * conv + fc) / (2 * cell + 2 * fc)
+    assert _compare(48) == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("cell", [nn.LSTM, nn.GRU, nn.RNN])
 def test_the_cells_that_are_counted_are_the_frameworks(cell: type):
     torch.manual_seed(0)
@@ -150,4 +158,8 @@ def test_what_is_written(command, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert {row["model"] for row in rows} == {"conv12", "lstm12"}
     shares = {float(row["counted / Eq. 1"]) for row in rows if row["kind"] in ("convolution", "linear")}
     assert shares == {1.0}
+    committed = [row for row in read_rows(RESULTS / "complexity.csv") if row["model"] in ("conv12", "lstm12")]
+    for row, other in zip(rows, committed, strict=True):
+        assert [row.pop(name) for name in ("model", "layer", "kind")] == [*other.values()][:3]
+        assert {name: float(cell) for name, cell in row.items()} == {name: float(other[name]) for name in row}
     assert "13 operations for each channel" in (tmp_path / "results" / "complexity.md").read_text()

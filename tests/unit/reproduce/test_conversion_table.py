@@ -4,6 +4,7 @@ import shutil
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from onespike.errors import OnespikeError
 from onespike.evaluation.convert import convert_run
 from onespike.evaluation.evaluate import evaluate
 from onespike.training import Run, load_recipe, train
-from reproduce.conversion import _milliseconds, conversion
+from reproduce.conversion import _measure, _milliseconds, conversion
 from reproduce.conversion_table import TRAINED_ON, Entry, Measurement, _draw, _winner, write
 from reproduce.report import read_rows
 from tests.running import raising
@@ -158,10 +159,25 @@ def test_numbers_that_do_not_suit(numbers: dict[str, tuple[int, ...]], ann: Path
 
 def test_times_taken_while_something_else_ran_are_marked(ann: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("reproduce.conversion.watch_machine", lambda: nullcontext(Machine(cpu=1.0, others=1.0)))
+    monkeypatch.setattr("reproduce.conversion.interleaved", lambda timed, _: {name: [1.0, 9.0, 2.0] for name in timed})
     [time], busy = _milliseconds([Run(ann)])
-    entry = Entry("artificial network", 0, 0, 1, Run(ann), Measurement("10", 1, 1), time)
+    entry = Entry("artificial network", 0, 0, 1, Run(ann), Measurement("1110", 1, 2), time)
     write([entry], entry, 64, tmp_path, "marked", busy)
     assert "The time is NOT TO BE TRUSTED: others used 1.0 cores." in (tmp_path / "marked.md").read_text()
+    [row] = read_rows(tmp_path / "marked.csv")
+    summary, z = Run(ann).summary, 1.959964
+    middle, half = 0.75 + z**2 / 8, z * (0.75 * 0.25 / 4 + z**2 / 64) ** 0.5  # Wilson's, of 3 of 4
+    expected = {
+        "from": 100 * (middle - half) / (1 + z**2 / 4),
+        "to": 100 * (middle + half) / (1 + z**2 / 4),
+        "ms an image": 2000 / 64,
+        "minutes": summary["seconds"] / 60,
+        "whole test set %": summary["test_top1"],
+        "top-1 %": 75,
+        "µJ, field": 1,
+        "µJ, memory": 2,
+    }
+    assert {name: float(row[name]) for name in expected} == pytest.approx(expected)
     write([entry], entry, 64, tmp_path, "trusted")
     assert "TRUSTED" not in (tmp_path / "trusted.md").read_text()
 
@@ -188,6 +204,20 @@ def test_another_network_of_the_same_name_is_another_network(ann: Path, tmp_path
     conversion(tmp_path / "elsewhere" / "ann", **arguments(tmp_path))
     for row, other in zip(table(tmp_path), first, strict=True):
         assert row["µJ, field"] != other["µJ, field"] or row["top-1 %"] != other["top-1 %"]
+
+
+def test_energies_are_those_of_the_audit_and_kept_with_the_answers(
+    ann: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    totals = {"field": 1.5e-6, "int8": 9.0, "memory": 2.5e-6}
+    audited = SimpleNamespace(energy=lambda convention: SimpleNamespace(total=totals[convention]))
+    monkeypatch.setattr("reproduce.conversion.audit_run", lambda *_, **__: audited)
+    found = _measure(Run(ann), 30, tmp_path)
+    assert (found.microjoules, found.memory_microjoules, len(found.hits)) == (1.5, 2.5, 30)
+    monkeypatch.setattr("reproduce.conversion.audit_run", raising(AssertionError("measured anew")))
+    assert _measure(Run(ann), 30, tmp_path) == found
+    with pytest.raises(AssertionError, match="measured anew"):
+        _measure(Run(ann), 31, tmp_path)
 
 
 def test_every_network_is_drawn_once_and_several_neurons_apart():

@@ -5,15 +5,16 @@ from typing import Any
 import pytest
 from tiny import SMALL
 
-from onespike.audit import audit_run
+from onespike.audit import Audit, EnergyTable, audit_run
 from onespike.classpath import ClassPath
 from onespike.conversion import ConversionConfig
 from onespike.errors import OnespikeError
+from onespike.models import create_model
 from onespike.training import load_recipe
 from onespike.training.run import Run
 from reproduce import baselines
 from reproduce import energy as module
-from reproduce.published import ENERGY
+from reproduce.published import ENERGY, Claim
 from reproduce.report import read_rows
 from reproduce.sweep import complete
 
@@ -138,6 +139,44 @@ def test_what_stands_beside_a_network_has_to_be_its_kin(changed, expected, messa
     with pytest.raises(OnespikeError, match=message):
         module._kin(own, write(tmp_path / "other", **changed).folder, **expected)
     assert module._kin(own, own.folder, preset="paper").folder == own.folder
+
+
+@pytest.fixture
+def audits(monkeypatch: pytest.MonkeyPatch) -> list[Audit]:
+    """Two audits of a small network, of a tenth and of three tenths of its neurons firing."""
+    monkeypatch.setattr(baselines, "create_model", lambda _, **how: create_model("spiking-vgg-xs", width=4, **how))
+    published = [baselines.Published("network", 1, top1, rate, "") for top1, rate in ((90.0, 0.1), (91.0, 0.3))]
+    table = EnergyTable.load()
+    return [Audit(one.name, one.operations(), table, data="cifar10", accuracy=one.accuracy) for one in published]
+
+
+def test_each_claim_is_held_against_the_other_networks_energy_over_ours(audits, monkeypatch: pytest.MonkeyPatch):
+    ours, other = audits
+    ratio = other.energy("field").total / ours.energy("field").total
+    assert ratio > 1.02
+    monkeypatch.setitem(ENERGY, "ann", Claim("as much", ratio))
+    for pair, claim, expected in (
+        ((ours, other), "ann", (90, 91, ratio, ratio, "yes")),
+        ((ours, other), "snn", (90, 91, 3, ratio, "no")),
+        ((other, ours), "ann", (91, 90, ratio, 1 / ratio, "no")),
+        ((ours, other), None, (90, 91, None, ratio, None)),
+    ):
+        claims, refused = module._claims([module.Subject(pair[0]), module.Subject(pair[1], claim)])
+        row = dict(zip(claims.columns, claims.rows[0], strict=True))
+        assert (row["against"], row["convention"], refused) == (pair[1].name, "field", [])
+        found = tuple(row[name] for name in ("top-1 %", "its top-1 %", "claimed", "found", "holds"))
+        assert found == pytest.approx(expected)
+
+
+def test_the_networks_are_described_by_their_counts(audits):
+    table = module._networks([module.Subject(audits[1], "snn", assumed=True)])
+    row = dict(zip(table.columns, table.rows[0], strict=True))
+    dense, real = audits[1].operations.macs, audits[1].operations.macs_of("real")
+    assert (row["top-1 %"], row["dense MACs"], row["firing rates"]) == (91.0, dense, module.ASSUMED)
+    assert row["real %"] == pytest.approx(100 * real / dense)
+    assert 0.25 * (dense - real) < row["synaptic operations"] <= 0.3 * (dense - real)  # none at the border
+    assert row["field µJ"] == pytest.approx(4.6e-6 * real + 0.9e-6 * 0.3 * (dense - real))
+    assert row["memory µJ"] == 1e6 * audits[1].energy("memory").total
 
 
 def test_bad_input(command, tmp_path: Path):

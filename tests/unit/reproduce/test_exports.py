@@ -49,6 +49,19 @@ def test_proofs_and_refusals(
     assert "Not written" not in (out / "export.md").read_text()
 
 
+def test_a_row_says_of_each_target_what_its_proof_says() -> None:
+    shares = {"top1": 90.0, "target_top1": 89.5, "same_class": 99.0}
+    counts = {"images": 200, "differing": 3, "spikes": 1000, "logit_error": 0.25, "largest_logit": 8.0}
+    proof = {"target": "onnxruntime", "holds": True} | shares | counts
+    rows = [*exports._rows("run", "onnx-fp32", {"targets": [proof, proof | {"holds": False}]})]
+    expected = ["run", "onnx-fp32", "onnxruntime", 200, 90.0, 89.5, 99.0, 3, 1000, 0.25, 8.0]
+    assert rows == [[*expected, "holds"], [*expected, "DOES NOT HOLD"]]
+    assert [*exports.COLUMNS][3:11] == [
+        *("images", "top-1 %", "target's", "same class %"),
+        *("spikes that differ", "of", "error of a logit", "largest logit"),
+    ]
+
+
 @pytest.mark.parametrize("missing", ["images", "weights"])
 def test_what_is_not_there_is_no_refusal_of_a_format(
     missing: str,

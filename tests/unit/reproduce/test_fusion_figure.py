@@ -51,6 +51,9 @@ def test_firing_rates_of_a_run(unit: str, command, tmp_path: Path):
     assert set(rows) == set(FUSIONS)
     # The fusion it was trained with is in its place: all test images give what the test at the end of training gave.
     assert float(rows["sincos"]["top-1 %"]) == pytest.approx(summary["test_top1"])
+    rates = {kind: float(row["firing rate"]) for kind, row in rows.items()}
+    for kind, row in rows.items():
+        assert float(row["against the plane"]) == pytest.approx(rates[kind] / rates["sum"] - 1)
     rates = {kind: float(row["block 2"]) for kind, row in rows.items()}
     assert len(set(rates.values())) > 2
     text = (tmp_path / "results" / "fusion.md").read_text()

@@ -8,7 +8,8 @@ from torch import nn
 from onespike.errors import OnespikeError
 from onespike.models import create_model
 from onespike.training import load_recipe
-from reproduce.gradients import Gradients, _norms, gradients
+from onespike.training.trainer import Trainer
+from reproduce.gradients import Gradients, _norms, gradients, measure
 from reproduce.report import read_rows
 
 
@@ -39,6 +40,27 @@ def test_the_norm_is_that_of_all_the_gradients_of_a_block():
     for block, norm in zip(network.blocks(), norms, strict=True):
         squares = sum(parameter.grad.double().square().sum().item() for parameter in block.parameters())
         assert norm == pytest.approx(squares**0.5, rel=1e-5)
+
+
+def test_a_head_is_drawn_for_the_first_measurement_alone(monkeypatch: pytest.MonkeyPatch):
+    seen: list[tuple[str, bool, torch.Tensor]] = []
+
+    def note(what: str, network: nn.Module, images: torch.Tensor) -> None:
+        seen.append((what, bool(network.head.weight.any()), images))
+
+    def step(self: Trainer, number: int, images: torch.Tensor, _: torch.Tensor) -> tuple[float, float]:
+        note("step", self.network, images)
+        return float(number), 0.0
+
+    monkeypatch.setattr("reproduce.gradients._norms", lambda _, *given: note("norms", *given[:2]) or [float(len(seen))])
+    monkeypatch.setattr(Trainer, "step", step)
+    budget = {"data.limit": 240, "train.batch_size": 8, "train.epochs": 1, "model.channels": [4, 4, 4, 4]}
+    found = measure("conv12", "digits", budget, 22)
+    assert [what for what, *_ in seen] == ["norms", *["step"] * 22, "norms"]
+    assert [drawn for _, drawn, _ in seen] == [True] + [False] * 23
+    assert torch.equal(seen[0][2], seen[1][2])
+    assert torch.equal(seen[-1][2], seen[-2][2])
+    assert (found.start, found.end, found.first_loss, found.last_loss) == ([1.0], [24.0], 4.5, 16.5)
 
 
 def test_too_few_steps_are_refused(tmp_path: Path):

@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 from onespike.errors import OnespikeError
-from reproduce.statistics import Estimate, paired
+from reproduce.statistics import Estimate, paired, smallest_visible
 
 
 def test_by_hand():
@@ -34,6 +34,14 @@ def test_one_value_has_no_interval():
     assert (found.mean, found.std, found.interval) == (5.0, None, None)
     assert found.against(Estimate.over([1.0, 2.0])) == "no interval"
     assert Estimate.over([1.0, 2.0]).against(found) == "no interval"
+
+
+def test_intervals_part_from_the_spread_of_all_values_on():
+    groups = [50.0, 51.0, 53.0], [10.0, 14.0, 12.0], [70.0, 80.0], [1.0, 2.0, 3.0, 5.0], [1.0]
+    squares = sum(np.var(one) * len(one) for one in groups)  # about their own means: 2 + 2 + 1 + 3 of them are free
+    expected = 2 * stats.t.ppf(0.975, 2) * (squares / 8 / 3) ** 0.5  # three values have most
+    assert smallest_visible([*map(Estimate.over, groups)]) == pytest.approx(expected)
+    assert smallest_visible([Estimate.over([1.0])]) is None
 
 
 @pytest.mark.parametrize(

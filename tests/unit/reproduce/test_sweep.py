@@ -1,13 +1,17 @@
 import csv
+import json
 import os
 import re
 import shlex
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock, Timeout
+from matplotlib.figure import Figure
 from tiny import SMALL
 
 from onespike.errors import OnespikeError
@@ -25,7 +29,7 @@ from reproduce.costs import read_costs, write_costs
 from reproduce.figure1 import FIGURE1
 from reproduce.ledger import COLUMNS, Ledger, make_row
 from reproduce.operations import OPERATIONS
-from reproduce.outcome import Outcome, describe_budget, outcomes, write_outcomes
+from reproduce.outcome import Outcome, describe_budget, describe_progress, outcomes, write_outcomes
 from reproduce.outcome_figure import draw_depths, draw_rows
 from reproduce.over_time import EVENTS
 from reproduce.plan import OWN, Setting, Sweep, digest, plan, resolve
@@ -35,6 +39,7 @@ from reproduce.table2 import TABLE2
 from reproduce.windows import WINDOWS
 
 RESULTS = Path(__file__).parents[3] / "results"
+EXTRA = Setting("theta", "0.7", {"model.theta": 0.7})
 
 
 @pytest.fixture
@@ -116,6 +121,28 @@ def test_a_damaged_environment_is_one_line(damage: str | None, sweep: Sweep, tmp
         make_row(resolve(sweep, SMALL)[0], Run(tmp_path))
 
 
+@pytest.mark.parametrize(("device", "machine"), [("auto", "a GPU"), ("cpu", "a processor")])
+def test_a_row_names_the_machine_that_trained(device: str, machine: str, sweep: Sweep, tmp_path: Path):
+    facts = {
+        "commit": "c",
+        "processor": "a processor",
+        "threads": 1,
+        "accelerators": ["a GPU"],
+        "packages": {"torch": "2"},
+    }
+    (tmp_path / "environment.json").write_text(json.dumps(facts))
+    [training, *_] = resolve(sweep, {**SMALL, "train.device": device})
+    found = make_row(training, Run(tmp_path), diverged=True)
+    assert [found[name] for name in ("machine", "torch", "commit", "test_top1")] == [machine, "2", "c", None]
+
+
+def test_time_left_is_that_of_other_seeds_or_else_of_all(sweep: Sweep):
+    one, other, *_, unknown = plan(resolve(replace(sweep, settings=[*sweep.settings, EXTRA]), SMALL), 2)
+    rows = [row(one, 50, seconds=60.0), row(other, 50, seconds=120.0), row(other, 50, seconds=None)]
+    assert engine._time_left([one, other, other, unknown], rows) == 60 + 120 + 120 + 90
+    assert engine._time_left([one], rows[2:]) is None
+
+
 def test_an_interrupted_training_goes_on_from_its_checkpoint(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
@@ -160,6 +187,16 @@ def test_a_training_that_diverges_is_said_and_does_not_stop_the_others(sweep: Sw
     rows = Ledger(tmp_path / "demo.runs.csv").rows()
     assert [one["outcome"] for one in rows] == ["trained", "diverged", "trained"]
     assert rows[1]["test_top1"] is None
+
+
+def test_a_row_is_added_once_by_one_process_at_a_time(sweep: Sweep, tmp_path: Path):
+    first, ledger = resolve(sweep, SMALL)[0], Ledger(tmp_path / "demo.runs.csv")
+    with ledger.locked():
+        for top1 in (10.0, 20.0):  # the second by another process, which was slower
+            ledger.add(row(first, top1))
+        with pytest.raises(Timeout):
+            FileLock(tmp_path / ".demo.runs.csv.lock").acquire(timeout=0)
+    assert [one["test_top1"] for one in ledger.rows()] == [10.0]
 
 
 @pytest.mark.parametrize(
@@ -393,11 +430,56 @@ def test_the_command_of_a_module_can_be_run():
 
 
 def test_against_the_best_of_the_group(sweep: Sweep):
-    best = replace(sweep, reference="best", settings=sweep.settings[1:])
+    best = replace(sweep, reference="best", settings=[*sweep.settings[1:], replace(EXTRA, group="alone")])
     planned = resolve(best, SMALL)
-    first, second = plan(planned, 1)
-    rows = [row(first, 60), row(second, 40)]
-    assert [outcome.verdict for outcome in outcomes(best, planned, 1, rows)] == ["best", "no interval"]
+    first, second, alone = plan(planned, 1)
+    rows = [row(first, 60), row(second, 40), row(alone, 10)]
+    assert [outcome.verdict for outcome in outcomes(best, planned, 1, rows)] == ["best", "no interval", "best"]
+
+
+def test_differences_are_of_the_same_seed(sweep: Sweep):
+    planned = resolve(sweep, SMALL)
+    one, two, three = plan(planned, 3)[::2], plan(planned, 3)[1::2], plan(planned, 4)[6]
+    rows = [row(*each) for each in zip(one, (50, 60, 70), strict=True)] + [row(three, 99)]
+    rows += [row(two[2], 71.5), row(two[1], 60.5)]  # in any order, and one is still missing
+    baseline, theta, _ = outcomes(sweep, planned, 3, rows)
+    assert baseline.accuracies == {0: 50, 1: 60, 2: 70}, "a fourth seed was not asked for"
+    assert (theta.difference.mean, theta.difference.count) == (1.0, 2)
+    said = "5 of 6 runs are done; what is missing is marked pending. The file of runs has 1 more, of further seeds."
+    assert describe_progress(planned, 3, rows).startswith(said)
+
+
+def test_a_row_sets_what_its_label_says_whatever_all_are_given(sweep: Sweep):
+    assert [one.recipe.model.theta for one in resolve(sweep, SMALL | {"model.theta": 0.7})] == [0.7, 0.3, 0.5]
+
+
+def test_what_another_process_did_meanwhile_is_not_done_again(sweep: Sweep, trained, tmp_path: Path, monkeypatch):
+    pretend = engine.train
+
+    def beside(recipe: Any, out: Path, **how: Any) -> None:
+        pretend(recipe, out, **how)
+        if len(trained) == 1:
+            run_sweep(sweep, SMALL, 1, tmp_path, tmp_path / "other", part=(2, 2))
+
+    monkeypatch.setattr(engine, "train", beside)
+    sweep = replace(sweep, draw=lambda _: Figure())
+    run_sweep(sweep, SMALL, 1, tmp_path, tmp_path / "work")
+    assert [folder.name.split("-seed")[0] for folder in trained] == ["baseline-baseline", "theta-0.3"]
+    assert len(Ledger(tmp_path / "demo.runs.csv").rows()) == 2
+
+
+@pytest.mark.usefixtures("trained")
+def test_networks_are_audited_before_their_row_is_there(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked: list[Any] = []
+
+    def audit(training: Any, run: Run, path: Path) -> None:
+        asked.append((training.key, run.is_complete, path.name, len(Ledger(tmp_path / "demo.runs.csv").rows())))
+
+    monkeypatch.setattr(engine, "audit_training", audit)
+    audited = replace(sweep, audited=True, draw=lambda _: Figure())
+    run_sweep(audited, SMALL, 1, tmp_path, tmp_path / "work")
+    keys = [one.key for one in plan(resolve(sweep, SMALL), 1)]
+    assert asked == [(key, True, "demo.audit.csv", number) for number, key in enumerate(keys)]
 
 
 def test_the_papers_sweeps():
@@ -457,7 +539,9 @@ def test_networks_of_two_families_are_two_recipes_though_both_leave_every_value_
 
 
 @pytest.mark.parametrize("file", sorted(RESULTS.rglob("*.runs.csv")), ids=lambda file: str(file.relative_to(RESULTS)))
-def test_the_command_below_a_committed_table_goes_on_from_its_rows(file: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_command_below_a_committed_table_goes_on_from_its_rows_and_makes_it_of_them(
+    file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
     page = file.with_name(file.name.replace(".runs.csv", ".md"))
     [typed] = re.findall(r"^- Command: `(?:python -m reproduce|onespike paper) (.+)`$", page.read_text(), re.M)
     asked: list[Any] = []
@@ -469,5 +553,14 @@ def test_the_command_below_a_committed_table_goes_on_from_its_rows(file: Path, m
     digests = {(one.setting.group, one.setting.label): one.digest for one in planned}
     rows = ledger.rows()
     assert [row["digest"] for row in rows] == [digests[row["group"], row["setting"]] for row in rows]
-    audits = read_costs(file.with_name(file.name.replace(".runs.", ".audit.")))
-    assert set(audits) <= {(row["digest"], row["seed"]) for row in rows}
+    audited = file.with_name(file.name.replace(".runs.", ".audit."))
+    assert set(read_costs(audited)) <= {(row["digest"], row["seed"]) for row in rows}
+    if sweep.audited:
+        shutil.copy(audited, tmp_path)
+    anew = write_costs if sweep.audited else write_outcomes
+    anew(replace(sweep, draw=lambda _: Figure()), planned, seeds, rows, tmp_path)
+    made, committed = (read_rows(folder / f"{sweep.name}.csv") for folder in (tmp_path, file.parent))
+    for one, other in zip(made, committed, strict=True):
+        assert one.keys() == other.keys()
+        for name, cell in one.items():
+            assert cell == other[name] or float(cell) == pytest.approx(float(other[name]), rel=1e-9, abs=1e-9), name

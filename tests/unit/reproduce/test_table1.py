@@ -46,6 +46,12 @@ def test_what_is_written(command, tmp_path: Path):
         assert float(rows[theta]["S integrated"]) == pytest.approx(volume(theta))
         assert rows[theta]["agree"] == "yes"
     assert rows[0.2]["S published"] == rows[0.2]["agree"] == ""
+    committed = read_rows(Path(__file__).parents[3] / "results" / "table1.csv")
+    for found, row in zip(rows.values(), committed, strict=True):
+        assert found.pop("agree") == row.pop("agree")
+        assert [float(cell or "nan") for cell in found.values()] == pytest.approx(
+            [float(cell or "nan") for cell in row.values()], nan_ok=True
+        )
     text = (tmp_path / "results" / "table1.md").read_text()
     assert "5 agree to the digit" in text
     assert "- Commit: " in text

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny import SMALL
@@ -37,7 +38,8 @@ def test_unrelated_potentials():
 def test_differences_by_hand():
     above = torch.tensor([[1.0], [2.0], [4.0], [8.0]]).double()
     here = torch.tensor([[3.0], [5.0], [6.0], [1.0]]).double()
-    found = analyse(of(above, here), 0.5)
+    seen = of(above, here)
+    found = analyse(seen, 0.5)
     down, across = [3.0, 2.0, -7.0], [2.0, 1.0, -5.0]
     mixed = [1.0, -1.0, -9.0]
     for name, values in (("down", down), ("across", across), ("mixed", mixed)):
@@ -45,6 +47,11 @@ def test_differences_by_hand():
     eq4 = torch.tensor([5.0, 3.0, -12.0])
     eq5 = torch.tensor([5 - 0.5, 6 - 1.0, 1 - 2.0])
     assert found.error == pytest.approx(size(eq4 - eq5) / size(eq4))
+    current = seen.current[1:].flatten()
+    assert found.correlation == pytest.approx(np.corrcoef(eq5, current)[0, 1])
+    assert found.plain_correlation == pytest.approx(np.corrcoef(here[1:, 0], current)[0, 1])
+    # here - eq4 = -down - across + here is to be alpha times the corner: 1, 2, 4
+    assert found.best_alpha == pytest.approx((0 * 1 + 3 * 2 + 13 * 4) / (1 + 4 + 16))
 
 
 def test_a_run(command, tmp_path: Path):

@@ -1,12 +1,18 @@
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from onespike.training.run import Run
+from reproduce.costs import audit_training, draw_costs, read_costs, write_costs
+from reproduce.ledger import COLUMNS, NUMBERS
 from reproduce.over_time import EVENTS, TIME
-from reproduce.plan import Sweep, resolve
+from reproduce.plan import Sweep, Training, plan, resolve
 from reproduce.registry import PAPER
 from reproduce.report import read_rows
 from reproduce.sweep import run_sweep
@@ -31,6 +37,46 @@ def test_what_is_compared():
 def test_every_sweep_runs_as_its_command_calls_it(sweep):
     given = {"train.epochs": sweep.epochs, "data.limit": sweep.limit, "train.precision": sweep.precision}
     assert len(resolve(sweep, given)) == len(sweep.settings)
+
+
+def test_what_an_audit_found_stands_in_its_own_column(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    planned = resolve(sweep, {"data.limit": 60})
+    path, asked = tmp_path / "demo.audit.csv", list[Any]()
+
+    def audit(factor: float) -> Callable[..., SimpleNamespace]:
+        totals = {"field": 1e-6 * factor, "int8": 2e-6 * factor, "memory": 3e-6 * factor}
+        counts = {"synaptic_operations": 40 * factor, "macs": 50 * factor, "macs_of": {"real": 6 * factor}.get}
+        times = [SimpleNamespace(median=0.007 * factor, busy=None if factor == 1 else "others")]
+        energy = lambda convention: SimpleNamespace(total=totals[convention])  # noqa: E731
+        found = SimpleNamespace(energy=energy, operations=SimpleNamespace(**counts), latency=times)
+        return lambda _, **how: asked.append(how) or found
+
+    def row(training: Training, outcome: str = "trained") -> dict[str, Any]:
+        numbers = dict.fromkeys(NUMBERS, 50.0 if outcome == "trained" else None)
+        given = {"digest": training.digest, "seed": training.seed, "outcome": outcome}
+        return dict.fromkeys(COLUMNS, "") | numbers | given
+
+    trainings = plan(planned, 3)
+    assert [one.digest for one in trainings[::2]] == [planned[0].digest] * 3
+    for factor, training in zip((1.0, 3.0, 100.0), trainings[::2], strict=True):
+        monkeypatch.setattr("reproduce.costs.audit_run", audit(factor))
+        audit_training(training, Run(tmp_path), path)
+    audit_training(trainings[0], Run(tmp_path), path)  # it is there
+    assert asked == [{"images": 512, "device": "auto"}] * 3
+    found = {"field": 1, "int8": 2, "memory": 3, "synaptic_operations": 40, "macs": 50, "real_macs": 6}
+    assert read_costs(path)[trainings[0].key] == pytest.approx(found | {"milliseconds": 7, "busy": 0})
+
+    points: list[Any] = []
+    drawn = replace(sweep, settings=sweep.settings[:1], draw=lambda given: points.extend(given) or Figure())
+    rows = [row(trainings[0]), row(trainings[2]), row(trainings[4], "diverged")]  # whose audit does not count
+    write_costs(drawn, planned[:1], 3, rows, tmp_path)
+    [table] = read_rows(tmp_path / "demo.csv")
+    columns = {"PFLOP": 50, "ms for one": 14, "field µJ": 2, "memory µJ": 6, "synaptic operations": 80, "MACs": 100}
+    assert {name: float(table[name]) for name in columns} == pytest.approx(columns)
+    assert "ms the time for a single sample (NOT TO BE TRUSTED: " in (tmp_path / "demo.md").read_text()
+    for summed, place in ((("field",), 2), (("synaptic_operations", "real_macs"), 92)):
+        [axis] = draw_costs(points, summed).axes
+        assert axis.lines[0].get_xydata().tolist() == [[pytest.approx(place), 50]]
 
 
 @pytest.mark.slow
