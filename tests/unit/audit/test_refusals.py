@@ -56,6 +56,7 @@ def test_a_refusal_leaves_nothing_behind():
     with pytest.raises(OnespikeError):
         count_operations(model, [torch.randn(3, 4)])
     assert model.training
+    assert torch.backends.mha.get_fastpath_enabled()
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
@@ -68,6 +69,11 @@ def test_packed_sequences():
 def test_images_that_are_no_batches():
     with pytest.raises(OnespikeError, match=r"batches: expected tensors \(B, \.\.\.\), .* got a Tensor"):
         count_operations(nn.Linear(4, 4), torch.randn(3, 4))
+
+
+def test_answers_that_are_not_finite():
+    with pytest.raises(OnespikeError, match="answers with numbers that are not finite: its training failed"):
+        count_operations(Forward(lambda _, x: x / 0), [torch.randn(3, 4)])
 
 
 def test_no_images():
