@@ -94,9 +94,9 @@ def test_of_two_graded_interpretations_one_size_for_all_is_taken():
 
 
 def test_weights_that_stand_on_the_left_sum_over_the_last_axis_but_one():
-    spikes = torch.tensor([[0.7, 0.7, 0.0], [0.0, 1.61803, 1.61803]])[None]
-    for x, kind in ((spikes, "binary"), (spikes.mT, "real")):
-        network = Forward(lambda net, x: net.w @ x, w=torch.randn(5, x.shape[1]))
+    spikes = torch.tensor([[0.7, 0.0], [0.7, 1.61803], [0.0, 1.61803]])
+    for x, kind in ((spikes, "binary"), (spikes.T, "real")):
+        network = Forward(lambda net, x: (net.w @ x.T).T, w=torch.randn(5, x.shape[1]))
         assert [one.arrives for one in count_operations(network, [x]).products] == [kind]
 
 
