@@ -346,6 +346,12 @@ def test_zeros_put_around_a_map_are_padding():
     assert product.operations * 2 == by_running(layer, x)
 
 
+def test_a_map_that_is_cut_by_padding_is_a_smaller_map():
+    layer, x = nn.Conv2d(4, 8, 3), spikes(2, 4, 7, 9)
+    cut = Forward(lambda net, x: net.layer(F.pad(x, (-1, -1, 0, -2))), layer=layer)
+    same_count(count_operations(cut, [x]), count_operations(layer, [x[..., :-2, 1:-1]]))
+
+
 @pytest.mark.parametrize(
     "change",
     [

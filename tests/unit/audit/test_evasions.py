@@ -204,6 +204,7 @@ def test_a_depthwise_convolution_of_unfolded_windows_is_a_product():
         lambda self, x: (x * self.w).T.sum(1),  # over the images
         lambda self, x: (x * self.w).amax(-1),
         lambda self, x: (x * self.w).copy_(x).sum(-1),
+        lambda self, x: (torch.view_as_complex(x.view(4, 2, 2)) * self.w[:2]).sum(-1).real,  # four for each pair
     ],
 )
 def test_what_is_not_summed_over_the_weights_is_no_product(function):
@@ -411,6 +412,11 @@ def test_time_may_come_first(axis):
 
     operations = counted(forward, torch.randn(25, 2, 4), axis, layer=nn.Linear(4, 4))
     assert (operations.images, operations.macs) == (2, 25 * 16)
+
+
+def test_rows_of_an_output_that_are_no_images_tell_nothing():
+    operations = counted(lambda self, x: self.layer(x.flatten(0, 1)), torch.randn(4, 3, 6), layer=nn.Linear(6, 5))
+    assert (operations.images, operations.macs) == (4, 3 * 6 * 5)
 
 
 def test_an_audit_takes_the_axis_the_seed_and_a_name():

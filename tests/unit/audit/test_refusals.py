@@ -30,6 +30,10 @@ def multiplied_out(net, x):
             lambda net, x: (x[:, None] > net.centres).float().sum(1),
             r"1 \(Forward\) spreads its parameters by .*: expand the activation to the result's shape first",
         ),
+        (
+            lambda net, x: torch.view_as_complex(x.view(3, 2, 2)) @ torch.view_as_complex(net.centres[0].view(2, 2)),
+            r"1 \(Forward\) does aten\.mv of complex numbers",
+        ),
         (lambda _, x: torch.fft.rfft(x).abs(), r"1 \(Forward\) does aten\._fft"),
         (
             lambda _, x: torch.conv1d(x[None], x[None] + 1),
