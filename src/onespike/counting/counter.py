@@ -237,17 +237,14 @@ class ProductCounter(TorchDispatchMode):
             raise self._refusal(f": a convolution with weights that are unknown: {expected}")
         axes = weight.dim() - 2
         steps = [list(value) * (axes if len(value) == 1 else 1) for value in (stride, padding, dilation)]
-        shape = result.shape
-        if x.dim() == axes + 1:
-            x, shape = x[None], torch.Size((1, *shape))
         if not transposed:
             for axis, (before, behind) in enumerate(self._composed.zeros(x, axes), 1):
                 x = x.narrow(-axis, before, x.shape[-axis] - before - behind)
                 steps[1][-axis] += before
         kernel = "x".join(map(str, weight.shape[2:]))
-        name, place = f"conv {kernel}, {x.shape[1]} -> {shape[1]}", self._weights.place(weight)
+        name, place = f"conv {kernel}, {x.shape[1]} -> {result.shape[1]}", self._weights.place(weight)
         tally = self._tally(path, Tally(name, self._weights.size(weight), 1, self._first), place)
-        tally.see_conv(x, weight, shape, steps, groups, transposed)
+        tally.see_conv(x, weight, result.shape, steps, groups, transposed)
 
     def _matrices(self, path: str, args: tuple[Any, ...], _result: Tensor) -> None:
         """Count a product of two vectors, matrices or stacks of them; either may be the weights."""

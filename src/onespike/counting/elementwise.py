@@ -88,7 +88,8 @@ def work(
         return Counter()
     if name in _POOLS:
         out = result[0] if isinstance(result, tuple) else result
-        window = args[1] if len(args[1]) > 1 else list(args[1]) * (out.dim() - 2)
+        axes = next(int(letter) for letter in name if letter.isdigit())
+        window = args[1] if len(args[1]) > 1 else list(args[1]) * axes
         return Counter({_POOLS[name]: out.numel() * math.prod(window)})
     if name in _ADAPTIVE:
         axes = 3 if name.endswith("3d") else 2
@@ -107,7 +108,8 @@ def work(
     elif not of_input and not any(tensor.is_floating_point() or tensor.is_complex() for tensor in tensors):
         return Counter()
     else:
-        scaled = kwargs.get("alpha", 1) not in (1, -1)  # x + alpha * y in one
+        # In one operation: x + alpha * y, x + value * y * z.
+        scaled = any(kwargs.get(factor, 1) not in (1, -1) for factor in ("alpha", "value"))
         kinds, values = _POINTWISE.get(name, ("special",)) + ("multiply",) * scaled, result.numel()
     if any(tensor.is_complex() for tensor in tensors):
         kinds = tuple(part for kind in kinds for part in _COMPLEX.get(kind, (kind,) * 2))

@@ -1,11 +1,14 @@
 """What arrives is judged by values, over all batches."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from onespike.counting.arrivals import Arrival, Arrivals, in_memory_order
 from onespike.counting.operations import count_operations
+from tests.forward import Forward
 
 
 def arrival(*batches: list[float]) -> Arrival:
@@ -31,6 +34,8 @@ def arrival(*batches: list[float]) -> Arrival:
         ([[-0.5, 0.0], [-1.0, 0.0]], Arrival("graded", 0.5, 2)),
         ([[0.0, 1.0, 16.0]], Arrival("graded", 1.0, 16)),
         ([[0.0, 1.0, 17.0]], Arrival("real", None, 0)),
+        ([[0.5 * n for n in range(-16, 17)]], Arrival("graded", 0.5, 16, signs=True)),
+        ([[0.0, math.inf]], Arrival("real", None, 0)),
         ([[0.0, 1.0, 1.61803]], Arrival("real", None, 0)),
         ([list(torch.linspace(0.1, 3, 100))], Arrival("real", None, 0)),
         ([list(torch.linspace(0.1, 3, 100)), [0.0, 1.0]], Arrival("real", None, 0)),
@@ -80,6 +85,19 @@ def test_each_channel_may_have_graded_values_of_its_own_size():
     (product,) = count_operations(nn.Conv2d(3, 2, 3, padding=1), [maps * sizes.view(3, 1, 1)]).products
     assert product.arrives == "graded"
     assert product.operations == pytest.approx(2 * (maps * taps).sum().item() / 4)
+
+
+def test_of_two_graded_interpretations_one_size_for_all_is_taken():
+    x = torch.tensor([[1.0, 2], [2, 2], [1, 0], [2, 2]])  # by itself, the second channel has spikes of size 2
+    (product,) = count_operations(nn.Linear(2, 3), [x]).products
+    assert (product.arrives, product.step, product.operations) == ("graded", 1, x.sum() * 3 / 4)
+
+
+def test_weights_that_stand_on_the_left_sum_over_the_last_axis_but_one():
+    spikes = torch.tensor([[0.7, 0.0], [0.7, 1.61803], [0.0, 1.61803]])
+    for x, kind in ((spikes, "binary"), (spikes.T, "real")):
+        network = Forward(lambda net, x: (net.w @ x.T).T, w=torch.randn(5, x.shape[1]))
+        assert [one.arrives for one in count_operations(network, [x]).products] == [kind]
 
 
 def test_what_is_not_finite_is_no_spike():

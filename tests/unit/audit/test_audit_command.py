@@ -21,6 +21,7 @@ from onespike.counting.operations import count_operations
 from onespike.data.config import DataConfig
 from onespike.data.sets import Dataset
 from onespike.errors import OnespikeError
+from onespike.evaluation import evaluate
 from onespike.models import model_config
 from onespike.terminal import person
 from onespike.training.checkpoint import Checkpoint
@@ -48,12 +49,22 @@ def test_a_run(make_run, command, tmp_path: Path):
     content = json.loads(files["json"].read_text())
     assert content["macs"]["dense"] == ops.macs
     assert content["energy"] == json.loads(json.dumps(found.to_json()["energy"]))
+    assert content["synaptic_operations"] == ops.synaptic_operations
+    assert content["constants"] == {"file": found.table.file, "sources": found.table.sources}
+    spent = found.energy("memory")
+    assert f"memory, by what it is spent on: real {100 * spent.real / spent.total:.0f}%, spikes " in printed
+    units = {line.split()[0]: line.split()[-1] for line in lines if line.rstrip().endswith("AC")}
+    for layer in ops.layers:
+        for product in layer.products:
+            assert units[layer.path] == ("MAC" if product.arrives == "real" else "AC")
     rows = read_rows(files["csv"])
     assert sum(float(row["macs"] or 0) for row in rows) == ops.macs
     assert sum(float(row["joule_memory"] or 0) for row in rows) == pytest.approx(
         found.energy("memory").total, rel=1e-9, abs=0
     )
-    assert sum(float(row["potential_reads"] or 0) for row in rows) == ops.potentials.reads
+    for column, total in (("potential_reads", ops.potentials.reads), ("potential_writes", ops.potentials.writes)):
+        assert sum(float(row[column] or 0) for row in rows) == total
+    assert sum(float(row["elementwise"] or 0) for row in rows) == pytest.approx(sum(ops.elementwise.values()))
     assert files["html"].read_text().startswith("<!doctype html>")
 
 
@@ -73,23 +84,30 @@ def test_a_fresh_model_says_so_at_once(command, tmp_path: Path):
     assert {product["arrives"] for layer in content["layers"][2:] for product in layer["products"]} == {"binary"}
 
 
-def test_compared_with_twins(make_run, command):
+def test_compared_with_twins(make_run, command, tmp_path: Path):
     runs = [make_run(top1=90.0), make_run("twin", top1=91.0, preset="ann"), make_run("unfinished", preset="binary")]
-    code, printed, _ = command("audit", runs[0].folder, *QUICK, "--compare", *(run.folder for run in runs[1:]))
+    options = ("--json", tmp_path / "all.json", "--csv", tmp_path / "first.csv")
+    others = [run.folder for run in runs[1:]]
+    code, printed, _ = command("audit", runs[0].folder, *QUICK, *options, "--compare", *others)
     assert code == 0
     first, second = (audit_run(run, images=24, latency=False) for run in runs[:2])
     ratio = second.energy("field").total / first.energy("field").total
     assert f"(90.00%) takes {1 / ratio:.2f} times the energy of {runs[1].folder} (91.00%)" in printed
     assert f"no ratio of energies, since the accuracy of {runs[2].folder} is not known" in printed
+    content = json.loads((tmp_path / "all.json").read_text())
+    assert [one["name"] for one in (content, *content["compared"])] == [str(run.folder) for run in runs]
+    [pair], [refused] = content["comparisons"], content["not_compared"]
+    assert (pair["second"], pair["accuracies"], pair["ratios"]["field"]) == (str(others[0]), [90, 91], ratio)
+    assert refused.startswith(f"{runs[0].folder} and {others[1]}: no ratio of energies")
+    assert sum(float(row["macs"] or 0) for row in read_rows(tmp_path / "first.csv")) == first.operations.macs
 
 
 def test_an_evaluation_gives_the_accuracy_that_a_summary_lacks(make_run, monkeypatch):
     run = make_run()
     assert audit_run(run, images=8, latency=False).accuracy is None
     (run.folder / "evaluation").mkdir()
-    tested = run.dataset().test_set()
-    found = {"part": "test", "checkpoint": "best", "test_set": tested, "epochs": 1, "top1": {"mean": 12.5}}
-    found |= {"precision": "fp32"}
+    found = evaluate(run, device="cpu").to_json()
+    found["top1"]["mean"] = 12.5
     (run.folder / "evaluation" / "evaluation.json").write_text(json.dumps(found))
     hashed, own = [], Dataset.test_set
     monkeypatch.setattr(Dataset, "test_set", lambda *given: (hashed.append(given), own(*given))[1])

@@ -61,9 +61,12 @@ def test_a_convolution_by_hand():
 def test_synaptic_operations_of_convolutions(options):
     layer, x = nn.Conv2d(4, 8, 3, **options), spikes(2, 4, 7, 9)
     (product,) = count_operations(layer, [x]).products
+    (real,) = count_operations(layer, [x * torch.rand(x.shape)]).products
     assert product.macs * 2 * 2 == flops(layer, x)  # two operations in a multiply-accumulate, two images
     assert product.operations * 2 == by_running(layer, x)
     assert product.reached * 2 == by_running(layer, torch.ones_like(x))
+    assert (real.arrives, real.operations, real.macs) == ("real", product.reached, product.macs)
+    assert (real.rate, real.nonzero) == (product.rate, product.operations)  # zeros are told, but not left out
 
 
 def test_synaptic_operations_of_a_transposed_convolution():
@@ -118,7 +121,9 @@ def test_recurrent_layers(layer, gates, directions):
     assert (inner.name, inner.arrives, inner.macs) == ("input", "binary", 7 * directions * gates * 5 * 3)
     assert inner.operations == x.sum() / 2 * directions * gates * 5
     assert (state.name, state.arrives, state.macs) == ("state", "real", 7 * directions * gates * 5 * 5)
-    assert state.operations == state.macs
+    assert state.operations == state.reached == state.nonzero == state.macs
+    assert (inner.weights, state.weights) == (directions * gates * 5 * 3, directions * gates * 5 * 5)
+    assert (inner.inputs, state.inputs) == (7 * 3, 7 * directions * 5)
     units = 7 * 5 * directions
     expected = {
         "LSTM": {"add": 5, "multiply": 3, "special": 5},
@@ -134,8 +139,35 @@ def test_stacked_recurrent_layers_with_projection():
     layer = nn.LSTM(3, 5, num_layers=2, proj_size=2, batch_first=True, bidirectional=True)
     weights = sum(p.numel() for name, p in layer.named_parameters() if name.startswith("weight"))
     operations = count_operations(layer, [spikes(1, 7, 3)])
-    assert operations.macs == 7 * weights
+    assert operations.macs == 7 * weights == 7 * sum(product.weights for product in operations.products)
     assert [product.arrives for product in operations.products] == ["binary", "real", "real"]
+    assert [product.inputs for product in operations.products] == [7 * 3, 7 * 2 * 2, 7 * 2 * 2 * 2]
+    assert operations.elementwise == {
+        kind: 7 * 2 * 2 * 5 * n for kind, n in (("add", 5), ("multiply", 3), ("special", 5))
+    }
+
+
+@pytest.mark.parametrize(
+    ("function", "out"),
+    [
+        (lambda net, x: x @ net.w[0], 1),
+        (lambda net, x: torch.stack([one.dot(net.w[0]) for one in x]), 1),
+        (lambda net, x: torch.stack([torch.addmv(net.b, net.w, one) for one in x]), 5),
+        (lambda net, x: (net.w @ x.T).T, 5),
+    ],
+)
+def test_products_of_weights_and_vectors(function, out):
+    x = spikes(4, 6)
+    (product,) = count_operations(Forward(function, w=torch.randn(5, 6), b=torch.randn(5)), [x]).products
+    assert (product.arrives, product.macs, product.weights) == ("binary", 6 * out, 6 * out)
+    assert product.operations == x.sum() * out / 4
+
+
+def test_products_of_two_vectors():
+    x = spikes(4, 6)
+    operations = count_operations(Forward(lambda _, x: torch.stack([one.dot(one) for one in x])), [x])
+    assert (operations.macs, operations.synaptic_operations) == (6, x.sum() / 4)
+    assert {product.weights for product in operations.products} == {0}
 
 
 def test_a_cell_is_counted_by_its_parts():
@@ -312,6 +344,12 @@ def test_zeros_put_around_a_map_are_padding():
     assert product.inputs == 4 * 7 * 9
     assert product.reached * 2 == by_running(layer, torch.ones_like(x))
     assert product.operations * 2 == by_running(layer, x)
+
+
+def test_a_map_that_is_cut_by_padding_is_a_smaller_map():
+    layer, x = nn.Conv2d(4, 8, 3), spikes(2, 4, 7, 9)
+    cut = Forward(lambda net, x: net.layer(F.pad(x, (-1, -1, 0, -2))), layer=layer)
+    same_count(count_operations(cut, [x]), count_operations(layer, [x[..., :-2, 1:-1]]))
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,38 @@ def test_a_twin_of_a_block_has_no_unit():
     assert table.network(operations, "memory").potentials > 0
 
 
+def test_the_prices_are_those_that_were_published():
+    """Horowitz, ISSCC 2014, 45 nm; and what the package assumes beside them."""
+    table = EnergyTable.load()
+    assert table.operations == {"fp32": {"multiply": 3.7, "add": 0.9}, "int8": {"multiply": 0.2, "add": 0.1}}
+    assert table.elementwise == {"add": 0.4, "multiply": 1.1, "compare": 0.4, "special": 12, "random": 0.3}
+    sizes = {8192: 10, 32768: 20, 1048576: 100, None: 1300}
+    assert (table.width, {size: access for _, size, access in table.levels}) == (64, sizes)
+    assert table.bits == {"weight": 8, "real": 8, "potential": 16}
+    sections = {"operations.fp32", "operations.int8", "elementwise", "memory", "bits"}
+    assert {section for section, source in table.sources.items() if source} == sections
+
+
+def test_every_number_of_a_file_has_its_own_part_in_the_energy():
+    """No two numbers are alike; all weights together are too many for the smallest memory, those of a layer are not."""
+    prices = {"fp32": {"multiply": 2.0, "add": 3.0}, "int8": {"multiply": 5.0, "add": 7.0}}
+    work = {"add": 11.0, "multiply": 13.0, "compare": 17.0, "special": 19.0, "random": 23.0}
+    bits = {"weight": 5.0, "real": 6.0, "potential": 9.0}
+    table = EnergyTable(prices, work, 32, (("small", 1000, 29.0), ("large", None, 31.0)), bits, {}, "mine")
+    spikes = Product("linear", "binary", 1.0, 1, False, 0.25, 40, 36, 12, 9, 4, 1000, None, False, 1)
+    real = Product("linear", "real", None, 0, False, 0.5, 50, 45, 22, 45, 8, 1001, None, False, 1)
+    counts = {"add": 2.0, "multiply": 3.0, "compare": 5.0, "special": 7.0, "random": 11.0}
+    unit = Layer("unit", "Unit", (spikes,), counts, Traffic(3, 5), handing=True)
+    operations = Operations(1, (unit, Layer("head", "Linear", (real,), {}, Traffic(0, 0), handing=False)), (), 2001)
+    assert table.network(operations, "field") == Energy(real=near(50 * 5e-12), spikes=near(40 * 0.25 * 3e-12))
+    assert table.network(operations, "int8") == Energy(real=near(50 * 12e-12), spikes=near(40 * 0.25 * 7e-12))
+    small, large = 29e-12 / 32, 31e-12 / 32  # for a bit; 2001 weights of 5 bits are 1251 bytes, and 1000 are 625
+    parts = {"real": 45 * 12e-12, "spikes": 9 * 7e-12, "storage": 2001 * 5 * large, "weights": (9 + 45) * 5 * small}
+    parts |= {"activations": 2 * (4 * 1 + 8 * 6) * small, "potentials": (3 + 5) * 9 * small}
+    parts["elementwise"] = (2 * 11 + 3 * 13 + 5 * 17 + 7 * 19 + 11 * 23) * 1e-12
+    assert table.network(operations, "memory") == Energy(**{key: near(value) for key, value in parts.items()})
+
+
 def test_large_weights_lie_in_large_memories():
     table = EnergyTable.load()
     access = {held: table.transfer(1, 64, held) for held in (8192, 8193, 32769, 1048577)}
@@ -240,6 +272,9 @@ def test_a_file_of_ones_own(tmp_path):
         (lambda c: c["memory"].update(width=0), r"memory\.width: expected a number of bits of at least 1"),
         (lambda c: c["memory"].update(levels=[]), r"memory\.levels: expected a list"),
         (lambda c: c["memory"]["levels"].reverse(), r"memory\.levels: expected them from small to large"),
+        (lambda c: c["memory"]["levels"][0].update(bytes=32769), r"memory\.levels: expected them from small to large"),
+        (lambda c: c["memory"]["levels"][0].update(bytes=None), r"memory\.levels: .* the last with bytes: null"),
+        (lambda c: c["bits"].update(real=float("inf")), r"bits\.real: expected a number of at least 0, got inf"),
         (lambda c: c["memory"]["levels"][0].update(bytes=0.5), r"memory\.levels\.0\.bytes: expected a number of bytes"),
         (lambda c: c.update(bits=8), r"bits\.: expected weight"),
     ],

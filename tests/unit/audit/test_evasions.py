@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from onespike.audit import audit, compare, read_spikes
 from onespike.counting.energy import EnergyTable
 from onespike.counting.operations import Operations, count_operations
+from onespike.data.loader import derive_seed
 from onespike.errors import OnespikeError
 from tests.forward import Forward
 from tests.running import raising
@@ -203,6 +204,7 @@ def test_a_depthwise_convolution_of_unfolded_windows_is_a_product():
         lambda self, x: (x * self.w).T.sum(1),  # over the images
         lambda self, x: (x * self.w).amax(-1),
         lambda self, x: (x * self.w).copy_(x).sum(-1),
+        lambda self, x: (torch.view_as_complex(x.view(4, 2, 2)) * self.w[:2]).sum(-1).real,  # four for each pair
     ],
 )
 def test_what_is_not_summed_over_the_weights_is_no_product(function):
@@ -259,6 +261,20 @@ def test_a_factor_of_each_channel_before_a_mean_over_the_map_is_no_product():
         (lambda _, x: x.square() + x**2 + x**3, {"multiply": 8, "special": 4, "add": 8}),
         (lambda _, x: 1 / x, {"multiply": 8}),
         (lambda _, x: F.prelu(x, torch.ones(1)), {"multiply": 4, "compare": 4}),
+        (lambda _, x: F.leaky_relu(x), {"multiply": 4, "compare": 4}),
+        (lambda _, x: F.hardtanh(x) + x.amax() + x.argmax(), {"compare": 12, "add": 8}),
+        (lambda _, x: torch.sub(x, x, alpha=2) - x, {"multiply": 4, "add": 8}),
+        (lambda _, x: torch.addcmul(x, x, x, value=2) + torch.addcmul(x, x, x), {"multiply": 12, "add": 12}),
+        (lambda _, x: x.cumsum(0) + x.prod(1, keepdim=True), {"add": 8, "multiply": 4}),
+        (lambda _, x: x.norm(dim=1), {"multiply": 4, "add": 4}),
+        (lambda _, x: x.var(1), {"multiply": 4, "add": 8}),
+        (lambda _, x: x.softmax(1), {"compare": 4, "special": 4, "add": 4, "multiply": 4}),
+        (lambda _, x: F.layer_norm(x, (4,)), {"multiply": 12, "add": 12}),
+        (lambda _, x: x.topk(3).values, {"compare": 8}),
+        (lambda _, x: torch.rand_like(x) + x, {"random": 4, "add": 4}),
+        (lambda _, x: F.avg_pool1d(x, 2), {"add": 4}),
+        (lambda _, x: F.avg_pool2d(x.view(3, 2, 2), [2]), {"add": 4}),  # of maps without a batch
+        (lambda _, x: F.adaptive_avg_pool3d(x.view(3, 1, 2, 2, 1), (1, 2, 1)), {"add": 4}),
     ],
 )
 def test_work_is_counted_by_hand(function, work):
@@ -398,6 +414,27 @@ def test_time_may_come_first(axis):
     assert (operations.images, operations.macs) == (2, 25 * 16)
 
 
+def test_rows_of_an_output_that_are_no_images_tell_nothing():
+    operations = counted(lambda self, x: self.layer(x.flatten(0, 1)), torch.randn(4, 3, 6), layer=nn.Linear(6, 5))
+    assert (operations.images, operations.macs) == (4, 3 * 6 * 5)
+
+
+def test_an_audit_takes_the_axis_the_seed_and_a_name():
+    network = Forward(lambda net, x: net.layer(torch.bernoulli(x)).sum(0), layer=nn.Linear(4, 4))
+    x, counted = torch.rand(25, 2, 4), []
+    for seed in (0, 1):
+        found = audit(network, [x, x], name="mine", seed=seed, batch_axis=1)
+        assert (found.name, found.operations.images, found.operations.macs) == ("mine", 4, 25 * 16)
+        arrived = []
+        for number in (0, 1):
+            torch.manual_seed(derive_seed(seed, number))
+            arrived.append(torch.bernoulli(x).sum().item())
+        assert found.operations.synaptic_operations == sum(arrived) * 4 / 4
+        counted.append(arrived)
+    assert counted[0] != counted[1]
+    assert audit(network, [x]).name == "Forward"
+
+
 def test_an_axis_that_is_not_there_is_refused():
     with pytest.raises(OnespikeError, match="batch_axis: expected an axis of \\(3, 4\\), got 2"):
         counted(lambda _, x: x, torch.randn(3, 4), 2)
@@ -414,7 +451,7 @@ def test_an_artificial_twin_is_not_charged_for_time_steps():
         network = create_model("spiking-vgg-xs", image_size=16, time_steps=steps)
         found = audit(network, [images])
         assert (found.operations.steps, found.variants) == (steps, variants)
-        assert tuple(found.to_json()["energy"]["field"]) == variants
+        assert (found.to_json()["steps"], tuple(found.to_json()["energy"]["field"])) == (steps, variants)
 
 
 def test_energies_of_different_tables_are_not_compared(tmp_path):

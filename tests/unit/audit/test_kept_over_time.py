@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from spikingjelly.activation_based.neuron import IFNode
 from torch import Tensor, nn
 
 from onespike import convert
@@ -76,6 +77,16 @@ def by_hand(net, frames: Tensor) -> Tensor:
 def test_frames_are_time_steps_whatever_the_neurons_are(batch):
     found = audit(Forward(by_hand, first=nn.Linear(64, 8), head=nn.Linear(8, 5)), [torch.randn(STEPS, batch, 1, 8, 8)])
     assert (found.operations.images, found.operations.steps, found.variants) == (batch, STEPS, ("network", "binary"))
+    network = Forward(by_hand, first=nn.Linear(64, 8), head=nn.Linear(8, 5))
+    assert count_operations(network, [torch.randn(STEPS, batch, 1, 8, 8)], batch_axis=-4).steps == STEPS
+
+
+def test_a_layer_that_runs_more_often_than_another_makes_no_time_steps():
+    def forward(net, x):
+        return net.second(sum(net.first(x) for _ in range(3)))
+
+    network = Forward(forward, first=IFNode(), second=IFNode())
+    assert count_operations(network, [torch.rand(2, 4)]).steps == 1
 
 
 @pytest.mark.parametrize("batch", [3, 4, 5])

@@ -5,6 +5,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from spikingjelly.activation_based.neuron import IFNode
 from torch import nn
 
 from onespike.audit import latency
@@ -46,6 +47,29 @@ def meter(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(latency, "_SECONDS", 0.0)
     return meter
+
+
+def test_latency_is_the_median_of_passes_and_memory_the_peak_meanwhile(monkeypatch, tmp_path):
+    status, cleared = tmp_path / "status", tmp_path / "cleared"
+    status.write_text("VmPeak:\t 9000 kB\nVmHWM:\t 2048 kB\nVmRSS:\t 1000 kB\n")
+    monkeypatch.setattr(latency, "_STATUS", status)
+    monkeypatch.setattr(latency, "_RESET", cleared)
+    monkeypatch.setattr(latency, "timed", lambda step, *_: (step(), [5.0, 1.0, 4.0, 2.0, 3.0])[1])
+    found = latency.measure_latency(Counting(), torch.rand(6, 3))
+    assert (found.batch, found.runs, found.low, found.median, found.high) == (6, 5, 1.5, 3, 4.5)
+    assert found.to_json()["images_per_second"] == 2
+    assert (found.memory, cleared.read_text()) == (2048 * 1024, "5")  # 5 resets the peak
+    assert (found.dtype, found.device, found.threads) == ("float32", "cpu", torch.get_num_threads())
+    monkeypatch.setattr(latency, "_STATUS", tmp_path / "nowhere")
+    assert latency.peak_memory() is None
+
+
+def test_each_pass_begins_with_neurons_that_remember_nothing(monkeypatch):
+    answers = []
+    monkeypatch.setattr(latency, "timed", lambda step, *_: (answers.extend(step()[1] for _ in range(3)), [1.0, 1.0])[1])
+    for images in (1, 2):
+        latency.measure_latency(IFNode(v_threshold=2.5), torch.ones(images, 3))
+    assert not torch.cat(answers).any()
 
 
 def test_joules_of_one_image_are_those_of_all_chips_over_all_images(meter):

@@ -198,6 +198,7 @@ def test_a_unit_of_another_kind_names_itself():
 
 def test_neurons(conv12: Operations):
     assert len(conv12.neurons) == 24
+    assert conv12.firing_rate == pytest.approx(sum(neurons.firing_rate for neurons in conv12.neurons) / 24)
     for neurons in conv12.neurons:
         assert 0 <= neurons.firing_rate <= 1
         assert neurons.threshold == 0.5

@@ -1,5 +1,6 @@
 """The distribution of potentials, over as many batches as there are."""
 
+import pytest
 import torch
 from spikingjelly.activation_based import neuron
 from torch import nn
@@ -29,6 +30,13 @@ def test_neurons_that_never_fire_have_no_threshold_that_a_file_could_hold():
     readout = neuron.LIFNode(v_threshold=torch.inf)
     (found,) = count_operations(nn.Sequential(nn.Linear(4, 3), readout), [torch.randn(2, 4)]).neurons
     assert (found.threshold, found.potentials, found.firing_rate) == (None, (), 0)
+
+
+def test_of_thresholds_of_channels_the_mean_is_told():
+    watch = NeuronTally()
+    watch.see(None, torch.tensor([[0.0, 1, -1, 0, 1]]), torch.tensor([[0.25], [0.75]]))
+    found = watch.conclude("here")
+    assert (found.path, found.firing_rate, found.threshold) == ("here", pytest.approx(0.6), 0.5)
 
 
 def test_potentials_that_overflow_are_left_out():

@@ -30,6 +30,10 @@ def multiplied_out(net, x):
             lambda net, x: (x[:, None] > net.centres).float().sum(1),
             r"1 \(Forward\) spreads its parameters by .*: expand the activation to the result's shape first",
         ),
+        (
+            lambda net, x: torch.view_as_complex(x.view(3, 2, 2)) @ torch.view_as_complex(net.centres[0].view(2, 2)),
+            r"1 \(Forward\) does aten\.mv of complex numbers",
+        ),
         (lambda _, x: torch.fft.rfft(x).abs(), r"1 \(Forward\) does aten\._fft"),
         (
             lambda _, x: torch.conv1d(x[None], x[None] + 1),
@@ -56,6 +60,7 @@ def test_a_refusal_leaves_nothing_behind():
     with pytest.raises(OnespikeError):
         count_operations(model, [torch.randn(3, 4)])
     assert model.training
+    assert torch.backends.mha.get_fastpath_enabled()
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
@@ -68,6 +73,11 @@ def test_packed_sequences():
 def test_images_that_are_no_batches():
     with pytest.raises(OnespikeError, match=r"batches: expected tensors \(B, \.\.\.\), .* got a Tensor"):
         count_operations(nn.Linear(4, 4), torch.randn(3, 4))
+
+
+def test_answers_that_are_not_finite():
+    with pytest.raises(OnespikeError, match="answers with numbers that are not finite: its training failed"):
+        count_operations(Forward(lambda _, x: x / 0), [torch.randn(3, 4)])
 
 
 def test_no_images():

@@ -45,6 +45,13 @@ def test_batch_norm_folds_into_transposed_convolutions_without_groups(channels, 
         torch.testing.assert_close(converted.analog()(images), network(images))
 
 
+@pytest.mark.parametrize("trained", [True, False])
+def test_what_is_frozen_stays_frozen_when_batch_norm_is_folded(trained):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU()).eval().requires_grad_(trained)
+    folded = spiking(network, ConversionConfig(), torch.randn(2, 3, 5, 5)).body.get_submodule("0")
+    assert [one.requires_grad for one in (folded.weight, folded.bias)] == [trained] * 2
+
+
 def test_an_affine_map_is_as_exact_as_its_batch_norm():
     norm = nn.BatchNorm2d(2).eval()
     norm.running_mean.fill_(3e4)

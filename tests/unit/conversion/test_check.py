@@ -131,6 +131,14 @@ def test_options_out_of_range(options, message):
         onespike.convert(three_layers(lambda net, x: net.last(net.first(x).relu())), torch.randn(8, 6), **options)
 
 
+def test_weights_of_half_precision_and_what_is_no_calibration():
+    network, points = three_layers(lambda net, x: net.last(net.first(x).relu())), torch.randn(8, 6)
+    with pytest.raises(OnespikeError, match="calibration: expected a Calibration, got a str"):
+        onespike.convert(network, points, calibration="error")
+    with pytest.raises(OnespikeError, match=r"float32 or float64, got torch\.bfloat16: use model\.float\(\)"):
+        spiking(network.bfloat16(), ConversionConfig(), points)
+
+
 def test_images_that_are_no_tensor():
     with pytest.raises(OnespikeError, match=r"images: expected a tensor \(N, C, H, W\), got a list"):
         onespike.convert(nn.ReLU(), [[0.0, 1.0]])

@@ -157,19 +157,22 @@ def test_thresholds_are_found_on_all_columns_of_a_map():
 
 
 @torch.no_grad()
-def test_the_thresholds_with_the_least_error_are_found_over_the_steps_as_they_come():
+@pytest.mark.parametrize("correct", ["none", "bias"])
+@pytest.mark.parametrize(("steps", "population"), [(4, 1), (1, 3)])
+def test_the_thresholds_with_the_least_error_are_found_over_the_steps_as_they_come(steps, population, correct):
     torch.manual_seed(0)
     currents = torch.randn(4, 512, 2)  # steps, samples, channels: more at the end, as spikes arrive in deep layers
     currents += torch.tensor([-0.5, 0.0, 0.5, 1.0]).view(4, 1, 1)
+    currents = currents[:steps]
     activations = currents.mean(0).relu()
-    neurons = IntegrateFire(2, 1, 4, "rectangle")
-    options = Calibration("error", percentile=100.0, correct="none")
+    neurons = IntegrateFire(2, 1, steps, "rectangle", population)
+    options = Calibration("error", percentile=100.0, correct=correct)
     set_thresholds(neurons, currents, activations, options)
     chosen, errors = neurons.threshold.detach().clone(), []
     for share in SHARES:
         neurons.raw_threshold.data = (activations.amax(0) * share).log()
-        rates = neurons(currents.flatten(0, 1)).unflatten(0, (4, -1)).mean(0)
-        errors.append((rates - activations).square().mean(0))
+        distance = neurons(currents.flatten(0, 1)).unflatten(0, (steps, -1)).mean(0) - activations
+        errors.append(distance.var(0, correction=0) if correct == "bias" else distance.square().mean(0))
     best = activations.amax(0) * SHARES[torch.stack(errors).argmin(0)]
     torch.testing.assert_close(chosen, best)
 

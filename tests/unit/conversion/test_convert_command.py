@@ -6,6 +6,7 @@ import shutil
 from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -16,7 +17,7 @@ from onespike.conversion import Calibration
 from onespike.conversion.network import ConvertedNetwork
 from onespike.errors import OnespikeError
 from onespike.evaluation import evaluate
-from onespike.evaluation.convert import convert_run
+from onespike.evaluation.convert import _calibration_images, convert_run
 from onespike.lock import LOCK, held
 from onespike.models import expect_blocks
 from onespike.training import Run, load_recipe, train
@@ -117,6 +118,22 @@ def test_an_option_that_there_is_not(ann_run, tmp_path):
     with pytest.raises(OnespikeError, match=r"did you mean 'conversion\.time_steps'"):
         convert_run(ann_run, tmp_path / "snn", images=32, time_step=2)
     assert not (tmp_path / "snn").exists()
+
+
+def test_images_to_calibrate_on_are_drawn_from_all_and_normalised_as_in_training(ann_run):
+    data, card = ann_run.dataset(), replace(ann_run.checkpoint("best").card, mean=(0.3,), std=(0.5,))
+    chosen = np.sort(np.random.default_rng(0).permutation(len(data.train))[:20])
+    raw, _ = data.train.gather(chosen)
+    expected = (raw.movedim(-1, -3) / 255 - 0.3) / 0.5
+    torch.testing.assert_close(_calibration_images(data, card, 20), expected)
+    assert chosen[-1] > len(data.train) / 2
+
+
+def test_a_place_of_the_fine_tuned_run_that_is_taken_is_refused_first(ann_run, command, tmp_path):
+    (tmp_path / "snn-finetuned").mkdir()
+    (tmp_path / "snn-finetuned" / "mine").write_text("")
+    code, _, complaint = command("convert", ann_run.folder, "--out", tmp_path / "snn", "--finetune", *FAST)
+    assert (code, "snn-finetuned is not empty" in complaint, (tmp_path / "snn").exists()) == (2, True, False)
 
 
 def test_conversion_is_repeatable(ann_run, command, tmp_path):

@@ -7,7 +7,8 @@ from torch import nn
 from torchvision.ops import StochasticDepth
 
 import onespike
-from onespike.conversion.network import PoolSpikes
+from onespike.conversion import ConversionConfig
+from onespike.conversion.network import PoolSpikes, spiking
 from onespike.counting.operations import count_operations
 from onespike.errors import OnespikeError
 from tests.forward import Forward
@@ -92,6 +93,41 @@ def called_twice(net, x):
 def test_forward_passes_of_all_kinds(forward):
     network, points = three_layers(forward), torch.randn(256, 6, generator=torch.Generator().manual_seed(0))
     assert error(onespike.convert(network, points, time_steps=256, calibration=MAXIMA).network, network, points) < 0.02
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.clamp(0, 6),
+        lambda x: torch.clip(x, min=0),
+        lambda x: F.gelu(x, approximate="tanh"),
+        lambda x: F.relu6(3 * x),
+    ],
+)
+def test_a_function_is_the_activation_that_it_computes(function):
+    network, points = three_layers(lambda net, x: net.last(function(net.first(x)))), 9 * torch.randn(64, 6)
+    converted = spiking(network, ConversionConfig(surrogate="triangle", surrogate_width=0.25), points)
+    with torch.no_grad():
+        torch.testing.assert_close(converted.analog()(points), network(points), rtol=1e-6, atol=1e-6)
+    (neurons,) = converted.neurons.values()
+    assert (neurons.firing.surrogate.name, neurons.firing.surrogate.width) == ("triangle", 0.25)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda _, x: torch.div(x, 0.3, rounding_mode="floor"),
+        lambda _, x: F.batch_norm(x, None, None, training=True),
+        lambda net, x: net.pool(x[:, None])[0][:, 0],
+        lambda _, x: x.clamp(0, 5),
+        lambda net, x: net.norm(x),
+    ],
+)
+def test_what_is_not_linear_is_no_linear_function(function):
+    network = three_layers(lambda net, x: net.last(net.second(function(net, net.first(x).relu())).relu()))
+    network.norm, network.pool.return_indices = nn.BatchNorm1d(16, track_running_stats=False), True
+    with pytest.raises(OnespikeError, match=r"cannot be converted: .* leaves these real-valued"):
+        spiking(network, ConversionConfig(), torch.randn(64, 6))
 
 
 def test_a_network_that_changes_its_input_leaves_the_images_as_they_are():

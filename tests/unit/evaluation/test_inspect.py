@@ -17,6 +17,7 @@ from onespike.evaluation.drawing import draw_inspection, save_figure
 from onespike.functional import partition, recompose, region_threshold
 from onespike.models import MODELS, model_config
 from onespike.neurons import Neuron, NeuronConfig
+from onespike.neurons.watch import answer_and_calls
 from onespike.training import load
 from onespike.training.checkpoint import ModelCard
 from onespike.units import ConvUnit
@@ -269,6 +270,10 @@ def test_a_network_without_windows_has_its_layers_of_neurons(card, image: Path, 
     assert layer["above_threshold"] == pytest.approx(spikes.mean().item())
     save_figure(draw_inspection(view), tmp_path / "a.png", dpi=50)
     assert (tmp_path / "a.png").stat().st_size > 1000
+    normal = (torch.tensor(view.pixels).movedim(-1, 0)[None] / 255 - 0.4) / 0.3
+    logits = answer_and_calls(network, normal)[0].mean(0)[0]  # over the time steps
+    assert view.probabilities.tolist() == pytest.approx(logits.softmax(0).tolist(), rel=1e-5)
+    assert logits.unique().numel() > 1
     again = inspect_network(network, card, image)
     assert again.to_json() == view.to_json(), "it remembers nothing"
 
