@@ -321,6 +321,11 @@ def test_the_loss_that_was_passed_is_written_down_in_place_of_the_recipes():
     assert set_up(same, plain(), loss=nn.MultiMarginLoss()).recipe.loss == same.loss
 
 
+def test_a_loss_has_the_precision_of_the_training():
+    recipe = onespike.load_recipe("digits", {"data.limit": 100, "train.precision": "fp64", "train.mixup": 0.0})
+    set_up(recipe, plain(), loss=nn.CrossEntropyLoss(weight=torch.ones(10)))
+
+
 def test_logits_without_a_gradient_are_named():
     network = plain()
     network.register_forward_hook(lambda _module, _given, logits: logits.detach())
