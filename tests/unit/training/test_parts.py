@@ -71,11 +71,18 @@ def plain() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(1024, 10))
 
 
+def sparse() -> nn.Module:
+    network = plain()
+    network[1].weight = nn.Parameter(torch.zeros(10, 1024).to_sparse())
+    return network
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"model": nn.Sequential(nn.Flatten(), nn.LazyLinear(10))}, "model: 1.weight has no values yet: show it"),
         ({"model": plain().to("meta")}, "model: 1.weight has no values yet: .* or load its weights"),
+        ({"model": sparse()}, "model: 1.weight is torch.sparse_coo; expected a dense tensor: call its to_dense"),
         ({"model": 3}, "model: expected a torch.nn.Module, got a int"),
         (
             {"model": nn.Sequential(nn.Flatten(), Describing(1024, 10))},
