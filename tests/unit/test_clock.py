@@ -1,8 +1,10 @@
 """A busy machine is noticed."""
 
+import math
 import time
 
 import pytest
+import torch
 
 from onespike import clock
 from onespike.clock import timed, watch_machine
@@ -71,11 +73,20 @@ def test_who_waits_for_a_core_notices(monkeypatch):
     assert machine.busy is None, "a processor that waits for its accelerator is not busy"
 
 
-def test_timed_at_least_so_often_and_so_long():
-    calls: list[float] = []
-    assert len(timed(lambda: calls.append(0.0), rounds=4, seconds=0.0)) == 4
-    assert len(calls) == 7  # three to warm up
-    assert sum(timed(lambda: time.sleep(0.01), rounds=1, seconds=0.05)) >= 0.05
+@pytest.mark.parametrize(("seconds", "warm_up"), [(0.1, 3), (0.6, 2), (1.1, 1)])
+def test_timed_at_least_so_often_and_so_long(seconds, warm_up, clocks):
+    calls: list[None] = []
+    for least in (0.0, 5.8):
+        calls.clear()
+        taken = timed(lambda: calls.append(clocks.compute(seconds)), rounds=4, seconds=least)
+        assert taken == pytest.approx([seconds] * max(4, math.ceil(least / seconds)))
+        assert len(calls) == len(taken) + warm_up
+
+
+def test_what_an_accelerator_computes_is_waited_for(clocks, monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda: clocks.compute(2.0))
+    assert timed(lambda: clocks.compute(0.5), rounds=1, seconds=0.0) == [2.5]
 
 
 @pytest.mark.parametrize("said", ["", "x", "0", "-1", "9" * 5000, "2"])

@@ -1,18 +1,20 @@
 """Files and folders are whole whoever writes them; what is written is on the disk before its name is."""
 
+import errno
 import os
 import re
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from onespike.durable import expect_writable, remove, write_whole
+from onespike.durable import expect_writable, is_full, remove, write_whole
 from onespike.errors import OnespikeError
-from onespike.folders import expect_replaceable, write_folder
+from onespike.folders import expect_replaceable, read_folder, write_folder
 from tests.running import PATIENCE, raising
 
 #: Write a file, and a folder, many times.
@@ -79,6 +81,37 @@ def test_a_folder_that_another_process_puts_there_is_left_to_it(tmp_path: Path, 
     assert tmp_path.exists()
 
 
+def test_of_a_link_to_a_folder_the_link_alone_is_removed(tmp_path: Path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "link").symlink_to("mine")
+    remove(tmp_path / "link")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_what_is_read_of_a_folder_that_is_replaced_meanwhile_is_all_new(tmp_path: Path):
+    def write(content: bytes) -> None:
+        write_folder(tmp_path / "x", {"a": content, "b": content})
+
+    def read(place: Path) -> list[bytes]:
+        found = [(place / "a").read_bytes()]
+        if found == [b"old"]:
+            write(b"new")
+        return [*found, (place / "b").read_bytes()]
+
+    write(b"old")
+    assert read_folder(tmp_path / "x", read) == [b"new"] * 2
+
+
+def test_between_the_two_renames_the_old_folder_is_read(tmp_path: Path):
+    write_folder(tmp_path / ".x.old", {"a": b"old"})
+    assert read_folder(tmp_path / "x", lambda place: (place / "a").read_bytes()) == b"old"
+
+
+@pytest.mark.parametrize(("number", "full"), [(errno.ENOSPC, True), (errno.EDQUOT, True), (errno.EACCES, False)])
+def test_a_quota_that_is_used_up_is_a_full_disk(number: int, full: bool):
+    assert is_full(OSError(number, os.strerror(number))) == full
+
+
 @pytest.mark.parametrize("write", [write_whole, lambda path, text: write_folder(path, {"a": text.encode()})])
 def test_what_a_killed_writer_left_is_removed_once_it_is_surely_dead(write, tmp_path: Path):
     (tmp_path / ".x.new").write_text("as it was called once")
@@ -114,6 +147,22 @@ def test_the_standard_output_is_written_behind_what_is_there(shell, start, tmp_p
     with place.open("a" if shell == ">>" else "w") as out:
         assert start("-c", script, program=[sys.executable], stdout=out).wait(PATIENCE) == 0
     assert place.read_text() == ("mine " if shell == ">>" else "") + "first 1 2 last\n"
+
+
+def test_a_pipe_takes_more_than_it_holds_at_once(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    end, found = os.open(tmp_path / "pipe", os.O_RDWR), bytearray()  # of both kinds, so that there is always a writer
+
+    def read() -> None:
+        while len(found) < 1_000_000:
+            found.extend(os.read(end, 1_000_000))
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    write_whole(tmp_path / "pipe", "x" * 1_000_000)
+    reader.join(PATIENCE)
+    os.close(end)
+    assert found == b"x" * 1_000_000
 
 
 @pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="no file system in memory")

@@ -1,6 +1,8 @@
 """What a result was computed with is told, whatever lies around the package."""
 
 import importlib
+import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from onespike import __version__
 from onespike import environment as module
 from onespike.environment import environment
 
@@ -21,6 +24,13 @@ def test_what_an_installation_left_behind_does_not_matter(tmp_path: Path, monkey
         "no-such-package": None,
         "torch": str(torch.__version__),  # with the build: +cpu, +cu132
     }
+
+
+def test_command_versions_and_threads_are_told(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    expected = {"command": sys.argv, "onespike": __version__, "python": platform.python_version()}
+    expected |= {"cores": os.cpu_count(), "threads": 77}
+    assert environment() == environment() | expected
 
 
 def test_the_commit_is_of_the_package_not_of_a_folder_around_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,5 +1,6 @@
 """A folder has one writer, who is named."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -7,14 +8,14 @@ import sys
 import pytest
 
 from onespike.errors import OnespikeError
-from onespike.lock import held
+from onespike.lock import LOCK, _lock, held
 from tests.running import raising
 
 HOLD = "import sys, pathlib, onespike.lock as d\nwith d.held(pathlib.Path(sys.argv[1])): pass"
 
 
 def test_a_second_hold_is_refused_and_leaves_the_lock_to_the_first(tmp_path):
-    folder, link = tmp_path / "run", tmp_path / "link"
+    folder, link = tmp_path / "new" / "run", tmp_path / "link"
     link.symlink_to(folder)
     with held(folder):
         for name in (folder, link):
@@ -22,7 +23,7 @@ def test_a_second_hold_is_refused_and_leaves_the_lock_to_the_first(tmp_path):
                 pass
         other = subprocess.run([sys.executable, "-c", HOLD, folder], capture_output=True, text=True, check=False)
         assert f"is being written by process {os.getpid()} on " in other.stderr
-    assert not folder.exists()
+    assert not folder.parent.exists(), "nor is a folder left that was made for it"
     subprocess.run([sys.executable, "-c", HOLD, folder], check=True)
 
 
@@ -30,3 +31,21 @@ def test_a_writer_that_ends_just_now_is_another_process(tmp_path, monkeypatch):
     monkeypatch.setattr("onespike.lock._lock", raising(BlockingIOError))
     with pytest.raises(OnespikeError, match="is being written by another process: wait for it"), held(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_lock_file_that_its_owner_has_just_removed_is_not_taken(again, tmp_path, monkeypatch):
+    path, lock, locked = tmp_path / LOCK, fcntl.lockf, []
+
+    def removing(file, how):
+        locked.append(file)
+        if len(locked) == 1:
+            path.unlink()
+            if again:  # by another process, which holds it now
+                path.touch()
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "lockf", removing)
+    with _lock(path) as file:
+        assert os.path.samestat(os.fstat(file.fileno()), path.stat())
+    assert len(locked) == 2

@@ -167,9 +167,7 @@ class Monitor(Callback):
     def before_step(self, trainer: "Trainer", number: int) -> None:
         """Watch this step if it is due; the first one of an epoch always is."""
         self.due = trainer.progress.epoch != self._epoch or number % self._every == 0
-        if trainer.progress.epoch != self._epoch:
-            self._monitor.clear()
-            self._epoch = trainer.progress.epoch
+        self._epoch = trainer.progress.epoch
 
     def forward(self) -> AbstractContextManager[None]:
         """Count spikes if this step is due."""

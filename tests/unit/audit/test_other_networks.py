@@ -202,11 +202,11 @@ def test_a_network_may_name_its_groups():
         lambda: Jelly("m"),
         lambda: Torch(True),
         ours,
-        lambda: nn.Sequential(nn.Conv2d(1, 4, 3), ternary(), nn.Conv2d(4, 6, 3, 2, "valid", groups=2)),
-        lambda: nn.Sequential(nn.Conv2d(1, 4, 3), ternary(), nn.ConvTranspose2d(4, 6, 3, 2, 1, 1)),
+        lambda: nn.Sequential(nn.Conv2d(1, 4, 3), ternary(), nn.Conv2d(4, 6, 2, 2, "valid", 2, groups=2)),
+        lambda: nn.Sequential(nn.Conv2d(1, 4, 3), ternary(), nn.ConvTranspose2d(4, 6, 3, 2, 2, 1, dilation=2)),
         lambda: nn.Sequential(nn.Conv2d(1, 4, 3), ternary(), nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular")),
         lambda: nn.Sequential(nn.Flatten(2), nn.Conv1d(1, 4, 3), ternary(), nn.Conv1d(4, 6, 3, padding="same")),
-        lambda: nn.Sequential(nn.Flatten(2), ternary(), nn.LSTM(36, 5, batch_first=True)),
+        lambda: nn.Sequential(nn.Flatten(2), ternary(), nn.LSTM(36, 5, batch_first=True, bidirectional=True)),
     ],
 )
 def test_the_meter_of_training_counts_as_the_audit_does(make):

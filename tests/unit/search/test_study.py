@@ -112,6 +112,20 @@ def test_a_process_elsewhere_is_dead_once_it_has_not_been_seen_for_long(study, t
     assert claim(study, SPACE, 1, tmp_path, "b").user_attrs[studies.SLOT] == 0
 
 
+def test_the_values_of_a_trial_outlive_processes_that_died_before_they_drew_them(study, tmp_path):
+    def dies_early(name: str) -> None:
+        study.ask().set_user_attr(studies.WORKER, name)
+        (tmp_path / studies.WORKERS / name).mkdir(parents=True)  # which nobody holds
+
+    dies_early("a")
+    drawn = claim(study, SPACE, 1, tmp_path, "b")
+    (tmp_path / studies.WORKERS / "b").mkdir()
+    studies._take_up(study, 0, tmp_path)
+    dies_early("c")
+    again = claim(study, SPACE, 1, tmp_path, "d")
+    assert (again.number, again.params) == (3, drawn.params)
+
+
 def test_what_was_stopped_is_made_again_before_anything_new(study, tmp_path, alive):
     alive("a")
     first = claim(study, SPACE, 5, tmp_path, "a")

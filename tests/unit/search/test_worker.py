@@ -217,9 +217,15 @@ def test_a_folder_in_the_way_of_a_trial_is_left_as_it_is(job, tmp_path):
     assert (tmp_path / "trial-001" / "mine").read_text() == "precious"
 
 
-def test_an_error_of_the_machine_ends_it_and_the_trial_waits(job, monkeypatch):
-    monkeypatch.setattr(worker, "train", raising(OSError(28, "No space left on device")))
-    with pytest.raises(OSError, match="No space"):
+@pytest.mark.parametrize("error", [OSError(28, "No space"), "of the system", "after a checkpoint"], ids=str)
+def test_an_error_of_the_machine_ends_it_and_the_trial_waits(job, error, monkeypatch):
+    def failing(_: object, folder: Path, *__: object, **___: object) -> None:
+        if error == "after a checkpoint":
+            (folder / "last").mkdir(parents=True)
+        raise OnespikeError("No space") from (OSError(28, "No space") if error == "of the system" else None)
+
+    monkeypatch.setattr(worker, "train", failing if isinstance(error, str) else raising(error))
+    with pytest.raises((OSError, OnespikeError), match="No space"):
         work(job(1))
     assert [one.outcome for one in studies.tried(study_of(job(1)), "")] == ["waiting"]
 
@@ -366,6 +372,20 @@ def test_a_storage_that_is_away_for_a_moment_ends_no_search(watch):
     for answers in ([[], *[away] * 9, []], [[RUNNING], away]):  # for too long; when all processes have ended
         with pytest.raises(sqlalchemy.exc.OperationalError):
             watch(answers)
+
+
+def test_a_process_that_fails_ends_the_search_and_one_that_is_killed_does_not(monkeypatch):
+    monkeypatch.setattr(studies, "tried", lambda *_: [])
+    said = "a warning\nerror: the disk is full"
+    for code, error, message in ((2, OnespikeError, "^the disk is full$"), (1, RuntimeError, f"failed:\n{said}$")):
+        process = SimpleNamespace(poll=lambda code=code: code, returncode=code)
+        failed, killed = (SimpleNamespace(process=one, said=lambda: said) for one in (process, KILLED))
+        with pytest.raises(error, match=message):
+            search.__globals__["_watch"]([killed, failed], None, "", print, list)
+        search.__globals__["_watch"]([killed], None, "", print, list)
+
+
+KILLED = SimpleNamespace(poll=lambda: -9, returncode=-9)
 
 
 def test_a_pruned_trial_has_its_last_accuracy(job, tmp_path, monkeypatch):

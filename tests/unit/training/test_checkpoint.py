@@ -43,6 +43,14 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last"]
 
 
+def test_a_digest_is_of_the_weights_and_of_how_the_network_is_built(tmp_path: Path):
+    saved = make()
+    saved.save(tmp_path / "last")
+    assert Checkpoint.load(tmp_path / "last").digest == saved.digest
+    built = replace(saved, card=replace(saved.card, model=replace(saved.card.model, theta=0.3)))
+    assert len({saved.digest, built.digest, make(2.0).digest}) == 3
+
+
 def test_channels_last_weights_are_saved_by_value(tmp_path: Path):
     weights = {"w": torch.randn(4, 3, 3, 3).to(memory_format=torch.channels_last)}
     Checkpoint(make().card, weights, {}, {}).save(tmp_path / "last")

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from onespike.errors import OnespikeError
 from onespike.models import create_model, model_config
 from onespike.training import Stopped, TrainConfig, load_recipe, train
-from onespike.training.callbacks import Callback
+from onespike.training.callbacks import Callback, Step
 from onespike.training.checkpoint import Checkpoint
-from onespike.training.cost import ACCUMULATE, MULTIPLY_ACCUMULATE, CostMeter
+from onespike.training.cost import ACCUMULATE, ASCENT, MULTIPLY_ACCUMULATE, CostMeter
 from onespike.training.penalties import EnergyBudget
 from onespike.training.progress import Progress, quality
 from onespike.training.restoring import restore
@@ -348,6 +348,23 @@ def test_a_penalty_that_came_within_an_epoch_is_measured_on_the_rest_of_it(small
     train(penalised, tmp_path / "stopped", resume=True)
     straight, late = (float(metrics(tmp_path / run)[0]["energy_uj"]) for run in ("straight", "stopped"))
     assert late == pytest.approx(straight, rel=0.05)
+
+
+def test_the_weight_rises_and_falls_with_what_is_over_the_budget_but_not_below_0(small):
+    trainer = set_up(small(train__energy_budget=1.0))
+    (penalty,) = (one for one in trainer.callbacks if isinstance(one, EnergyBudget))
+    steps, least = 2 * len(trainer.batches), penalty.meter.least
+
+    def train_at(joules: float) -> float:
+        for number in range(steps):
+            penalty._step = [0.0, 16 * joules]  # the sum over a batch
+            penalty.after_step(trainer, Step(number, 1.0, 16, 0.1))
+        return penalty.raised
+
+    assert train_at(1e-6) == pytest.approx(0.0, abs=1e-9), "the budget, in joule"
+    assert train_at(least + 2 * (1e-6 - least)) == pytest.approx(ASCENT)
+    assert train_at(least + 0.5 * (1e-6 - least)) == pytest.approx(ASCENT / 2)
+    assert train_at(least) == 0.0
 
 
 def test_the_sums_of_a_penalty_are_three_numbers(small):

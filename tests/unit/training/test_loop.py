@@ -19,7 +19,7 @@ from onespike.evaluation import evaluate
 from onespike.models import create_model, model_config
 from onespike.neurons import Neuron, NeuronConfig, make_neuron
 from onespike.training import Diverged, Stopped, load_recipe, train
-from onespike.training.callbacks import Callback, MovingAverage, Step
+from onespike.training.callbacks import Callback, Monitor, MovingAverage, Step
 from onespike.training.config import TrainConfig
 from onespike.training.display import Display
 from onespike.training.interrupt import Interrupt
@@ -175,7 +175,12 @@ def test_mixup_mixes_images_and_smoothed_labels_by_one_share(small):
 
 @pytest.mark.parametrize("more", [{}, {"train__accumulate": 4}, {"train__mixup": 5.0}], ids=["plain", "parts", "mixup"])
 def test_hits_of_steps_and_the_row_of_their_epoch_by_hand(more, small):
-    made, answers, steps = set_up(small(**QUIET | more)), [], []
+    class Noting(Callback):
+        def after_step(self, trainer, step):  # noqa: ARG002
+            told.append(step)
+
+    answers, steps, told = [], [], []
+    made = set_up(small(**QUIET | more, train__norm_lr_factor=3.0), callbacks=[Noting()])
     torch.nn.init.normal_(made.network.head.weight)
     loss, step = made.loss, made.step
     made.loss = lambda *both: answers.append([one.detach().clone() for one in both]) or loss(*both)
@@ -193,6 +198,10 @@ def test_hits_of_steps_and_the_row_of_their_epoch_by_hand(more, small):
     assert [found for _, found in steps] == hits
     assert row["train_top1"] == pytest.approx(100 * sum(hits) / 128)
     assert row["train_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    rates = [made.config.lr * 0.5 * (1 + math.cos(math.pi * number / 16)) for number in range(8)]
+    assert told == [Step(number, steps[number][0], 16, pytest.approx(rate)) for number, rate in enumerate(rates)]
+    assert row["lr"] == told[-1].lr, "that of the weights"
+    assert row["images_per_second"] == pytest.approx(128 / row["epoch_seconds"])
 
 
 def test_augmix_is_cross_entropy_and_divergence_in_parts_too(small):
@@ -234,7 +243,8 @@ def test_accumulating_in_parts_is_the_same_step(small, hoyer):
 
 def test_a_network_that_was_passed_computes_in_its_own_precision_again(small, tmp_path: Path):
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 10))
-    train(small(train__precision="bf16", train__epochs=1), tmp_path / "run", model=network, quiet=True)
+    recipe = small(train__precision="bf16", train__epochs=1, data__limit=60)
+    train(recipe, tmp_path / "run", model=network, quiet=True)
     images = torch.randn(4, 1, 32, 32)
     assert torch.equal(network(images), F.linear(images.flatten(1), network[1].weight, network[1].bias))
     assert not vars(network).keys() & {"forward", "_original_forward", "_is_accelerate_prepared"}
@@ -268,13 +278,15 @@ def test_a_network_may_say_itself_that_it_recomputes_nothing(small, tmp_path: Pa
         def recompute(self) -> bool:
             return False
 
-    train(small(train__epochs=1), tmp_path, model=Fixed(torch.nn.Flatten(), torch.nn.Linear(1024, 10)), quiet=True)
+    network = Fixed(torch.nn.Flatten(), torch.nn.Linear(1024, 10))
+    train(small(train__epochs=1, data__limit=60), tmp_path, model=network, quiet=True)
 
 
 def test_a_forward_that_a_network_was_given_is_given_back(small, tmp_path: Path):
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 10))
     network.forward = given = lambda images: 2 * network[1](network[0](images))
-    train(small(train__precision="bf16", train__epochs=1), tmp_path / "run", model=network, quiet=True)
+    recipe = small(train__precision="bf16", train__epochs=1, data__limit=60)
+    train(recipe, tmp_path / "run", model=network, quiet=True)
     assert network.forward is given
     assert network(torch.randn(4, 1, 32, 32)).dtype == torch.float32
 
@@ -284,7 +296,7 @@ def test_a_callbacks_columns_are_read_again_whoever_made_their_numbers(small, tm
         def measure(self, trainer, row):  # noqa: ARG002
             row |= {"a": np.float32(1.5), "b": torch.tensor(2), "c": np.True_, "d": None}
 
-    train(small(train__epochs=1), tmp_path / "run", callbacks=[Mine()], quiet=True)
+    train(small(train__epochs=1, data__limit=60), tmp_path / "run", callbacks=[Mine()], quiet=True)
     (row,) = Run.open(tmp_path / "run").checkpoint().state["progress"]["history"]
     assert [row[name] for name in "abcd"] == [1.5, 2, True, None]
 
@@ -313,7 +325,7 @@ def test_a_column_of_the_runs_own_that_a_callback_spoils_is_named(name, value, s
 
 
 def test_bf16_trains_and_keeps_weights_in_fp32(small, tmp_path: Path):
-    train(small(train__precision="bf16", train__epochs=1), tmp_path / "run")
+    train(small(train__precision="bf16", train__epochs=1, data__limit=60), tmp_path / "run")
     state = Run.open(tmp_path / "run").checkpoint().weights
     assert {tensor.dtype for tensor in state.values() if tensor.is_floating_point()} == {torch.float32}
 
@@ -328,8 +340,8 @@ def test_bf16_trains_and_keeps_weights_in_fp32(small, tmp_path: Path):
     ids=["autoaugment", "augmix", "erasing"],
 )
 def test_policies_train(small, overrides, tmp_path: Path):
-    summary = train(small(data__workers=0, train__epochs=1, train__accumulate=2, **overrides), tmp_path / "run")
-    assert summary["epochs"] == 1
+    short = {"data__workers": 0, "data__limit": 60, "train__epochs": 1, "train__accumulate": 2}
+    assert train(small(**short, **overrides), tmp_path / "run")["epochs"] == 1
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_try(small, tmp_path: Path):
@@ -435,7 +447,8 @@ def test_strict_networks_run_again_in_steps_that_are_watched_and_others(cache: P
 def test_a_network_that_was_passed_runs_again_afterwards_only_if_it_did_before(small, before, tmp_path):
     network = create_model("spiking-vgg-xs", width=4, in_channels=1)
     network.recompute = before
-    train(small(train__epochs=1, train__recompute=True), tmp_path / "run", model=network, quiet=True)
+    recipe = small(train__epochs=1, train__recompute=True, data__limit=60)
+    train(recipe, tmp_path / "run", model=network, quiet=True)
     assert network.recompute == before
 
 
@@ -568,8 +581,37 @@ def test_the_support_of_neurons_that_fire_both_ways_is_around_both_thresholds():
     for name, share in expected.items():
         monitor = SpikeMonitor(neuron := make_neuron(6, NeuronConfig(name=name)))
         with monitor.watch():
-            neuron(v)
+            fired = neuron(v) != 0
         assert monitor.summary()[""].in_support == share
+        assert monitor.summary()[""].firing_rate == pytest.approx(fired.float().mean().item()), "below 0 as well"
+
+
+def test_a_group_is_silent_if_one_of_its_layers_is():
+    network = torch.nn.Sequential(*(make_neuron(3, NeuronConfig(threshold=threshold)) for threshold in (0.5, 5.0)))
+    network.neuron_groups = lambda: {"all": list(network), "first": [network[0]]}
+    monitor = SpikeMonitor(network)
+    with monitor.watch():
+        network(torch.ones(2, 3))
+    assert {label: (one.silent, one.layers) for label, one in monitor.summary().items()} == {
+        "all": (True, (1.0, 0.0)),
+        "first": (False, (1.0,)),
+    }
+
+
+def test_the_first_step_of_an_epoch_is_watched_and_each_of_so_many():
+    neuron, due, rates = make_neuron(3, NeuronConfig()), [], []
+    monitor, trainer = Monitor(neuron, 3), SimpleNamespace(progress=Progress())
+    for number in range(8):
+        trainer.progress.epoch = number // 4
+        monitor.before_step(trainer, number)
+        due.append(monitor.due)
+        with monitor.forward():
+            neuron(torch.full((2, 3), 1.0 - trainer.progress.epoch))  # no neuron fires in the second epoch
+        if number % 4 == 3:
+            monitor.measure(trainer, row := {})
+            rates.append(row["_firing_rate"])
+    assert due == [True, False, False, True, True, False, True, False]
+    assert rates == [1.0, 0.0], "each epoch's own"
 
 
 @pytest.mark.slow
@@ -585,7 +627,7 @@ def test_times_of_a_busy_machine_are_marked(small, tmp_path, monkeypatch, capsys
     for load in (0.0, 9.0):
         by_all = lambda load=load: time.process_time() + load * time.perf_counter()  # noqa: E731
         monkeypatch.setattr("onespike.clock._processors_seconds", by_all)
-        train(small(train__epochs=1), tmp_path / str(load))
+        train(small(train__epochs=1, data__limit=60), tmp_path / str(load))
         assert ("NOT TO BE TRUSTED, the machine was busy" in capsys.readouterr().out) == (load > 0)
 
 
@@ -600,6 +642,10 @@ def test_tensorboard_has_the_rows_of_metrics_csv(small, sessions, tmp_path: Path
     rows = Run.open(tmp_path / "run").checkpoint().state["progress"]["history"]
     found = [(one.step, one.value) for one in read.Scalars("epoch/valid_top1")]
     assert found == [(8 * row["epoch"] - 1, pytest.approx(row["valid_top1"])) for row in rows], "8 steps an epoch"
+    watched = [read.Scalars(f"train/{name}") for name in ("loss", "lr")]
+    assert [[one.step for one in values] for values in watched] == [[0, 4, 8, 12]] * 2
+    assert all(loss.value > 1 > rate.value > 0 for loss, rate in zip(*watched, strict=True))
+    assert "firing_rate/block01" in read.Tags()["scalars"]
 
 
 def test_whatever_fails_to_close_all_else_is_closed(small, tmp_path: Path):
@@ -611,7 +657,7 @@ def test_whatever_fails_to_close_all_else_is_closed(small, tmp_path: Path):
     closed: list[Callback] = []
     first, second = Mine(), Mine()
     with pytest.raises(ValueError, match="not closed"):
-        train(small(train__epochs=1), tmp_path / "run", callbacks=[first, second], quiet=True)
+        train(small(train__epochs=1, data__limit=60), tmp_path / "run", callbacks=[first, second], quiet=True)
     assert closed == [second, first]
     assert Run.open(tmp_path / "run").is_complete
 
@@ -691,15 +737,16 @@ def test_the_callers_random_numbers_go_on_after_training_and_evaluation(small, t
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    train(small(train__epochs=1), tmp_path / "run", quiet=True)
+    train(small(train__epochs=1, data__limit=60), tmp_path / "run", quiet=True)
     evaluate(tmp_path / "run", device="cpu")
     assert torch.equal(torch.rand(2), expected)
 
 
 def test_a_network_that_was_passed_is_left_with_its_best_weights_in_evaluation_mode(small, tmp_path: Path):
-    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(1024), torch.nn.Linear(1024, 10))
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(1024), torch.nn.Linear(1024, 10)).eval()
     train(small(train__epochs=2, train__ema=0.9), tmp_path / "run", model=network, quiet=True)
     best = Run.open(tmp_path / "run").checkpoint("best").weights
+    assert network[1].num_batches_tracked == 8 * Run.open(tmp_path / "run").summary["best_epoch"], "it was trained"
     assert not network.training
     assert all(torch.equal(tensor, best[name]) for name, tensor in network.state_dict().items())
 

@@ -71,11 +71,18 @@ def plain() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(1024, 10))
 
 
+def sparse() -> nn.Module:
+    network = plain()
+    network[1].weight = nn.Parameter(torch.zeros(10, 1024).to_sparse())
+    return network
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"model": nn.Sequential(nn.Flatten(), nn.LazyLinear(10))}, "model: 1.weight has no values yet: show it"),
         ({"model": plain().to("meta")}, "model: 1.weight has no values yet: .* or load its weights"),
+        ({"model": sparse()}, "model: 1.weight is torch.sparse_coo; expected a dense tensor: call its to_dense"),
         ({"model": 3}, "model: expected a torch.nn.Module, got a int"),
         (
             {"model": nn.Sequential(nn.Flatten(), Describing(1024, 10))},
@@ -319,6 +326,11 @@ def test_the_loss_that_was_passed_is_written_down_in_place_of_the_recipes():
     assert (other.class_path, other.init_args) == ("torch.nn.modules.loss.MultiMarginLoss", None)
     same = replace(recipe, loss=ClassPath("torch.nn.modules.loss.MultiMarginLoss", {"margin": 2.0}))
     assert set_up(same, plain(), loss=nn.MultiMarginLoss()).recipe.loss == same.loss
+
+
+def test_a_loss_has_the_precision_of_the_training():
+    recipe = onespike.load_recipe("digits", {"data.limit": 100, "train.precision": "fp64", "train.mixup": 0.0})
+    set_up(recipe, plain(), loss=nn.CrossEntropyLoss(weight=torch.ones(10)))
 
 
 def test_logits_without_a_gradient_are_named():

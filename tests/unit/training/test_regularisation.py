@@ -151,9 +151,13 @@ def test_after_training_neurons_have_their_own_width_again():
     schedule = SurrogateWidth(network, 8.0)
 
     class Trainer:
-        config, batches = type("Config", (), {"epochs": 1}), range(3)
+        config, batches = type("Config", (), {"epochs": 1}), range(1)
 
-    schedule.before_step(Trainer(), 1)  # type: ignore[arg-type]
+    trainer = Trainer()
+    schedule.before_step(trainer, 0)  # type: ignore[arg-type]
+    assert [network[0].surrogate.width, network[1].firing.surrogate.width] == [2.0, 1.0], "of a single step"
+    trainer.batches = range(3)
+    schedule.before_step(trainer, 1)  # type: ignore[arg-type]
     assert [network[0].surrogate.width, network[1].firing.surrogate.width] == pytest.approx([4.0, 8**0.5])
     schedule.close()
     assert [network[0].surrogate.width, network[1].firing.surrogate.width] == [2.0, 1.0]

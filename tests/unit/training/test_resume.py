@@ -308,6 +308,31 @@ def test_other_images_than_before_are_another_run(small, tmp_path):
     assert train(made, tmp_path / "run", data=pairs(dark), resume=True, quiet=True)["epochs"] == 2
 
 
+def test_images_of_another_kind_are_another_run(small, tmp_path):
+    trainer, run = set_up(small(data__limit=60)), Run(tmp_path)
+    trainer.checkpoint().save(run.last)
+    run.begin(trainer.recipe)
+    card = trainer.card
+    for name, value in (("classes", tuple("9876543210")), ("image_size", 64), ("std", (0.5,))):
+        trainer.card = replace(card, **{name: value})
+        with pytest.raises(OnespikeError, match=rf"is another run: (the images' )?{name} was .*, now "):
+            restore(trainer, run)
+
+
+def test_the_scale_of_fp16_is_resumed(small, tmp_path):
+    run, found = Run(tmp_path), []
+    for scale in (1024.0, 8.0):
+        trainer = set_up(small(data__limit=60))
+        trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        if found:
+            restore(trainer, run)
+        else:
+            trainer.checkpoint().save(run.last)
+            run.begin(trainer.recipe)
+        found.append(trainer.accelerator.scaler.get_scale())
+    assert found == [1024.0, 1024.0]
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -383,6 +408,21 @@ def test_a_folder_that_is_in_use_is_not_overwritten(small, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["precious"]
 
 
+def test_a_folder_that_somebody_else_has_filled_meanwhile_is_not_overwritten(small, tmp_path, monkeypatch):
+    other, make = tmp_path / "run" / "last", loop.set_up
+
+    def late(*given):
+        other.mkdir(parents=True)
+        (tmp_path / "run" / "config.yaml").write_text("theirs")
+        return make(*given)
+
+    monkeypatch.setattr(loop, "set_up", late)  # it opens the images, which may take long
+    with pytest.raises(OnespikeError, match=r"not empty.*--resume"):
+        train(small(data__limit=60), tmp_path / "run", quiet=True)
+    assert other.is_dir()
+    assert (tmp_path / "run" / "config.yaml").read_text() == "theirs"
+
+
 def test_a_damaged_last_checkpoint_falls_back_to_the_best(small, tmp_path, capsys):
     recipe: Recipe = small()
     train(recipe, tmp_path / "run")
@@ -415,6 +455,30 @@ def test_a_new_run_starts_from_old_weights(small, tmp_path):
     with pytest.raises(OnespikeError, match=r"head.weight \(10, 12\) instead of \(10, 16\)"):
         train(small(model__channels=[8, 16]), tmp_path / "wrong", init_from=tmp_path / "old")
     assert not (tmp_path / "wrong").exists()
+
+
+def test_a_moving_average_starts_from_the_old_weights_too_and_what_they_took_counts(small, tmp_path):
+    recipe, run = small(train__ema=0.9, data__limit=60), Run(tmp_path)
+    old = set_up(replace(recipe, train=replace(recipe.train, seed=1)))
+    old.progress.epoch, old.progress.epochs_before, old.progress.flops, old.progress.flops_before = 3, 2, 10.0, 5.0
+    for folder in (run.best, run.last):
+        old.checkpoint().save(folder)
+    run.begin(old.recipe)
+    trainer = set_up(recipe)
+    trainer.start_from(run)
+    for network in (trainer.network, trainer.evaluated):
+        assert same(network.state_dict(), run.checkpoint("best").weights)
+    assert (trainer.progress.epochs_before, trainer.progress.flops_before) == (5, 15.0)
+
+
+def test_a_network_that_was_passed_goes_on_from_its_weights_if_it_is_killed_in_its_first_step(
+    small, tmp_path, monkeypatch
+):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(1024, 10))
+    monkeypatch.setattr(Trainer, "step", raising(KeyboardInterrupt))  # as if it were killed: nobody saves
+    with pytest.raises(KeyboardInterrupt):
+        train(small(data__limit=60), tmp_path, model=network, quiet=True)
+    assert same(Run.open(tmp_path).checkpoint("last").weights, network.state_dict())
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import pytest
 from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError
 from onespike.models import model_config
+from onespike.training.recipe import Recipe
 from onespike.training.run import Run
 from tests.unit.written_run import write_run
 
@@ -22,6 +23,19 @@ def test_a_folder_of_something_else_is_no_run(text, tmp_path: Path):
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(OnespikeError, match=r"config.yaml lacks the line resolved_by"):
         Run.open(tmp_path)
+
+
+def test_a_run_that_begins_again_is_complete_no_more_and_rid_of_what_killed_writers_left(tmp_path: Path):
+    run = Run(tmp_path)
+    run.begin(recipe := Recipe())
+    run.finish({})
+    left = [tmp_path / f".{name}.0123456789abcdef.new" for name in ("best", "last", "mine")]
+    for one in left:
+        one.mkdir()
+    run.begin(recipe)
+    assert ([one.exists() for one in left], run.is_complete) == ([False, False, True], False)
+    run.withdraw()
+    assert run.is_complete
 
 
 def test_what_a_complete_run_took_does_not_depend_on_its_last_checkpoint(tmp_path: Path, capsys):

@@ -230,6 +230,22 @@ def test_interrupted_in_the_teacher_and_in_the_student_it_ends_in_the_same_bits(
     assert {**summary, **dict.fromkeys(timed)} == {**straight, **dict.fromkeys(timed)}
 
 
+def test_of_a_teacher_the_best_weights_teach(small, tmp_path):
+    student = small(train__teacher="twin", data__limit=60, model__depths=[1], model__channels=[4])
+    made, run = set_up(twin_of(student)), Run(tmp_path / "teacher")
+    run.begin(made.recipe)
+    made.progress.flops = 7.0
+    for folder, value in ((run.best, 1.0), (run.last, 2.0)):
+        made.network.head.bias.data.fill_(value)
+        made.checkpoint().save(folder)
+    for name in ("twin", str(run.folder)):
+        trainer = set_up(replace(student, train=replace(student.train, teacher=name)))
+        trainer.run = Run(tmp_path)
+        trainer.teacher.start(trainer)
+        assert (trainer.teacher.network.head.bias == 1).all()
+        assert trainer.teacher.found.flops == 7.0
+
+
 @pytest.mark.parametrize(
     ("name", "overrides"),
     [
@@ -242,8 +258,10 @@ def test_interrupted_in_the_teacher_and_in_the_student_it_ends_in_the_same_bits(
     ],
 )
 def test_the_twin_of_every_kind_of_model_is_artificial(small, name, overrides):
-    recipe = replace(small(train__teacher="twin"), model=model_config(name, **overrides))
+    penalties = {"train__hoyer": 1.0, "train__surrogate_width_end": 1.0, "train__energy_budget": 1.0}
+    recipe = replace(small(train__teacher="twin", **penalties), model=model_config(name, **overrides))
     twin = twin_of(recipe).model
+    assert twin_of(recipe).train == small().train, "neither taught nor penalised"
     assert (twin.name, twin.neuron.name, twin.neuron.learnable_threshold) == (name, "relu", "none")
     assert getattr(twin, "time_steps", 1) == 1
     if getattr(twin, "windows", "none") != "none":

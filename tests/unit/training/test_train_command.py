@@ -1,9 +1,11 @@
 """What `onespike train` trains, by its options, and what it says when it is interrupted; so does `prune-time`."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from onespike.cli.train import _folder
 from onespike.training import Recipe, Run
 from tests.running import raising
 
@@ -18,6 +20,11 @@ def test_a_run_from_old_weights_goes_by_the_old_recipe(named, epochs, small, com
     ((recipe, out),) = seen
     assert (recipe.model, recipe.train.epochs, recipe.train.lr) == (old.recipe.model, epochs, 0.5)
     assert out.name.startswith("old-" if not named else "cifar10-finetune-")
+
+
+@pytest.mark.parametrize(("recipe", "name"), [("cifar10/fast", "cifar10-fast"), ("there/mine.v2.yaml", "mine.v2")])
+def test_without_a_name_a_run_is_called_after_its_recipe(recipe: str, name: str):
+    assert re.fullmatch(rf"{re.escape(name)}-\d{{8}}-\d{{6}}", _folder(recipe).name)
 
 
 @pytest.mark.parametrize("complete", [False, True])
