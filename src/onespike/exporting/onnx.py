@@ -18,7 +18,7 @@ from torch import Tensor
 from onespike.errors import OnespikeError, reason, requires, warn
 from onespike.exporting.network import Exported
 from onespike.exporting.parity import Target
-from onespike.exporting.rewriting import fold_thresholds, quantise
+from onespike.exporting.rewriting import fold_thresholds, quantise, store_taps
 
 FILE, OPSET = "model.onnx", 18
 
@@ -84,8 +84,7 @@ def graph(exported: Exported, names: Sequence[str]) -> Any:
             del node.metadata_props[:]  # where in PyTorch each comes from: most of a small file
     name_outputs(model.graph, names)
     fold_thresholds(model)
-    if exported.contract.weights == "int8":
-        quantise(model)
+    (quantise if exported.contract.weights == "int8" else store_taps)(model)
     entry = model.metadata_props.add()
     entry.key, entry.value = "contract", json.dumps(exported.contract.to_json())
     return model

@@ -4,8 +4,9 @@ Batch norm is folded into the thresholds after it, and neurons that share a curr
 
     gain * x + offset + shift > threshold    is    x > (threshold - shift - offset) / gain        (gain > 0)
 
-Weights of 8 bits are written as int8 with a scale for each output channel. Layers that read spikes are in the QDQ form
-that integer runtimes read: before them is a quantisation that is exact. Others multiply in floats.
+Of a kernel over a map of one pixel, only the tap that meets it is stored. Weights of 8 bits are written as int8 with a
+scale for each output channel. Layers that read spikes are in the QDQ form that integer runtimes read: before them is a
+quantisation that is exact. Others multiply in floats.
 """
 
 import math
@@ -121,10 +122,25 @@ def _thresholds(graph: Graph, node: Any) -> tuple[str, np.ndarray] | None:
     return norm.input[0], ((each - bias) / gain + mean).astype(np.float32)
 
 
+def store_taps(model: Any) -> dict[str, np.ndarray]:
+    """Store each tap that a graph takes of a kernel in the kernel's place; gives the kernels by the taps' names."""
+    graph, nodes, kernels = Graph(model), list[Any](), dict[str, np.ndarray]()
+    for node in model.graph.node:
+        weight, index = map(graph.constant, node.input) if node.op_type == "Gather" else (None, None)
+        if weight is None or index is None or index.ndim:
+            nodes.append(node)
+            continue
+        axis = next((one.i for one in node.attribute if one.name == "axis"), 0)
+        kernels[graph.store(node.output[0], weight.take(index, axis))] = kernels.get(node.input[0], weight)
+    graph.replace(nodes)
+    return kernels
+
+
 def quantise(model: Any) -> None:
-    """Store weights of 8 bits as int8; where they meet spikes, both get the QDQ form."""
+    """Store weights of 8 bits as int8, taps by the scales of kernels; where they meet spikes, both get the QDQ form."""
     from onnx import TensorProto, helper
 
+    kernels = store_taps(model)
     graph, nodes, present = Graph(model), list[Any](), set[str]()
     for node in model.graph.node:
         nodes.append(node)
@@ -139,6 +155,9 @@ def quantise(model: Any) -> None:
         axis = weight.ndim - 1 if transpose is None and (by_column or node.op_type == "MatMul") else 0
         exact, step = torch.from_numpy(weight.copy()).movedim(axis, 0), exact_step(node.input[0], graph)
         integers, scale = to_integers(exact)
+        if len(kernels.get(name, ())) == len(exact):
+            scale = to_integers(torch.from_numpy(kernels[name].copy()))[1].view(scale.shape)
+            integers = (exact / scale).round()
         if not torch.allclose(integers * scale, exact, rtol=1e-5, atol=0.0):
             continue  # not of 8 bits, such as a recurrent cell's
         nodes.pop()

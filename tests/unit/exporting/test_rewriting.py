@@ -1,5 +1,6 @@
 """What is rewritten in ONNX graphs: the same spikes, by fewer operations; bytes only where they are exact."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ runtime = pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from onespike.exporting.onnx import name_outputs  # noqa: E402
-from onespike.exporting.rewriting import Graph, exact_step, fold_thresholds, quantise  # noqa: E402
+from onespike.exporting.rewriting import Graph, exact_step, fold_thresholds, quantise, store_taps  # noqa: E402
 
 FLOAT = TensorProto.FLOAT
 RANDOM = np.random.default_rng(0)
@@ -186,6 +187,30 @@ def test_weights_of_8_bits_are_stored_once_and_nothing_else_is_rounded(kind: str
     assert all(one.size <= 5 for one in stored.values() if one.dtype != np.int8)
     assert [node.op_type for node in made.graph.node].count("QuantizeLinear") == 2 * ("spikes" in reads)
     assert np.allclose(run(made, images), expected, rtol=1e-5, atol=1e-4)
+
+
+def test_of_a_kernel_over_one_pixel_the_tap_is_stored_with_the_scales_of_the_kernel() -> None:
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["flat"]),
+        helper.make_node("Gather", ["kernel", "centre"], ["column"], axis=2),
+        helper.make_node("Gather", ["column", "centre"], ["tap"], axis=2),
+        helper.make_node("Gemm", ["flat", "tap"], ["out"], "layer", transB=1),
+    ]
+    integers, scales = RANDOM.integers(-126, 127, (5, 48, 3, 3)), 2.0 ** np.arange(-7, -2)
+    integers[:, 0, 0, 0] = 127  # the largest weight of each channel is not in the tap
+    kernel = (integers * scales[:, None, None, None]).astype(np.float32)
+    made = model(nodes, {"kernel": kernel, "centre": np.int64(1)})
+    images = RANDOM.normal(size=(7, 3, 4, 4)).astype(np.float32)
+    expected = run(made, images)
+    of_8_bits = copy.deepcopy(made)
+    store_taps(made)
+    assert [one.name for one in made.graph.initializer] == ["tap"]
+    assert np.array_equal(run(made, images), expected)
+    quantise(of_8_bits)
+    stored = {one.name: numpy_helper.to_array(one) for one in of_8_bits.graph.initializer}
+    assert np.array_equal(stored["tap_int8"], integers[:, :, 1, 1])
+    assert all(one.size <= 5 for one in stored.values() if one.dtype != np.int8)
+    assert np.allclose(run(of_8_bits, images), expected, rtol=1e-5, atol=1e-4)
 
 
 def test_a_vector_of_weights_has_no_channels_and_stays() -> None:
