@@ -171,7 +171,8 @@ def _begun(loader: DataLoader[Any]) -> Iterator[Any]:
         remedy = "give it a name at the top of a module, or pass --data.workers 0"
         raise OnespikeError(f"data.workers: other processes cannot be sent the images: {error}; {remedy}") from error
     finally:
-        if threading.current_thread() is threading.main_thread():  # others can set none
+        # None is a handler of C's, which Python cannot put back; other threads can set none.
+        if handler is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, handler)
 
 

@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import pickle
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,6 +125,11 @@ def test_loaders_leave_the_workers_of_others_alone(data):
     first.close()
     assert len(list(second)) == len(data.train) // 2 - 1
     assert not multiprocessing.active_children()
+
+
+def test_a_handler_of_signals_that_python_does_not_know_is_left_alone(data, monkeypatch):
+    monkeypatch.setattr(signal, "getsignal", lambda _: None)  # of the program that embeds Python
+    assert len(list(TrainLoader(data, replace(PLAIN, auto_augment="original", workers=1), 10, seed=0).epoch(0)))
 
 
 def test_a_worker_that_is_killed_is_one_line_whatever_the_main_process_does_meanwhile(data, monkeypatch):
