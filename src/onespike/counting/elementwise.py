@@ -86,13 +86,12 @@ def work(
         return Counter(random=result.numel())
     if func.is_view or name in _MOVES or func.namespace == "prim":
         return Counter()
+    axes = next((int(letter) for letter in name if letter.isdigit()), 0)  # of a map, if it is pooled
     if name in _POOLS:
         out = result[0] if isinstance(result, tuple) else result
-        axes = next(int(letter) for letter in name if letter.isdigit())
         window = args[1] if len(args[1]) > 1 else list(args[1]) * axes
         return Counter({_POOLS[name]: out.numel() * math.prod(window)})
     if name in _ADAPTIVE:
-        axes = 3 if name.endswith("3d") else 2
         sides = zip(tensors[0].shape[-axes:], result.shape[-axes:], strict=True)
         return Counter(add=math.prod(result.shape[:-axes]) * math.prod(_covered(*pair) for pair in sides))
     if name in _SORTS:
