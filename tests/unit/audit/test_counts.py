@@ -401,6 +401,28 @@ def test_weights_in_buffers_are_weights_and_shared_ones_are_counted_once():
     assert count_operations(nn.Linear(6, 6), [torch.randn(3, 6)]).weights == 42
 
 
+@pytest.mark.parametrize(
+    "weights",
+    [
+        lambda net: [net.w[0].sign(), net.w[1].sign(), net.w[2].sign()],  # copies, which all begin at 0
+        lambda net: [net.gain * net.v, net.gain * net.u, net.gain * net.t],
+    ],
+)
+def test_what_is_made_of_other_weights_is_another_weight(weights):
+    def forward(net, x):
+        first, second, third = weights(net)
+        x = 3 * (F.linear(x, first) > 0).float()
+        return F.linear(2 * (F.linear(x, second) > 0).float(), third)
+
+    made = {name: torch.randn(6, 6) for name in "vut"}
+    network = Forward(forward, w=torch.randn(3, 6, 6), gain=torch.ones(1), **made)
+    products = count_operations(network, [torch.randn(3, 6), torch.randn(3, 6)]).products
+    assert [(one.arrives, one.step, one.macs, one.weights) for one in products[1:]] == [
+        ("binary", 3.0, 36, 36),
+        ("binary", 2.0, 36, 36),
+    ]
+
+
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize(
     ("function", "shape", "weight"),
