@@ -134,6 +134,12 @@ def test_recurrent_layers(layer, gates, directions):
     assert operations.elementwise == {kind: times * units for kind, times in expected.items()}
 
 
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+def test_a_recurrent_layer_whose_weights_are_normalised():
+    layer = nn.utils.weight_norm(nn.LSTM(3, 5, batch_first=True), "weight_ih_l0")
+    assert [one.macs for one in count_operations(layer, [spikes(2, 7, 3)]).products] == [7 * 20 * 3, 7 * 20 * 5]
+
+
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 def test_stacked_recurrent_layers_with_projection():
     layer = nn.LSTM(3, 5, num_layers=2, proj_size=2, batch_first=True, bidirectional=True)
