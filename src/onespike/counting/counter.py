@@ -107,7 +107,7 @@ class ProductCounter(TorchDispatchMode):
         if not isinstance(x, Tensor):
             raise self._refusal(": packed sequences cannot be counted; pass a padded tensor")
         tokens, directions = x.numel() // layer.input_size, 2 if layer.bidirectional else 1
-        gates = len(layer.get_parameter("weight_ih_l0"))  # all gates' rows
+        gates = len(layer.all_weights[0][0])  # all gates' rows
         values = (layer.proj_size or layer.hidden_size) * directions  # of a layer's state
         hidden = layer.hidden_size * directions * layer.num_layers
         with _disable_current_modes():

@@ -24,6 +24,7 @@ _POINTWISE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("logical_and", "logical_or", "logical_xor", "logical_not"), ("compare",)),
     **dict.fromkeys(("__lshift__", "__rshift__", "bitwise_left_shift", "bitwise_right_shift"), ("add",)),
     **dict.fromkeys(("leaky_relu", "_prelu_kernel"), ("compare", "multiply")),
+    "hardswish": ("special",),  # as hardsigmoid; it lacks the tag
 }
 #: Work for each value of the first argument.
 _REDUCTIONS: dict[str, tuple[str, ...]] = {
@@ -58,6 +59,7 @@ _MOVES = frozenset(
     ones ones_like new_ones full full_like new_full fill zero arange scalar_tensor lift_fresh lift_fresh_copy
     _unsafe_view _reshape_alias as_strided _local_scalar_dense detach resize tril triu eye
     select_scatter slice_scatter is_same_size masked_select nonzero unsafe_split unsafe_split_with_sizes
+    squeeze unsqueeze transpose t
     """.split()  # noqa: SIM905 - a list would take a line for each
 )
 

@@ -56,6 +56,9 @@ class Weights:
         self._original = {memory(tensor): tensor.detach() for tensor in chain(model.parameters(), model.buffers())}
         # {place: places of the originals that it was made of}
         self._sources: dict[int, tuple[int, ...]] = {place: (place,) for place in self._original}
+        # {parts of weights: the number, below 0, of what is made of them}, {place: that number}
+        self._numbers: dict[tuple[tuple[int, int], ...], int] = {}
+        self._made: dict[int, int] = {}
         self._kept: list[Tensor] = []  # tensors made of weights
         # Those of them with a weight's shape or dtype alone, such as weight.new_zeros(...), and whether they are 0.
         self._blank: dict[int, bool] = {}
@@ -64,9 +67,17 @@ class Weights:
     def __contains__(self, tensor: Tensor) -> bool:
         return memory(tensor) in self._sources
 
-    def place(self, weight: Tensor) -> tuple[int, int]:
-        """Identify a weight: attention projects queries, keys and values by three parts of one parameter."""
-        return self._sources[memory(weight)][0], int(weight.storage_offset())
+    def place(self, weight: Tensor) -> tuple[int, int, int]:
+        """Identify a weight: by the first parameter or buffer that it was made of, and by which part of what it is.
+
+        Attention projects queries, keys and values by three parts of one parameter; one gain may scale several weights.
+        """
+        return self._sources[memory(weight)][0], *self._part(weight)
+
+    def _part(self, weight: Tensor) -> tuple[int, int]:
+        """The parameter or buffer, or what was made of some, and where a weight begins in it."""
+        place = memory(weight)
+        return self._made.get(place, place), int(weight.storage_offset())
 
     def size(self, weight: Tensor) -> int:
         """How many values a weight has; what is expanded or repeated along an axis counts once."""
@@ -91,12 +102,15 @@ class Weights:
         """Remember the result of an operation on weights alone."""
         given = dict.fromkeys(map(memory, tensors_in([args, kwargs])))
         sources = [source for place in given for source in self._sources[place]]
+        parts = tuple(map(self._part, tensors_in([args, kwargs])))
         if func._schema.is_mutable and len(given) > 1:  # weights are written into it
             for place in map(memory, written(func, args, kwargs)):
                 self._blank.pop(place, None)
                 self._distinct.pop(place, None)
         for tensor in tensors_in(result):
             place = memory(tensor)
+            if place not in given:  # no view, nor written in place
+                self._made[place] = self._numbers.setdefault(parts, -1 - len(self._numbers))
             self._sources[place] = tuple(dict.fromkeys((*self._sources.get(place, ()), *sources)))
             self._kept.append(tensor)
             if func.overloadpacket.__name__ in _COPIES:
@@ -127,7 +141,7 @@ class Weights:
         """Forget what was made in a forward pass."""
         for place in set(map(memory, self._kept)) - self._original.keys():
             self._sources.pop(place, None)
-        for made in (self._kept, self._blank, self._distinct):
+        for made in (self._kept, self._made, self._blank, self._distinct):
             made.clear()
 
 

@@ -156,7 +156,8 @@ def _layers(name: str, calls: list[Fired]) -> Iterator[LayerView]:
             name if len(sizes) == 1 else f"{name}, {'x'.join(map(str, size))}",
             _known_over_time(some, [call.potential for call in some]),
             _known_over_time(some, [call.distance for call in some]),
-            _over_time(some, [call.spikes if is_spiking else call.spikes.ne(0).float() for call in some]),
+            # Spikes of another package may have a size of their own.
+            _over_time(some, [call.spikes.sign() if is_spiking else call.spikes.ne(0).float() for call in some]),
             None if first.threshold is None else torch.as_tensor(first.threshold).float().mean().item(),
             first.surrogate,
         )

@@ -247,6 +247,11 @@ class _Catching(nn.Module):
             self.caught.append(distance.detach() + self.threshold)
         return self.surrogate.forward(distance)  # not called as a module: its operations are the neuron's
 
+    def __getattr__(self, name: str) -> Any:
+        """The surrogate's own attributes, which some neurons ask for."""
+        parts = self._modules
+        return parts[name] if name in parts else getattr(parts["surrogate"], name)
+
 
 def _catching(fire: Callable[..., Any], caught: list[Tensor]) -> Callable[..., Any]:
     def caught_fire(*args: Any) -> Any:

@@ -134,6 +134,12 @@ def test_recurrent_layers(layer, gates, directions):
     assert operations.elementwise == {kind: times * units for kind, times in expected.items()}
 
 
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+def test_a_recurrent_layer_whose_weights_are_normalised():
+    layer = nn.utils.weight_norm(nn.LSTM(3, 5, batch_first=True), "weight_ih_l0")
+    assert [one.macs for one in count_operations(layer, [spikes(2, 7, 3)]).products] == [7 * 20 * 3, 7 * 20 * 5]
+
+
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 def test_stacked_recurrent_layers_with_projection():
     layer = nn.LSTM(3, 5, num_layers=2, proj_size=2, batch_first=True, bidirectional=True)
@@ -399,6 +405,28 @@ def test_weights_in_buffers_are_weights_and_shared_ones_are_counted_once():
         network = Forward(forward, w=nn.Buffer(torch.randn(6, 6)))
         assert count_operations(network, [torch.randn(3, 6)]).weights == 36
     assert count_operations(nn.Linear(6, 6), [torch.randn(3, 6)]).weights == 42
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        lambda net: [net.w[0].sign(), net.w[1].sign(), net.w[2].sign()],  # copies, which all begin at 0
+        lambda net: [net.gain * net.v, net.gain * net.u, net.gain * net.t],
+    ],
+)
+def test_what_is_made_of_other_weights_is_another_weight(weights):
+    def forward(net, x):
+        first, second, third = weights(net)
+        x = 3 * (F.linear(x, first) > 0).float()
+        return F.linear(2 * (F.linear(x, second) > 0).float(), third)
+
+    made = {name: torch.randn(6, 6) for name in "vut"}
+    network = Forward(forward, w=torch.randn(3, 6, 6), gain=torch.ones(1), **made)
+    products = count_operations(network, [torch.randn(3, 6), torch.randn(3, 6)]).products
+    assert [(one.arrives, one.step, one.macs, one.weights) for one in products[1:]] == [
+        ("binary", 3.0, 36, 36),
+        ("binary", 2.0, 36, 36),
+    ]
 
 
 @pytest.mark.parametrize("batch", [1, 4])

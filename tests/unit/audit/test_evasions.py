@@ -262,6 +262,7 @@ def test_a_factor_of_each_channel_before_a_mean_over_the_map_is_no_product():
         (lambda _, x: 1 / x, {"multiply": 8}),
         (lambda _, x: F.prelu(x, torch.ones(1)), {"multiply": 4, "compare": 4}),
         (lambda _, x: F.leaky_relu(x), {"multiply": 4, "compare": 4}),
+        (lambda _, x: F.hardswish(F.hardswish(x), inplace=True), {"special": 8}),
         (lambda _, x: F.hardtanh(x) + x.amax() + x.argmax(), {"compare": 12, "add": 8}),
         (lambda _, x: torch.sub(x, x, alpha=2) - x, {"multiply": 4, "add": 8}),
         (lambda _, x: torch.addcmul(x, x, x, value=2) + torch.addcmul(x, x, x), {"multiply": 12, "add": 12}),
@@ -281,6 +282,10 @@ def test_work_is_counted_by_hand(function, work):
     assert counted(function, torch.randn(3, 4), w=torch.randn(4)).elementwise == work
 
 
+def turned_in_place(x: Tensor) -> Tensor:
+    return x.clone().unsqueeze_(1).squeeze_(1).transpose_(0, 1).swapaxes_(0, 1)
+
+
 def masked(x: Tensor) -> Tensor:
     x = x.clone()
     x[x < 0] = 0
@@ -292,7 +297,7 @@ def masked(x: Tensor) -> Tensor:
     [
         *(nn.PixelShuffle(2), nn.PixelUnshuffle(2), nn.ChannelShuffle(2), nn.Unfold(3)),
         *(nn.ReflectionPad1d(1), nn.ReplicationPad1d(1), nn.ReflectionPad3d(1), nn.ReplicationPad3d(1)),
-        *(nn.Upsample(scale_factor=2), nn.Upsample(scale_factor=2, mode="nearest-exact"), masked),
+        *(nn.Upsample(scale_factor=2), nn.Upsample(scale_factor=2, mode="nearest-exact"), masked, turned_in_place),
     ],
 )
 def test_what_only_moves_values_costs_nothing(move):

@@ -266,3 +266,11 @@ def test_a_population_lies_before_the_images_however_many_they_are(count: int):
     with watch_neurons(network, seen.append):
         network(torch.rand(count, 5))
     assert seen[0].batch_axis == 1
+
+
+@pytest.mark.parametrize("mode", ["s", "m"])
+def test_a_neuron_may_ask_its_surrogate_for_attributes(mode: str):
+    network = Jelly(mode, "ComplementaryLIFNode")
+    spikes = in_one(watched(network, images())["first"], "spikes")
+    rates = {neurons.path: neurons.firing_rate for neurons in count_operations(network, [images()]).neurons}
+    assert rates["first"] == pytest.approx(spikes.mean().item()) != 0

@@ -298,6 +298,14 @@ def test_a_threshold_may_be_a_whole_number(card, image: Path):
     assert layer["threshold"] == 1
 
 
+def test_spikes_of_another_size_are_counted_not_added_up(card, image: Path):
+    import snntorch
+
+    neuron = snntorch.Leaky(0.9, threshold=-1e6, init_hidden=True, graded_spikes_factor=0.25)
+    (view,) = inspect_network(nn.Sequential(nn.Flatten(), nn.Linear(36, 10), neuron), card, image).blocks
+    assert (view.firing_rate, view.spike_map.max()) == (1, 1), "all of them fire"
+
+
 def test_neurons_that_only_integrate_have_no_threshold(card, image: Path, tmp_path: Path):
     import snntorch
     from spikingjelly.activation_based import neuron
