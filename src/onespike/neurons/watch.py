@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
 from onespike.errors import OnespikeError, lacks_memory, reason
@@ -135,8 +136,11 @@ def _put_back(modes: list[tuple[nn.Module, bool]]) -> None:
 
 def copied(model: nn.Module) -> nn.Module:
     """A deep copy of a user's network, in evaluation mode; an `OnespikeError` if it cannot be copied."""
+    # Tensors that were computed with gradients, such as states or pruned weights, are copied by their values alone.
+    tensors = (one for one in pytree.tree_leaves([vars(part) for part in model.modules()]) if isinstance(one, Tensor))
+    computed = {id(one): one.detach().clone() for one in tensors if not one.is_leaf}
     try:
-        return copy.deepcopy(model).eval()
+        return copy.deepcopy(model, computed).eval()
     except Exception as error:  # whatever its own `__deepcopy__` does
         if lacks_memory(error):
             raise
