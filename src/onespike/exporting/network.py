@@ -10,7 +10,7 @@ from onespike.data.augment import scale_and_shift
 from onespike.errors import OnespikeError, reason
 from onespike.exporting.contract import Contract
 from onespike.functional import to_integers
-from onespike.neurons.watch import ask, neuron_layers, reset_state
+from onespike.neurons.watch import ask, forget_state, neuron_layers, reset_state
 from onespike.training.callbacks import to_round
 from onespike.training.losses import over_time
 
@@ -81,6 +81,7 @@ class Exported(nn.Module):
         images = torch.zeros(TRACED if dynamic else 1, *self.contract.shape, dtype=like.dtype)
         images = images.to(torch.uint8) if self.contract.pixels else images
         self._expect_no_draws(images)
+        forget_state(self.network)
         # Up to 2.8 PyTorch refuses some networks whose batch has no upper bound.
         shapes = ({0: torch.export.Dim("batch", max=2**31)},) if dynamic else None
         try:

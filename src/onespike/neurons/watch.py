@@ -112,6 +112,18 @@ def reset_state(model: nn.Module) -> None:
     resetter(model)()
 
 
+def forget_state(model: nn.Module) -> None:
+    """Reset other packages' neurons, and leave them no shape of the last batch: a graph for any would keep to it."""
+    reset_state(model)
+    for neuron in model.modules():
+        if isinstance(neuron, _snntorch()):  # SpikingJelly's begin with a number
+            before = dict(neuron.named_buffers(recurse=False))
+            reset_state(neuron)
+            states = {name: one for name, one in neuron.named_buffers(recurse=False) if one is not before.get(name)}
+            for name, one in states.items():
+                setattr(neuron, name, one.new_zeros(0))  # as in a new neuron
+
+
 @contextmanager
 def aside(model: nn.Module) -> Iterator[None]:
     """Run a network without a trace: in evaluation mode, on states and random numbers of its own."""

@@ -277,6 +277,35 @@ def test_a_network_that_makes_float32_of_all_is_refused_in_float64(tmp_path: Pat
         export(network, tmp_path / "out", "c", images=images)
 
 
+@pytest.mark.parametrize("hidden", [True, False])
+def test_a_network_of_snntorch_that_was_just_trained_takes_batches_of_any_size(hidden: bool, tmp_path: Path) -> None:
+    snntorch = pytest.importorskip("snntorch")
+
+    class OverTime(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(1, 4, 3), nn.Linear(16, 3)
+            self.fire = snntorch.Leaky(beta=0.9, threshold=0.2, init_hidden=hidden)
+
+        def forward(self, x: Tensor) -> Tensor:
+            state, steps = [] if hidden else [self.fire.init_leaky()], []
+            for _ in range(2):
+                out = self.fire(self.conv(x), *state)
+                spikes, *state = [out] if hidden else out
+                steps.append(self.head(spikes.flatten(1)))
+            return torch.stack(steps)
+
+    network, images = OverTime(), torch.rand(7, 1, 4, 4)
+    network(images).sum().backward()  # its neurons keep a graph, and the shape of this batch
+    made = export(network, tmp_path / "out", "pt2", images=images[:5])
+    assert made.holds
+    assert made.parity[0].layers == 2
+    program = torch.export.load(made.folder / "model.pt2").module()
+    for batch in (1, 3):
+        network.fire.reset_mem()
+        torch.testing.assert_close(program(images[:batch])[0], network(images[:batch]).mean(0))
+
+
 def test_networks_of_others_with_logits_over_time(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     class OverTime(nn.Module):
         def __init__(self) -> None:
