@@ -2,9 +2,11 @@
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
 
 from onespike.data.augment import scale_and_shift
 from onespike.errors import OnespikeError, reason
@@ -113,4 +115,20 @@ def rounded(network: nn.Module, dtype: torch.dtype) -> nn.Module:
         for layer in to_round(network).values():
             integers, scale = to_integers(layer.weight)
             layer.weight.copy_(integers * scale)
+    if dtype == torch.float64:
+        forward = network.forward
+
+        def in_doubles(*args: Any, **kwargs: Any) -> Any:
+            with _Doubles():
+                return forward(*args, **kwargs)
+
+        network.forward = in_doubles  # type: ignore[method-assign]
     return network.to(dtype)
+
+
+class _Doubles(TorchFunctionMode):
+    """Makes float64 of what a network's own code makes float32 whatever it is in, such as spikes by `.float()`."""
+
+    def __torch_function__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        return made.double() if isinstance(made, Tensor) and made.dtype == torch.float32 else made

@@ -266,15 +266,38 @@ def test_a_network_that_draws_is_refused_with_what_to_do(tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
-def test_a_network_that_makes_float32_of_all_is_refused_in_float64(tmp_path: Path) -> None:
-    class Step(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return (x > 0.5).float()
+def test_spikes_that_a_network_makes_float32_become_integers(tmp_path: Path) -> None:
+    snntorch = pytest.importorskip("snntorch")
 
-    network = nn.Sequential(Step(), nn.Flatten(), nn.Linear(12, 4))
+    class Steps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fire, self.head = (
+                nn.Conv2d(3, 4, 1),
+                snntorch.Leaky(beta=0.9, threshold=0.1),
+                nn.Linear(16, 3),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            spikes, _ = self.fire(self.conv((x > 0.5).float()), torch.zeros(len(x), 4, 2, 2))
+            return self.head((0.3 * (spikes > 0).to(torch.float32)).flatten(1))
+
+    made = export(Steps(), tmp_path / "out", "c", images=torch.randint(0, 256, (9, 2, 2, 3), dtype=torch.uint8))
+    assert made.holds
+    assert made.parity[0].exact
+    assert made.parity[0].spikes == 9 * 16
+
+
+def test_a_network_that_cannot_be_in_float64_is_refused_in_a_line(tmp_path: Path) -> None:
+    class Fixed(nn.Flatten):
+        matrix = torch.ones(12, 4)  # no buffer
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) @ self.matrix
+
     images = torch.zeros(2, 2, 2, 3, dtype=torch.uint8)
-    with pytest.raises(OnespikeError, match=r"the network does not take a batch .* Float and Double"):
-        export(network, tmp_path / "out", "c", images=images)
+    with pytest.raises(OnespikeError, match=r"the network does not take a batch .* the same dtype"):
+        export(nn.Sequential(Fixed(), nn.Linear(4, 4)), tmp_path / "out", "c", images=images)
 
 
 @pytest.mark.parametrize("hidden", [True, False])
