@@ -1,5 +1,6 @@
 """The network that is exported: its outputs are logits and, for the proof, the spikes of every layer."""
 
+import inspect
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +19,9 @@ from onespike.training.losses import over_time
 
 #: Images that the network is traced with: two, since a batch of one is special to torch.export.
 TRACED = 2
+#: Numbers of images that a graph is tried on which PyTorch could not prove to take any.
+TRIED = (1, 3, 100)
+_LATER = "prefer_deferred_runtime_asserts_over_guards"  # an option of PyTorch's newer versions
 
 
 class Exported(nn.Module):
@@ -89,7 +93,16 @@ class Exported(nn.Module):
         try:
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # PyTorch's, about itself and about its recurrent layers
-                program = torch.export.export(self, (images,), dynamic_shapes=shapes, strict=False)
+                try:
+                    program = torch.export.export(self, (images,), dynamic_shapes=shapes, strict=False)
+                except Exception:
+                    if not dynamic or _LATER not in inspect.signature(torch.export.export).parameters:
+                        raise
+                    # PyTorch cannot prove that B * min(36, 36 * B) is 36 * B: the graph then looks whether it is.
+                    later: Any = {_LATER: True}
+                    program = torch.export.export(self, (images,), dynamic_shapes=shapes, strict=False, **later)
+                    for batch in TRIED:
+                        program.module()(images[:1].expand(batch, *images.shape[1:]))
         except Exception as error:  # whatever a network's own code does when it meets a placeholder
             line = reason(error, first=True)[:300]
             raise OnespikeError(f"{self.contract.model} cannot be traced by torch.export: {line}") from error
@@ -122,7 +135,7 @@ def rounded(network: nn.Module, dtype: torch.dtype) -> nn.Module:
             with _Doubles():
                 return forward(*args, **kwargs)
 
-        network.forward = in_doubles  # type: ignore[method-assign]
+        network.forward = in_doubles
     return network.to(dtype)
 
 

@@ -329,6 +329,34 @@ def test_a_network_of_snntorch_that_was_just_trained_takes_batches_of_any_size(h
         torch.testing.assert_close(program(images[:batch])[0], network(images[:batch]).mean(0))
 
 
+def test_a_network_of_spikingjelly_in_several_steps_at_once_takes_batches_of_any_size(tmp_path: Path) -> None:
+    pytest.importorskip("spikingjelly")
+    from spikingjelly.activation_based import functional, layer, neuron
+
+    class Repeated(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.unsqueeze(0).repeat(2, 1, 1, 1, 1))
+
+    parts = layer.Conv2d(1, 4, 3, padding=1), neuron.LIFNode(v_threshold=0.2), layer.MaxPool2d(2), layer.Flatten()
+    network, images = Repeated(*parts, layer.Linear(36, 3)), torch.rand(5, 1, 6, 6)
+    functional.set_step_mode(network, "m")
+    made = export(network, tmp_path / "out", "pt2", images=images)
+    assert made.holds
+    program = torch.export.load(made.folder / "model.pt2").module()
+    for batch in (1, 4):
+        functional.reset_net(network)
+        torch.testing.assert_close(program(images[:batch])[0], network(images[:batch]).mean(0))
+
+
+def test_a_network_that_depends_on_the_number_of_images_is_refused(tmp_path: Path) -> None:
+    class Depends(nn.Flatten):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(2 * x if x.shape[0] > 3 else x)
+
+    with pytest.raises(OnespikeError, match="Depends cannot be traced by torch"):
+        export(Depends(), tmp_path / "out", "pt2", images=torch.rand(2, 3, 2, 2))
+
+
 def test_networks_of_others_with_logits_over_time(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     class OverTime(nn.Module):
         def __init__(self) -> None:
