@@ -1,21 +1,27 @@
 """The network that is exported: its outputs are logits and, for the proof, the spikes of every layer."""
 
+import inspect
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
 
 from onespike.data.augment import scale_and_shift
 from onespike.errors import OnespikeError, reason
 from onespike.exporting.contract import Contract
 from onespike.functional import to_integers
-from onespike.neurons.watch import ask, neuron_layers, reset_state
+from onespike.neurons.watch import ask, forget_state, neuron_layers, reset_state
 from onespike.training.callbacks import to_round
 from onespike.training.losses import over_time
 
 #: Images that the network is traced with: two, since a batch of one is special to torch.export.
 TRACED = 2
+#: Numbers of images that a graph is tried on which PyTorch could not prove to take any.
+TRIED = (1, 3, 100)
+_LATER = "prefer_deferred_runtime_asserts_over_guards"  # an option of PyTorch's newer versions
 
 
 class Exported(nn.Module):
@@ -81,12 +87,22 @@ class Exported(nn.Module):
         images = torch.zeros(TRACED if dynamic else 1, *self.contract.shape, dtype=like.dtype)
         images = images.to(torch.uint8) if self.contract.pixels else images
         self._expect_no_draws(images)
+        forget_state(self.network)
         # Up to 2.8 PyTorch refuses some networks whose batch has no upper bound.
         shapes = ({0: torch.export.Dim("batch", max=2**31)},) if dynamic else None
         try:
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # PyTorch's, about itself and about its recurrent layers
-                program = torch.export.export(self, (images,), dynamic_shapes=shapes, strict=False)
+                try:
+                    program = torch.export.export(self, (images,), dynamic_shapes=shapes, strict=False)
+                except Exception:
+                    if not dynamic or _LATER not in inspect.signature(torch.export.export).parameters:
+                        raise
+                    # PyTorch cannot prove that B * min(36, 36 * B) is 36 * B: the graph then looks whether it is.
+                    later: Any = {_LATER: True}
+                    program = torch.export.export(self, (images,), dynamic_shapes=shapes, strict=False, **later)
+                    for batch in TRIED:
+                        program.module()(images[:1].expand(batch, *images.shape[1:]))
         except Exception as error:  # whatever a network's own code does when it meets a placeholder
             line = reason(error, first=True)[:300]
             raise OnespikeError(f"{self.contract.model} cannot be traced by torch.export: {line}") from error
@@ -112,4 +128,20 @@ def rounded(network: nn.Module, dtype: torch.dtype) -> nn.Module:
         for layer in to_round(network).values():
             integers, scale = to_integers(layer.weight)
             layer.weight.copy_(integers * scale)
+    if dtype == torch.float64:
+        forward = network.forward
+
+        def in_doubles(*args: Any, **kwargs: Any) -> Any:
+            with _Doubles():
+                return forward(*args, **kwargs)
+
+        network.forward = in_doubles
     return network.to(dtype)
+
+
+class _Doubles(TorchFunctionMode):
+    """Makes float64 of what a network's own code makes float32 whatever it is in, such as spikes by `.float()`."""
+
+    def __torch_function__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        return made.double() if isinstance(made, Tensor) and made.dtype == torch.float32 else made

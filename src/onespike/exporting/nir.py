@@ -41,7 +41,7 @@ def write(exported: Exported, folder: Path) -> dict[str, Target]:
     """
     with requires("export"):
         import nir
-    lowering, spikes = lower(exported, Reals, "nir", "f32")
+    lowering, spikes = lower(exported, _AnyReader, "nir", "f32")
     writer = _Writer(nir, lowering.maps)
     writer.connect()
     try:
@@ -61,6 +61,17 @@ def write(exported: Exported, folder: Path) -> dict[str, Target]:
         return logits, [read_bits(value, bits) for value in spikes]
 
     return {"nir": run}
+
+
+class _AnyReader(Reals):
+    """Real numbers that meet no threshold exactly: there a neuron of NIR is silent, and one of SpikingJelly fires."""
+
+    def _limits(self, edge: Tensor, strictly: bool) -> tuple[Tensor, Tensor]:
+        up, down = super()._limits(edge, strictly)
+        if strictly:  # else they lie beside the edge already
+            up = torch.nextafter(up.float(), torch.tensor(math.inf)).double()
+            down = torch.nextafter(down.float(), torch.tensor(-math.inf)).double()
+        return up, down
 
 
 def run_once(graph: Any, images: Tensor) -> dict[str, Tensor]:

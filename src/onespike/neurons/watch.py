@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
 from onespike.errors import OnespikeError, lacks_memory, reason
@@ -111,6 +112,18 @@ def reset_state(model: nn.Module) -> None:
     resetter(model)()
 
 
+def forget_state(model: nn.Module) -> None:
+    """Reset other packages' neurons, and leave them no shape of the last batch: a graph for any would keep to it."""
+    reset_state(model)
+    for neuron in model.modules():
+        if isinstance(neuron, _snntorch()):  # SpikingJelly's begin with a number
+            before = dict(neuron.named_buffers(recurse=False))
+            reset_state(neuron)
+            states = {name: one for name, one in neuron.named_buffers(recurse=False) if one is not before.get(name)}
+            for name, one in states.items():
+                setattr(neuron, name, one.new_zeros(0))  # as in a new neuron
+
+
 @contextmanager
 def aside(model: nn.Module) -> Iterator[None]:
     """Run a network without a trace: in evaluation mode, on states and random numbers of its own."""
@@ -135,8 +148,11 @@ def _put_back(modes: list[tuple[nn.Module, bool]]) -> None:
 
 def copied(model: nn.Module) -> nn.Module:
     """A deep copy of a user's network, in evaluation mode; an `OnespikeError` if it cannot be copied."""
+    # Tensors that were computed with gradients, such as states or pruned weights, are copied by their values alone.
+    tensors = (one for one in pytree.tree_leaves([vars(part) for part in model.modules()]) if isinstance(one, Tensor))
+    computed = {id(one): one.detach().clone() for one in tensors if not one.is_leaf}
     try:
-        return copy.deepcopy(model).eval()
+        return copy.deepcopy(model, computed).eval()
     except Exception as error:  # whatever its own `__deepcopy__` does
         if lacks_memory(error):
             raise

@@ -266,15 +266,95 @@ def test_a_network_that_draws_is_refused_with_what_to_do(tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
-def test_a_network_that_makes_float32_of_all_is_refused_in_float64(tmp_path: Path) -> None:
-    class Step(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return (x > 0.5).float()
+def test_spikes_that_a_network_makes_float32_become_integers(tmp_path: Path) -> None:
+    snntorch = pytest.importorskip("snntorch")
 
-    network = nn.Sequential(Step(), nn.Flatten(), nn.Linear(12, 4))
+    class Steps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fire, self.head = (
+                nn.Conv2d(3, 4, 1),
+                snntorch.Leaky(beta=0.9, threshold=0.1),
+                nn.Linear(16, 3),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            spikes, _ = self.fire(self.conv((x > 0.5).float()), torch.zeros(len(x), 4, 2, 2))
+            return self.head((0.3 * (spikes > 0).to(torch.float32)).flatten(1))
+
+    made = export(Steps(), tmp_path / "out", "c", images=torch.randint(0, 256, (9, 2, 2, 3), dtype=torch.uint8))
+    assert made.holds
+    assert made.parity[0].exact
+    assert made.parity[0].spikes == 9 * 16
+
+
+def test_a_network_that_cannot_be_in_float64_is_refused_in_a_line(tmp_path: Path) -> None:
+    class Fixed(nn.Flatten):
+        matrix = torch.ones(12, 4)  # no buffer
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) @ self.matrix
+
     images = torch.zeros(2, 2, 2, 3, dtype=torch.uint8)
-    with pytest.raises(OnespikeError, match=r"the network does not take a batch .* Float and Double"):
-        export(network, tmp_path / "out", "c", images=images)
+    with pytest.raises(OnespikeError, match=r"the network does not take a batch .* the same dtype"):
+        export(nn.Sequential(Fixed(), nn.Linear(4, 4)), tmp_path / "out", "c", images=images)
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_a_network_of_snntorch_that_was_just_trained_takes_batches_of_any_size(hidden: bool, tmp_path: Path) -> None:
+    snntorch = pytest.importorskip("snntorch")
+
+    class OverTime(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(1, 4, 3), nn.Linear(16, 3)
+            self.fire = snntorch.Leaky(beta=0.9, threshold=0.2, init_hidden=hidden)
+
+        def forward(self, x: Tensor) -> Tensor:
+            state, steps = [] if hidden else [self.fire.init_leaky()], []
+            for _ in range(2):
+                out = self.fire(self.conv(x), *state)
+                spikes, *state = [out] if hidden else out
+                steps.append(self.head(spikes.flatten(1)))
+            return torch.stack(steps)
+
+    network, images = OverTime(), torch.rand(7, 1, 4, 4)
+    network(images).sum().backward()  # its neurons keep a graph, and the shape of this batch
+    made = export(network, tmp_path / "out", "pt2", images=images[:5])
+    assert made.holds
+    assert made.parity[0].layers == 2
+    program = torch.export.load(made.folder / "model.pt2").module()
+    for batch in (1, 3):
+        network.fire.reset_mem()
+        torch.testing.assert_close(program(images[:batch])[0], network(images[:batch]).mean(0))
+
+
+def test_a_network_of_spikingjelly_in_several_steps_at_once_takes_batches_of_any_size(tmp_path: Path) -> None:
+    pytest.importorskip("spikingjelly")
+    from spikingjelly.activation_based import functional, layer, neuron
+
+    class Repeated(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.unsqueeze(0).repeat(2, 1, 1, 1, 1))
+
+    parts = layer.Conv2d(1, 4, 3, padding=1), neuron.LIFNode(v_threshold=0.2), layer.MaxPool2d(2), layer.Flatten()
+    network, images = Repeated(*parts, layer.Linear(36, 3)), torch.rand(5, 1, 6, 6)
+    functional.set_step_mode(network, "m")
+    made = export(network, tmp_path / "out", "pt2", images=images)
+    assert made.holds
+    program = torch.export.load(made.folder / "model.pt2").module()
+    for batch in (1, 4):
+        functional.reset_net(network)
+        torch.testing.assert_close(program(images[:batch])[0], network(images[:batch]).mean(0))
+
+
+def test_a_network_that_depends_on_the_number_of_images_is_refused(tmp_path: Path) -> None:
+    class Depends(nn.Flatten):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(2 * x if x.shape[0] > 3 else x)
+
+    with pytest.raises(OnespikeError, match="Depends cannot be traced by torch"):
+        export(Depends(), tmp_path / "out", "pt2", images=torch.rand(2, 3, 2, 2))
 
 
 def test_networks_of_others_with_logits_over_time(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

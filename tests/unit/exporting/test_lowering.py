@@ -148,6 +148,19 @@ def another_order(n: Net, x: Tensor) -> Tensor:
     return n.head(spikes[:, [3, 2, 2, 0]].repeat_interleave(2, 1)[:, ::2].flatten(1))
 
 
+def shuffled(n: Net, x: Tensor) -> Tensor:
+    spikes = F.pixel_shuffle(F.channel_shuffle(n.spikes(x), 2), 2).rot90(1, (2, 3)).fliplr()
+    spikes = torch.concat(F.pixel_unshuffle(spikes.flipud(), 2).split([1, 3], 1)[::-1], 1)
+    rows = torch.hstack([spikes.unfold(3, 2, 2).diagonal(0, 3, 4), n.more(x)[..., 1:3]])
+    return n.head(torch.concatenate([torch.dstack(torch.vstack([rows]).split(4, 1))], 1).flatten(1))
+
+
+def second_names(n: Net, x: Tensor) -> Tensor:
+    values = torch.divide(torch.multiply(n.a(x), torch.subtract(n.b(x), 0.5)), 0.3).negative()
+    spikes = torch.greater(values, 0.1).to(x.dtype) + torch.greater_equal(values, 0.1).to(x.dtype)
+    return n.head((F.relu6(20 * n.a(x)) + values.clip(-0.2, 0.3) + spikes).true_divide(3.0).flatten(1))
+
+
 def fixed_spikes(n: Net, _x: Tensor) -> Tensor:
     return n.fire(n.norm.weight.view(1, 4, 1, 1))[:, :3, 0, 0]
 
@@ -196,6 +209,8 @@ CASES: list[tuple[Callable[[Net, Tensor], Tensor], str, str]] = [
     ),
     (lambda n, x: n.head(F.relu(n.a(x)).flatten(1)), "c int8", "head read real values; .*; --weights fp32 may export"),
     (another_order, "c fp32,c int8", HOLDS),
+    (shuffled, "c fp32,c int8", HOLDS),
+    (second_names, "c fp32", HOLDS),
     (lambda n, x: n.head(n.spikes(x)[:, [3, 1, 0, 2]].flatten(1)), "nir", HOLDS),
     (lambda n, x: n.head(n.norm.weight[n.spikes(x).long()].flatten(1)), "c fp32", "an order that depends on the image"),
     (lambda n, x: n.head(n.spikes(x).flatten(1)) + fixed_spikes(n, x), "c fp32,c int8,nir", HOLDS),

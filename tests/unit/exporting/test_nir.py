@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from onespike import create_model, export
 from onespike.errors import OnespikeError
 from onespike.exporting.nir import _Writer, run_once
-from onespike.neurons import LIF
+from onespike.neurons import LIF, NeuronConfig
 from onespike.neurons.watch import reset_state
 from tests.running import raising
 
@@ -163,6 +163,22 @@ def test_others_read_neurons_of_spikingjelly(reader: str, digits: Tensor, tmp_pa
     file = written(network, digits[:20], tmp_path / "out", settled)
     reset_state(network)
     agree(file, network, normalised(digits[:20]), reader)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("reader", ["spikingjelly", "snntorch"])
+def test_means_that_equal_a_threshold_are_read_alike(reader: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 4, 3, padding=1), LIF(4), nn.AvgPool2d(2), LIF(4, NeuronConfig(threshold=0.5))]
+    network = nn.Sequential(
+        *layers, nn.AvgPool2d(2), LIF(4, NeuronConfig(threshold=0.25)), nn.Flatten(), nn.Linear(64, 5)
+    )
+    network[0].weight.data *= 3
+    images = torch.rand(20, 1, 16, 16)
+    made = export(network, tmp_path / "out", "nir", images=images)
+    assert made.holds
+    assert made.parity[0].differing == 0
+    agree(tmp_path / "out" / "model.nir", network.eval(), images, reader)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -6,7 +6,7 @@ from torch import nn
 
 from onespike.audit import audit
 from onespike.counting import count_operations
-from onespike.neurons.watch import aside
+from onespike.neurons.watch import aside, copied
 
 
 class Merging(nn.Identity):
@@ -69,3 +69,14 @@ def test_states_of_other_packages_are_forgotten_before_and_after():
         first = net(torch.full((2, 3), 0.6))
         assert torch.equal(first, torch.zeros(2, 3))  # with what was kept of the ones it would fire
     assert not net[0].mem.any()
+
+
+def test_what_was_computed_with_gradients_is_copied_by_its_value():
+    net = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    torch.nn.utils.prune.l1_unstructured(net[0], "weight", 0.5)
+    net[1].kept = {"state": [net(torch.ones(2, 3))]}
+    copy = copied(net)
+    assert torch.equal(copy(torch.ones(2, 3)), net(torch.ones(2, 3)))
+    assert torch.equal(copy[1].kept["state"][0], net[1].kept["state"][0])
+    assert net[1].kept["state"][0].requires_grad
+    assert not copy[1].kept["state"][0].requires_grad

@@ -162,6 +162,8 @@ class Reals(Layers):
     def _op_hardtanh(self, x: Value, least: float = -1.0, most: float = 1.0) -> Value:
         return self._op_clamp(x, least, most)
 
+    _op_relu6 = partialmethod(_op_hardtanh, least=0.0, most=6.0)
+
     # Functions, element by element.
 
     def _function(self, x: Value, name: str) -> Value:

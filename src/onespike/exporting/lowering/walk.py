@@ -21,12 +21,17 @@ MOVES = {
     *("view", "_unsafe_view", "reshape", "flatten", "unflatten", "permute", "transpose", "movedim", "squeeze"),
     *("unsqueeze", "slice", "narrow", "select", "expand", "expand_as", "repeat", "unbind"),
     *("split", "chunk", "split_with_sizes", "stack", "cat", "slice_scatter", "select_scatter", "flip", "roll"),
-    *("t", "copy", "numpy_T", "tile", "view_as", "swapaxes", "broadcast_to"),
+    *("t", "copy", "numpy_T", "tile", "view_as", "swapaxes", "broadcast_to", "unfold", "diagonal", "fliplr", "flipud"),
+    *("rot90", "concat", "concatenate", "hstack", "vstack", "dstack", "column_stack"),
+    *("pixel_shuffle", "pixel_unshuffle", "channel_shuffle"),
 }
 #: Operations that move the elements of their first tensor to where others, of whole numbers, say.
 BY_NUMBERS = {"index_select", "index", "repeat_interleave"}
 SAME = {"to", "_to_copy", "contiguous", "clone", "alias", "detach", "lift_fresh_copy", "dropout", "type_as", "float"}
 SAME |= {"feature_dropout", "double"}
+#: Second names of operations.
+ALIASES = {"subtract": "sub", "multiply": "mul", "divide": "div", "true_divide": "div", "negative": "neg"}
+ALIASES |= {"greater": "gt", "greater_equal": "ge", "clip": "clamp"}
 
 
 class Walk(fx.Interpreter):
@@ -78,6 +83,7 @@ class Walk(fx.Interpreter):
         leaves = pytree.tree_leaves((args, kwargs))
         name = target._schema.name.split("::")[1] if hasattr(target, "_schema") else target.__name__
         name = name.rstrip("_") if not name.startswith("_") else name
+        name = ALIASES.get(name, name)
         if name == "_assert_tensor_metadata":  # types differ here
             return None
         if not any(isinstance(leaf, Value | Unsaid) for leaf in leaves):
