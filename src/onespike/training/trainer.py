@@ -207,12 +207,15 @@ class Trainer:
         """Context in which the network has the weights that it computes with, such as rounded ones."""
         return _together(callback.weights() for callback in self.callbacks)
 
-    def evaluate(self, batches: EvalLoader) -> Scores:
-        """Score the weights to use, over the images of all processes; `batches` are `held_out` or `test`."""
+    def evaluate(self, batches: EvalLoader, as_saved: bool = False) -> Scores:
+        """Score the weights to use, over the images of all processes; `batches` are `held_out` or `test`.
+
+        The network has those that are trained or, `as_saved`, those of a checkpoint, which are used as they are.
+        """
         if self.accelerator.num_processes > 1:
             for buffer in self.evaluated.buffers():  # each process has batch-norm statistics of its own
                 broadcast(buffer)
-        with self.weights():
+        with nullcontext() if as_saved else self.weights():
             return score(self.evaluated, batches, self.data.num_classes, self.accelerator, self.config.seed)
 
     def add_up(self, numbers: list[float]) -> list[float]:
