@@ -107,7 +107,9 @@ class Trainer:
         if isinstance(self.model, DistributedDataParallel):
             # Processes keep buffers of their own, which `evaluate` shares: some neurons keep potentials there.
             self.model.broadcast_buffers = False  # the argument of that name is deprecated; older ones have no other
-        if config.recompute:  # last: a network that is refused stays as it was
+        # Last: a network that is refused stays as it was.
+        self.network.zero_grad()  # of whoever trained it before; of frozen weights, too, which the norm would count
+        if config.recompute:
             setattr(self.network, "recompute", True)  # noqa: B010 - a module's attributes are not declared
 
     def _asked_for(self) -> Iterator[Callback]:

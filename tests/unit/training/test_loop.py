@@ -752,6 +752,20 @@ def test_a_network_that_was_passed_is_left_with_its_best_weights_in_evaluation_m
     assert all(torch.equal(tensor, best[name]) for name, tensor in network.state_dict().items())
 
 
+def test_gradients_that_a_network_comes_with_do_not_count(small, tmp_path: Path):
+    def trained(stale: float | None) -> torch.Tensor:
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 8), torch.nn.Linear(8, 10))
+        network[1].requires_grad_(False)  # whose gradient no step would ever take away
+        for weight in network.parameters():
+            weight.grad = None if stale is None else torch.full_like(weight, stale)
+        recipe = small(train__epochs=1, data__limit=60)
+        train(recipe, tmp_path / str(stale), model=network, quiet=True)
+        return network[2].weight.detach()
+
+    assert torch.equal(trained(None), trained(1.0))
+
+
 class Halved(Callback):
     """Computes with half the weights, and would halve those once more that are computed with."""
 
