@@ -16,7 +16,7 @@ from onespike.data.config import OF_EVENTS, OF_FRAMES, PASSED, DataConfig
 from onespike.data.events.frames import changed_frames
 from onespike.data.items import content_of, parts_of
 from onespike.data.sets import Dataset as Dataset
-from onespike.data.sets import RecordingSet
+from onespike.data.sets import RecordingSet, number_held_out
 from onespike.data.sources import NAMES, of_events, open_source
 from onespike.durable import path_of
 from onespike.errors import OnespikeError, lacks_memory, reason, shown, warn
@@ -65,7 +65,8 @@ def expect_used(config: DataConfig) -> None:
 def expect_used_with(data: Any, config: DataConfig) -> None:
     """Raise an `OnespikeError` for an option that a training on data passed from Python would ignore.
 
-    Of a `Dataset`, that is a limit or a size of images that it does not keep to, or an option of events.
+    Of a `Dataset`, that is a limit, a size of images or a share held out that it does not keep to, or an option of
+    events.
     """
     if isinstance(data, Dataset):
         _expect_kept_to(data, config)
@@ -80,11 +81,18 @@ def expect_used_with(data: Any, config: DataConfig) -> None:
 
 
 def _expect_kept_to(data: Dataset, config: DataConfig) -> None:
-    """Raise an `OnespikeError` for a limit or a size of images that a data set of the library does not keep to."""
-    count, side = len(data.train), data.image_size
+    """Raise an `OnespikeError` for an option that a data set of the library was not opened with.
+
+    These are a limit, a size of images, and, unless it is the usual one, a share that is held out.
+    """
+    side, of_its_own = data.image_size, data.validation.images is not data.train.images
+    held_out = 0 if of_its_own else len(data.validation)
+    count = len(data.train) + held_out
+    usual = of_its_own or config.holdout == DataConfig.holdout
     for key, fits, found in (
         ("limit", not 0 < config.limit < count, f"{count:,} training images"),
         ("image_size", config.image_size in (None, side), f"images of {side} pixels a side"),
+        ("holdout", usual or held_out == number_held_out(count, config.holdout), f"{held_out:,} images held out"),
     ):
         if not fits:
             state = f"data.{key}: {data.name} was opened with {found}; got {getattr(config, key)}"

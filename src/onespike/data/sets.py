@@ -20,6 +20,11 @@ Batch = tuple[Tensor, Tensor]
 _KNOWN_BY = 64
 
 
+def number_held_out(count: int, holdout: float) -> int:
+    """How many of `count` images are held out as this share of them: none for 0, else one or more, and never all."""
+    return min(max(1, round(holdout * count)), count - 1) if holdout else 0
+
+
 def split(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Choose `count` of N images, stratified by labels (N,) if possible: their positions and the others', sorted.
 
@@ -215,7 +220,6 @@ class Dataset:
         if not len(validation) and holdout:
             if len(train) < 2:
                 raise OnespikeError(f"data.holdout: {len(train)} training image cannot be split; pass --data.holdout 0")
-            held_out = min(max(1, round(holdout * len(train))), len(train) - 1)
-            chosen, others = split(train.targets, held_out)
+            chosen, others = split(train.targets, number_held_out(len(train), holdout))
             train, validation = train.select(others), train.select(chosen)
         return replace(self, train=train, validation=validation)

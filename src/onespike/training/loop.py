@@ -245,7 +245,7 @@ def test(trainer: Trainer, run: Run) -> dict[str, Any]:
     trainer.accelerator.wait_for_everyone()
     saved, progress = run.checkpoint("best"), trainer.progress
     saved.put_into(trainer.evaluated, f"{run.folder} holds the weights of another network")
-    scores = trainer.evaluate(trainer.test)
+    scores = trainer.evaluate(trainer.test, as_saved=True)
     if not math.isfinite(scores.loss):
         raise trainer.diverged("the loss on the test images is no longer a finite number")
     trainer.network.eval()  # whose it is goes on with it

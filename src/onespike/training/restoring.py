@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from onespike.configs import flat, make
 from onespike.errors import OnespikeError, reason, shown
 from onespike.tensors import expect_alike
-from onespike.training.callbacks import Callback
+from onespike.training.callbacks import Callback, Monitor
 from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors
 from onespike.training.config import TrainConfig
 from onespike.training.optim import make_optimizer
@@ -85,20 +85,24 @@ def _take_over(trainer: Trainer, saved: Checkpoint) -> list[str]:
             callback.load_state(state)
     if trainer.accelerator.scaler and saved.state.get("scaler"):
         trainer.accelerator.scaler.load_state_dict(saved.state["scaler"])
-    kept.pop((EnergyBudget.__name__, 0), None)  # the library's, which options may leave out; a user's come behind it
-    return [kind for (kind, _), state in kept.items() if state]
+    kept.pop((EnergyBudget.__name__, False, 0), None)  # the library's, which options may leave out
+    return [kind for (kind, *_), state in kept.items() if state]
 
 
 def _is_own(kind: type[Callback]) -> bool:
     return kind.__module__.startswith("onespike.")
 
 
-def _numbered(by_place: Mapping[str, Any]) -> dict[tuple[str, int], Any]:
-    """Name callbacks, or their states, by type and by which of that type it is; options of the recipe move places."""
-    found = dict[tuple[str, int], Any]()
+def _numbered(by_place: Mapping[str, Any]) -> dict[tuple[str, bool, int], Any]:
+    """Name callbacks, or their states, by type, and by which of that type it is; options of the recipe move places.
+
+    A user's may be called as one that options ask for: it stands behind the monitor, which all trainings have.
+    """
+    found, behind = dict[tuple[str, bool, int], Any](), False
     for place, one in by_place.items():  # in the order of their places
         kind = place.partition(".")[2]
-        found[kind, sum(kind == other for other, _ in found)] = one
+        found[kind, behind, sum((kind, behind) == other[:2] for other in found)] = one
+        behind |= kind == Monitor.__name__
     return found
 
 

@@ -107,7 +107,9 @@ class Trainer:
         if isinstance(self.model, DistributedDataParallel):
             # Processes keep buffers of their own, which `evaluate` shares: some neurons keep potentials there.
             self.model.broadcast_buffers = False  # the argument of that name is deprecated; older ones have no other
-        if config.recompute:  # last: a network that is refused stays as it was
+        # Last: a network that is refused stays as it was.
+        self.network.zero_grad()  # of whoever trained it before; of frozen weights, too, which the norm would count
+        if config.recompute:
             setattr(self.network, "recompute", True)  # noqa: B010 - a module's attributes are not declared
 
     def _asked_for(self) -> Iterator[Callback]:
@@ -207,12 +209,15 @@ class Trainer:
         """Context in which the network has the weights that it computes with, such as rounded ones."""
         return _together(callback.weights() for callback in self.callbacks)
 
-    def evaluate(self, batches: EvalLoader) -> Scores:
-        """Score the weights to use, over the images of all processes; `batches` are `held_out` or `test`."""
+    def evaluate(self, batches: EvalLoader, as_saved: bool = False) -> Scores:
+        """Score the weights to use, over the images of all processes; `batches` are `held_out` or `test`.
+
+        The network has those that are trained or, `as_saved`, those of a checkpoint, which are used as they are.
+        """
         if self.accelerator.num_processes > 1:
             for buffer in self.evaluated.buffers():  # each process has batch-norm statistics of its own
                 broadcast(buffer)
-        with self.weights():
+        with nullcontext() if as_saved else self.weights():
             return score(self.evaluated, batches, self.data.num_classes, self.accelerator, self.config.seed)
 
     def add_up(self, numbers: list[float]) -> list[float]:

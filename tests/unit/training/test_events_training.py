@@ -12,6 +12,7 @@ from PIL import Image
 from onespike import export
 from onespike.audit.audit import audit_run
 from onespike.data import DataConfig, open_dataset
+from onespike.data.dataset import expect_used_with
 from onespike.data.loader import EvalLoader, TrainLoader
 from onespike.errors import OnespikeError
 from onespike.evaluation import evaluate
@@ -135,6 +136,22 @@ def test_changed_recordings_are_the_same_with_workers(root):
             "data.limit to 0",
         ),
         ({}, {"image_size": 8}, "data.image_size: events-folder was opened with images of 16 pixels a side; got 8;"),
+        (
+            {"name": "digits", "root": None, "sensor": None, "limit": 60, "holdout": 0.1},
+            {"sensor": None, "limit": 55},
+            "data.limit: digits was opened with 60 training images; got 55",
+        ),
+        (
+            {"name": "digits", "root": None, "sensor": None, "limit": 60, "holdout": 0.1},
+            {"sensor": None, "holdout": 0.2},
+            "data.holdout: digits was opened with 6 images held out; got 0.2; open it with that, or set data.holdout "
+            "to 0.1",
+        ),
+        (
+            {"name": "digits", "root": None, "sensor": None, "holdout": 0.1},
+            {"sensor": None, "holdout": 0},
+            "data.holdout: digits was opened with 144 images held out; got 0;",
+        ),
     ],
 )
 def test_options_of_events_that_data_from_python_ignore(root, opened, asked, said):
@@ -150,6 +167,14 @@ def test_options_of_events_that_data_from_python_ignore(root, opened, asked, sai
 def test_recordings_from_python_that_were_opened_alike_are_taken(root):
     made = recipe(root, **{"data.drop_events": 0.5, "data.flip": 0.5})
     assert set_up(made, data=open_dataset(made.data)).recipe.data.drop_events == 0.5
+
+
+@pytest.mark.parametrize(("opened", "asked"), [(0.2, 0.2), (0.2, 0.1), (0, 0), (None, 0.2)])
+def test_data_of_the_library_is_taken_if_as_many_are_held_out_or_nothing_is_asked_or_they_are_its_own(opened, asked):
+    data = open_dataset(DataConfig("digits", limit=60, holdout=opened or 0))
+    if opened is None:
+        data = replace(data, validation=data.test)
+    expect_used_with(data, DataConfig(holdout=asked))
 
 
 def test_recordings_from_python_set_the_models_time_steps_too(root):

@@ -1,6 +1,7 @@
 import math
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -367,8 +368,8 @@ def test_a_loss_of_images_that_nobody_trains_on_stops_the_run_if_it_is_no_number
 ):
     evaluate = Trainer.evaluate
 
-    def failing(self, batches):
-        scores = evaluate(self, batches)
+    def failing(self, batches, **how):
+        scores = evaluate(self, batches, **how)
         return replace(scores, loss=math.nan) if batches is getattr(self, part) else scores
 
     monkeypatch.setattr(Trainer, "evaluate", failing)
@@ -749,6 +750,44 @@ def test_a_network_that_was_passed_is_left_with_its_best_weights_in_evaluation_m
     assert network[1].num_batches_tracked == 8 * Run.open(tmp_path / "run").summary["best_epoch"], "it was trained"
     assert not network.training
     assert all(torch.equal(tensor, best[name]) for name, tensor in network.state_dict().items())
+
+
+def test_gradients_that_a_network_comes_with_do_not_count(small, tmp_path: Path):
+    def trained(stale: float | None) -> torch.Tensor:
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 8), torch.nn.Linear(8, 10))
+        network[1].requires_grad_(False)  # whose gradient no step would ever take away
+        for weight in network.parameters():
+            weight.grad = None if stale is None else torch.full_like(weight, stale)
+        recipe = small(train__epochs=1, data__limit=60)
+        train(recipe, tmp_path / str(stale), model=network, quiet=True)
+        return network[2].weight.detach()
+
+    assert torch.equal(trained(None), trained(1.0))
+
+
+class Halved(Callback):
+    """Computes with half the weights, and would halve those once more that are computed with."""
+
+    @contextmanager
+    def weights(self):
+        parameters = [*self.network.parameters()]
+        own = [one.data for one in parameters]
+        for one in parameters:
+            one.data = one.data / 2
+        yield
+        for one, data in zip(parameters, own, strict=True):
+            one.data = data
+
+
+def test_weights_that_a_callback_has_made_to_compute_with_are_tested_as_they_are_saved(small, tmp_path: Path):
+    halved = Halved()
+    torch.manual_seed(0)
+    halved.network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 10))
+    recipe = small(train__epochs=1, data__limit=60)
+    summary = train(recipe, tmp_path, model=halved.network, callbacks=[halved], quiet=True)
+    tested = evaluate(tmp_path, model=halved.network, device="cpu")
+    assert summary["test_loss"] == pytest.approx(tested.loss.mean, rel=1e-6)
 
 
 def test_a_network_of_several_outputs_in_training_is_refused(small, tmp_path: Path):

@@ -548,13 +548,27 @@ def test_what_was_passed_has_to_be_passed_again(small, tmp_path, monkeypatch, st
     assert counting.seen == 2
 
 
-@pytest.mark.parametrize("name", ["Counting", "Monitor", "Teacher"])
+@pytest.mark.parametrize("name", ["Counting", "Monitor", "Teacher", "EnergyBudget"])
 def test_a_callback_that_kept_a_state_is_missed_also_if_it_is_called_as_one_of_ours(name, small, tmp_path):
     recipe, run = small(data__limit=60), Run(tmp_path)
     set_up(recipe, callbacks=[type(name, (Counting,), {})()]).checkpoint().save(run.last)
     run.begin(recipe)
     with pytest.raises(OnespikeError, match=rf"was trained with the callback {name}, .*: pass it again"):
         restore(set_up(recipe), run)
+
+
+def test_a_callback_that_is_called_as_one_of_ours_gets_its_own_state(small, tmp_path):
+    recipe, run, mine = small(data__limit=60), Run(tmp_path), type("EnergyBudget", (Counting,), {})()
+    mine.seen = 3
+    set_up(recipe, callbacks=[mine]).checkpoint().save(run.last)
+    run.begin(recipe)
+    mine.seen = 0
+    restore(trainer := set_up(small(data__limit=60, train__rate_penalty=1), callbacks=[mine]), run)
+    assert mine.seen == 3
+    trainer.checkpoint().save(run.last)  # with both
+    mine.seen = 0
+    restore(set_up(recipe, callbacks=[mine]), run)
+    assert mine.seen == 3
 
 
 @pytest.mark.parametrize("later", [torch.ones(3), [1.0, 2.0], {"a": 1}, "text", None], ids=str)
