@@ -182,6 +182,38 @@ def test_a_subclass_of_a_known_layer_is_looked_into():
     assert error(conversion.network, network, images) < 0.02
 
 
+class SameSize(nn.Conv2d):
+    """Its constructor alone is its own."""
+
+    def __init__(self, channels):
+        super().__init__(channels, channels, 3, padding=1, bias=False)
+
+    def reset_parameters(self):
+        super().reset_parameters()
+
+
+class Normalised(nn.BatchNorm2d):
+    def __init__(self, channels):
+        super().__init__(channels, eps=1e-3, momentum=0.01)
+
+
+class Rectifier(nn.ReLU):
+    pass
+
+
+def test_a_subclass_that_changes_the_constructor_alone_is_the_known_layer():
+    def converted(conv, norm, act):
+        torch.manual_seed(0)
+        layers = (*(conv(3), norm(3), act()) * 2, nn.Flatten(), nn.Linear(48, 5))
+        return onespike.convert(nn.Sequential(*layers).eval(), images).network
+
+    images = torch.randn(64, 3, 4, 4)
+    ours = converted(lambda c: nn.Conv2d(c, c, 3, padding=1, bias=False), lambda c: nn.BatchNorm2d(c, 1e-3), nn.ReLU)
+    theirs = converted(SameSize, Normalised, Rectifier)
+    assert theirs.outline() == ours.outline()
+    assert torch.equal(theirs(images), ours(images))
+
+
 @pytest.mark.parametrize(("axis", "spikes"), [(1, True), (-1, False)])
 def test_max_pooling_where_neurons_of_several_thresholds_meet(axis, spikes):
     def joined(net, x):
