@@ -109,6 +109,15 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, path: str) -> bool:
         return _known(module) is not None or super().is_leaf_module(module, path)
 
+    def create_args_for_root(self, *given: Any) -> tuple[Any, list[Any]]:
+        function, arguments = super().create_args_for_root(*given)
+        # Options behind the images keep their defaults: as inputs of the graph they would be as unknown as the images.
+        for place, one in enumerate(arguments[2:], 2):
+            if isinstance(one, fx.Proxy) and one.node.args:
+                arguments[place] = one.node.args[0]
+                self.graph.erase_node(one.node)
+        return function, arguments
+
 
 def _known(module: nn.Module) -> type[nn.Module] | None:
     """The class of a known layer, from `PACKAGES`, that a module is but for its constructor; None if it is none."""

@@ -182,6 +182,30 @@ def test_a_subclass_of_a_known_layer_is_looked_into():
     assert error(conversion.network, network, images) < 0.02
 
 
+class Optional(nn.Module):
+    """A forward pass with options, each with a default."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x, mask=None, features=False, *, scale=2.0):
+        hidden = scale * self.first(x).relu()
+        hidden = hidden if mask is None else hidden * mask
+        return hidden if features else self.last(hidden)
+
+
+def test_options_of_the_forward_pass_keep_their_defaults(tmp_path):
+    torch.manual_seed(0)
+    network, images = Optional().eval(), torch.randn(64, 6)
+    conversion = onespike.convert(network, images, time_steps=256, calibration=MAXIMA)
+    assert error(conversion.network, network, images) < 0.02
+    assert type(network) is Optional
+    conversion.save(tmp_path / "snn")
+    loaded = onespike.load_converted(tmp_path / "snn", Optional()).network
+    assert torch.equal(loaded(images), conversion.network(images))
+
+
 class SameSize(nn.Conv2d):
     """Its constructor alone is its own."""
 
