@@ -28,7 +28,8 @@ from onespike.units.layers import Conv3x3
 #: Convolutions that use their weights as they are. Another subclass may standardise or mask them first.
 FOLDING = {nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d}
 FOLDING |= {Conv2dSame, Conv3x3}
-#: A subclass of a known layer is taken for that layer if it is from one of these packages; others are traced.
+#: A subclass of a known layer is taken for that layer if it is from one of these packages, or changes no more than the
+#: constructor; others are traced.
 PACKAGES = ("torch", "torchvision", "timm", "onespike")
 
 
@@ -55,6 +56,9 @@ def trace(network: nn.Module, images: Tensor, fold: bool) -> fx.GraphModule:
     except Exception as error:  # whatever a network's own code does when it meets a placeholder
         state = "the network's forward pass cannot be traced by torch.fx"
         raise OnespikeError(f"{state}: {reason(error, first=True)}") from error
+    for module in graph.modules():
+        if (known := _known(module)) is not None:
+            module.__class__ = known
     _out_of_place(graph)
     _unshare(graph)
     interpreter = fx.Interpreter(graph, garbage_collect_values=False)
@@ -103,9 +107,27 @@ class AtLeast(nn.AdaptiveAvgPool2d):
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, path: str) -> bool:
-        known = isinstance(module, LINEAR + ACTIVATIONS + MAX_POOLS)
-        named = type(module).__module__.split(".")[0] in PACKAGES
-        return (known and named) or super().is_leaf_module(module, path)
+        return _known(module) is not None or super().is_leaf_module(module, path)
+
+    def create_args_for_root(self, *given: Any) -> tuple[Any, list[Any]]:
+        function, arguments = super().create_args_for_root(*given)
+        # Options behind the images keep their defaults: as inputs of the graph they would be as unknown as the images.
+        for place, one in enumerate(arguments[2:], 2):
+            if isinstance(one, fx.Proxy) and one.node.args:
+                arguments[place] = one.node.args[0]
+                self.graph.erase_node(one.node)
+        return function, arguments
+
+
+def _known(module: nn.Module) -> type[nn.Module] | None:
+    """The class of a known layer, from `PACKAGES`, that a module is but for its constructor; None if it is none."""
+    kind: Any = type(module)
+    while kind.__module__.split(".")[0] not in PACKAGES:
+        own = {name for name, one in vars(kind).items() if callable(one) or isinstance(one, property)}
+        if own - {"__init__", "reset_parameters"} or len(kind.__bases__) > 1:
+            return None
+        kind = kind.__base__
+    return kind if issubclass(kind, LINEAR + ACTIVATIONS + MAX_POOLS) else None
 
 
 def _compute_weights(module: nn.Module) -> None:

@@ -154,12 +154,11 @@ def test_what_a_networks_own_code_raises_is_said_in_one_line():
     ):
         onespike.convert(Forward(particular), torch.randn(2, 3))
 
-    class Masked(nn.Module):
-        def forward(self, x, mask=None):
-            return x.relu() if mask is None else x.relu() * mask
+    def of_tensors(_, x):
+        return x.relu() if isinstance(x, torch.Tensor) else x.rectified()
 
     with pytest.raises(OnespikeError, match=r"graph by torch\.fx does not take 2 images: ") as error:
-        onespike.convert(Masked(), torch.randn(2, 3))
+        onespike.convert(Forward(of_tensors), torch.randn(2, 3))
     assert "any number" not in str(error.value)
 
 

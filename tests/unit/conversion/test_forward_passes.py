@@ -182,6 +182,62 @@ def test_a_subclass_of_a_known_layer_is_looked_into():
     assert error(conversion.network, network, images) < 0.02
 
 
+class Optional(nn.Module):
+    """A forward pass with options, each with a default."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x, mask=None, features=False, *, scale=2.0):
+        hidden = scale * self.first(x).relu()
+        hidden = hidden if mask is None else hidden * mask
+        return hidden if features else self.last(hidden)
+
+
+def test_options_of_the_forward_pass_keep_their_defaults(tmp_path):
+    torch.manual_seed(0)
+    network, images = Optional().eval(), torch.randn(64, 6)
+    conversion = onespike.convert(network, images, time_steps=256, calibration=MAXIMA)
+    assert error(conversion.network, network, images) < 0.02
+    assert type(network) is Optional
+    conversion.save(tmp_path / "snn")
+    loaded = onespike.load_converted(tmp_path / "snn", Optional()).network
+    assert torch.equal(loaded(images), conversion.network(images))
+
+
+class SameSize(nn.Conv2d):
+    """Its constructor alone is its own."""
+
+    def __init__(self, channels):
+        super().__init__(channels, channels, 3, padding=1, bias=False)
+
+    def reset_parameters(self):
+        super().reset_parameters()
+
+
+class Normalised(nn.BatchNorm2d):
+    def __init__(self, channels):
+        super().__init__(channels, eps=1e-3, momentum=0.01)
+
+
+class Rectifier(nn.ReLU):
+    pass
+
+
+def test_a_subclass_that_changes_the_constructor_alone_is_the_known_layer():
+    def converted(conv, norm, act):
+        torch.manual_seed(0)
+        layers = (*(conv(3), norm(3), act()) * 2, nn.Flatten(), nn.Linear(48, 5))
+        return onespike.convert(nn.Sequential(*layers).eval(), images).network
+
+    images = torch.randn(64, 3, 4, 4)
+    ours = converted(lambda c: nn.Conv2d(c, c, 3, padding=1, bias=False), lambda c: nn.BatchNorm2d(c, 1e-3), nn.ReLU)
+    theirs = converted(SameSize, Normalised, Rectifier)
+    assert theirs.outline() == ours.outline()
+    assert torch.equal(theirs(images), ours(images))
+
+
 @pytest.mark.parametrize(("axis", "spikes"), [(1, True), (-1, False)])
 def test_max_pooling_where_neurons_of_several_thresholds_meet(axis, spikes):
     def joined(net, x):
