@@ -290,6 +290,20 @@ _Plain.yaml_implicit_resolvers = {  # dates stay text
 }
 
 
+class _Writer(yaml.SafeDumper):
+    """Puts what `_Plain` would read as a number, and YAML 1.1 would not, into quotes."""
+
+
+for _each in (_Plain, _Writer):  # 1e-3 and 1.5e3 are numbers, as in JSON; YAML 1.1 wants 1.0e-3 and 1.5e+3
+    _each.add_implicit_resolver(f"{_TAG}float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), "-+.0123456789")
+
+
+def write_yaml(content: Any) -> str:
+    """Plain values as YAML, in their order, as `read_yaml` gives them back."""
+    written: str = yaml.dump(content, Dumper=_Writer, sort_keys=False)
+    return written
+
+
 def _finite(number: str) -> float:
     if not math.isfinite(float(number)):
         raise ValueError(f"{number} is no finite number")

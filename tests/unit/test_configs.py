@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onespike.configs import Text, convert, flat, make, merge, names_of, plain, read_json, read_yaml
+from onespike.configs import Text, convert, flat, make, merge, names_of, plain, read_json, read_yaml, write_yaml
 from onespike.errors import OnespikeError
 
 
@@ -113,6 +113,15 @@ def test_what_has_no_type_is_plain_all_through():
     assert yaml.safe_load(yaml.safe_dump(plain(found)))["b"] == {"c": 3}
     assert [convert(Text(one), Any, "x") for one in ("1e3", '"1e3"', "no", "'no'")] == [1000.0, "1e3", False, "no"]
     assert convert(Path("there"), Any, "x") == "there"
+
+
+@pytest.mark.parametrize("text", ["1e-3", "-1E3", "1.5e3", "1.e+3", ".5e2"])
+def test_a_number_without_a_type_is_one_in_a_file_and_in_a_list_and_in_quotes_it_is_text(text: str, tmp_path: Path):
+    (file := tmp_path / "some.yaml").write_text(f"[{text}, '{text}']")
+    assert read_yaml(file) == [float(text), text]
+    assert convert(Text(f"[{text}]"), Any, "x") == [float(text)]
+    file.write_text(write_yaml([text, float(text), "1e-", "e3", "0x1e3"]))
+    assert read_yaml(file) == [text, float(text), "1e-", "e3", "0x1e3"]
 
 
 @pytest.mark.parametrize("text", ["%s ", " %d", "a: b: c ", "%s"])

@@ -17,7 +17,7 @@ from onespike.classpath import allowed
 from onespike.configs import Text, convert, plain
 from onespike.counting import CONVENTIONS
 from onespike.durable import expect_writable, path_of
-from onespike.errors import OnespikeError, unknown
+from onespike.errors import OnespikeError, unknown, warn
 from onespike.folders import expect_replaceable
 from onespike.search import storage as storages
 from onespike.search import study as studies
@@ -194,7 +194,7 @@ def _watch(
     A storage may be away for `GRACE` seconds: nobody's trials are taken for dead before.
     """
     drawn, reported = studies.tried(study, energy), time.monotonic()
-    known, seen, running = {one.number for one in drawn if one.done}, reported, True
+    known, seen, running, away = {one.number for one in drawn if one.done}, reported, True, False
     while running:
         running = any(one.process.poll() is None for one in processes)
         try:
@@ -205,10 +205,13 @@ def _watch(
                     say(one)
             if found != drawn and time.monotonic() - reported > REPORT:
                 drawn, reported = report(), time.monotonic()
-            seen = time.monotonic()
+            seen, away = time.monotonic(), False
         except storages.failures():
             if not running or time.monotonic() - seen > studies.GRACE:
                 raise
+            if not away:
+                warn(f"the storage is away; the search waits for it, for {studies.GRACE:g} seconds at most")
+            away = True
         codes = {one.process.returncode: one for one in processes}
         if 2 in codes:
             raise OnespikeError((codes[2].said().splitlines() or [""])[-1].removeprefix("error: "))

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,22 +105,33 @@ class Life(Callback):
 
 
 def work(job: Job) -> int:
-    """Make attempts until all trials are done; returns the exit code, that of Ctrl-C if it was stopped."""
+    """Make attempts until all trials are done; returns the exit code, that of Ctrl-C if it was stopped.
+
+    A storage may be away for `GRACE` seconds. What was being attempted is taken up again, as if this process had died.
+    """
     storage, out = storages.open_storage(job.storage, Path(job.out)), Path(job.out)
     study = studies.open_study(storage, job.name, job.trials, job.energy, job.epochs)
     from optuna.distributions import json_to_distribution
 
     space = {name: json_to_distribution(text) for name, text in job.space.items()}
     worker = uuid4().hex
+    away: float | None = None  # since when the storage is
     with held(out / studies.WORKERS / worker):
         while True:
-            attempt = studies.claim(study, space, job.trials, out, worker)
-            if attempt == "done":
-                return 0
-            if attempt == "wait":
+            try:
+                attempt = studies.claim(study, space, job.trials, out, worker)
+                away = None
+                if attempt == "done":
+                    return 0
+                if attempt == "wait":
+                    time.sleep(1)
+                elif not _attempt(study, attempt, job):
+                    return 130
+            except storages.failures():
+                away = away or time.monotonic()
+                if time.monotonic() - away > studies.GRACE:
+                    raise
                 time.sleep(1)
-            elif not _attempt(study, attempt, job):
-                return 130
 
 
 def _attempt(study: "optuna.Study", attempt: "Trial", job: Job) -> bool:
@@ -134,9 +145,11 @@ def _attempt(study: "optuna.Study", attempt: "Trial", job: Job) -> bool:
             study.tell(attempt, *arguments, **options)
 
     def fail(key: str, why: str) -> None:
-        with suppress(UpdateFinishedTrialError):
-            attempt.set_user_attr(key, why)
-        tell(state=TrialState.FAIL)
+        stops = key == studies.STOPPED  # which a storage that is away must not keep it from
+        with suppress(*storages.failures()) if stops else nullcontext():
+            with suppress(UpdateFinishedTrialError):
+                attempt.set_user_attr(key, why)
+            tell(state=TrialState.FAIL)
 
     life = Life(attempt)
     try:
@@ -147,6 +160,8 @@ def _attempt(study: "optuna.Study", attempt: "Trial", job: Job) -> bool:
         tell(state=TrialState.PRUNED)
     except UpdateFinishedTrialError:  # another process has taken over
         return True
+    except storages.failures():
+        raise  # the storage takes no word of it either
     except Stopped:
         fail(studies.STOPPED, "stopped")
         return life.lost

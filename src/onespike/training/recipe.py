@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from onespike._version import __version__
 from onespike.classpath import ClassPath
 from onespike.configs import (
@@ -25,6 +23,7 @@ from onespike.configs import (
     names_of,
     plain,
     read_yaml,
+    write_yaml,
 )
 from onespike.conversion import ConversionConfig
 from onespike.data.config import DataConfig
@@ -115,7 +114,7 @@ def dump(recipe: Recipe) -> str:
     sections = {name: plain(value) for name in SECTIONS if (value := getattr(recipe, name)) is not None}
     for name, values in sections.items():
         expect_plain(values.get("init_args"), f"{name}.init_args")
-    return yaml.safe_dump({RESOLVED: f"onespike {__version__}", **sections}, sort_keys=False)
+    return write_yaml({RESOLVED: f"onespike {__version__}", **sections})
 
 
 def values_of(recipe: Recipe) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from onespike.search.search import _environment
 from onespike.search.worker import Job, work
 from onespike.training import Run, load
 from onespike.training.callbacks import Callback
-from onespike.training.interrupt import Interrupt
+from onespike.training.interrupt import Interrupt, Stopped
 from onespike.training.recipe import load_recipe
 from onespike.training.trainer import Diverged, Trainer
 from tests.running import raising
@@ -295,6 +295,7 @@ def test_a_storage_that_goes_away_is_one_line(job, main, tmp_path, monkeypatch, 
     gone = raising(sqlalchemy.exc.OperationalError("SELECT", {}, Exception("no server\nat all")))
 
     monkeypatch.setattr(studies, "claim", gone)
+    monkeypatch.setattr(studies, "GRACE", 0.0)
     expected = "the search cannot go on: OperationalError: no server at all; once that is mended, the same command does"
     assert main(job(1)) == 2
     assert capsys.readouterr().err == f"error: {expected}\n"
@@ -304,6 +305,38 @@ def test_a_storage_that_goes_away_is_one_line(job, main, tmp_path, monkeypatch, 
     with pytest.raises(OnespikeError) as raised:
         search("digits", tmp_path / "space.yaml", tmp_path / "out", overrides=TINY)
     assert str(raised.value) == expected
+
+
+def away(function, times: int = 1):
+    """A function of a storage, or of a trial in it, that is away the first times."""
+    error, left = sqlalchemy.exc.OperationalError("SELECT", {}, Exception("no server")), [None] * times
+
+    def called(*arguments: object, **options: object):
+        if left:
+            left.pop()
+            raise error
+        return function(*arguments, **options)
+
+    return called
+
+
+@pytest.mark.parametrize(("kind", "name"), [(optuna.Trial, "report"), (optuna.Study, "tell")])
+def test_a_storage_that_is_away_for_a_moment_ends_no_process(kind, name, job, monkeypatch):
+    made, slept = job(1), []
+    monkeypatch.setattr(studies, "claim", away(studies.claim, times=2))
+    monkeypatch.setattr(kind, name, away(getattr(kind, name)))
+    monkeypatch.setattr(worker, "time", SimpleNamespace(sleep=slept.append, time=lambda: 0.0, monotonic=lambda: 0.0))
+    monkeypatch.setattr(studies, "is_alive", lambda *_: False)  # as 90 seconds later
+    assert work(made) == 0
+    assert slept == [1] * 3
+    (attempts,) = studies.slots_of(study_of(made).get_trials()).values()
+    assert [one.state.name for one in attempts] == ["FAIL", "COMPLETE"]
+
+
+def test_a_process_that_is_asked_to_stop_while_its_storage_is_away_stops(job, monkeypatch):
+    monkeypatch.setattr(worker, "train", raising(Stopped("asked")))
+    monkeypatch.setattr(optuna.Study, "tell", away(optuna.Study.tell))
+    assert work(job(1)) == 130
 
 
 def test_a_storage_that_can_only_be_read_is_one_line(tmp_path):
@@ -366,9 +399,11 @@ def test_a_page_is_drawn_again_where_something_has_changed(watch):
     assert watch([[], *[[RUNNING]] * 8, *[[TRAINED]] * 4]) == ([TRAINED], [90.0, 240.0])
 
 
-def test_a_storage_that_is_away_for_a_moment_ends_no_search(watch):
+def test_a_storage_that_is_away_for_a_moment_ends_no_search(watch, capsys):
     away = sqlalchemy.exc.OperationalError("SELECT", {}, Exception("no server"))
     assert watch([[], [RUNNING], away, away, [TRAINED], [TRAINED]])[0] == [TRAINED]
+    said = "warning: the storage is away; the search waits for it, for 90 seconds at most\n"
+    assert capsys.readouterr().err == said
     for answers in ([[], *[away] * 9, []], [[RUNNING], away]):  # for too long; when all processes have ended
         with pytest.raises(sqlalchemy.exc.OperationalError):
             watch(answers)

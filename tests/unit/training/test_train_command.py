@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from onespike.cli.train import _folder
-from onespike.training import Recipe, Run
+from onespike.training import Recipe, Run, Stopped
 from tests.running import raising
 
 
@@ -39,6 +39,14 @@ def test_ctrl_c_in_the_test_of_a_twin_says_how_to_go_on(complete, command, tmp_p
     code, _, complaint = command("train", "--out", tmp_path / "run")
     advice = "" if complete else f"go on with: onespike train --resume {tmp_path / 'run'}\n"
     assert (code, complaint) == (130, f"{advice}interrupted\n")
+
+
+def test_who_stops_a_run_with_a_class_of_ones_own_is_told_a_command_that_goes_on(command, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("onespike.training.loop.train", raising(Stopped()))
+    of_class = ("--model.class_path", "tests.unit.search.trial.Net")
+    code, _, complaint = command("train", "--out", tmp_path / "my run", *of_class)
+    again = f"onespike train --resume '{tmp_path}/my run' --import tests.unit.search.trial"
+    assert (code, complaint) == (130, f"stopped and saved; go on with: {again}\n")
 
 
 def test_ctrl_c_in_the_test_of_a_stage_says_how_to_go_on(command, tmp_path: Path, monkeypatch):
