@@ -23,7 +23,8 @@ from onespike.errors import OnespikeError, shown
 from onespike.evaluation.evaluate import expect_shape
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.config import TrainConfig
-from onespike.training.optim import channels_last, make_accelerator
+from onespike.training.layout import laid_out
+from onespike.training.optim import make_accelerator
 from onespike.training.run import Run
 
 #: Images in a batch while counting, and in the large batch of the latency.
@@ -176,7 +177,7 @@ def _audit(
     if scale and not all(isinstance(getattr(config, name, None), tuple) for name in ("channels", "depths")):
         raise OnespikeError(f"--scaling: expected a network of spiking blocks such as conv12, got {config.name}")
     place = make_accelerator(TrainConfig(device=device)).device
-    network = channels_last(network.to(place)).eval()
+    network = laid_out(network.to(place), next(iter(batches(place))).narrow(-4, 0, 1)).eval()
     result = audit(network, batches(place), table=table)
     unmeasured = Joules(None, "not measured: the latency was not asked for")
     result = replace(result, preset=getattr(config, "preset", ""), joules=unmeasured)

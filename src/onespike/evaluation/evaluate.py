@@ -21,8 +21,9 @@ from onespike.data.sources import EVENTS
 from onespike.durable import csv_text, path_of, save_json, save_text
 from onespike.errors import OnespikeError, unknown, warn
 from onespike.training.checkpoint import ModelCard
+from onespike.training.layout import laid_out
 from onespike.training.losses import over_time
-from onespike.training.optim import channels_last, make_accelerator
+from onespike.training.optim import make_accelerator
 from onespike.training.run import Run
 from onespike.training.scores import Scores, score
 
@@ -199,7 +200,8 @@ def evaluate(
     if not len(images):
         raise OnespikeError(f"{dataset.name} has no {part} images: choose another part, or a --data.holdout above 0")
     dtype = torch.float64 if config.precision == "fp64" else torch.float32
-    network = channels_last(checkpoint.network(model, time_steps).to(accelerator.device, dtype))
+    blank = dataset.blank(2, device=accelerator.device, dtype=dtype)
+    network = laid_out(checkpoint.network(model, time_steps).to(accelerator.device, dtype), blank)
     share = Share(accelerator.device, dtype, accelerator.process_index, accelerator.num_processes)
     # The network knows its images as they were normalised in training, wherever these come from.
     batches = EvalLoader(images, card.mean, card.std, batch_size or config.batch_size, share)

@@ -57,7 +57,7 @@ class Contract:
 
     def normalise(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Turn raw images (B, H, W, C), uint8, into (B, C, H, W); floats are taken as they are."""
-        return BatchAugment(self.mean, self.std, dtype=dtype)(images).contiguous()
+        return BatchAugment(self.mean, self.std, dtype=dtype)(images).clone(memory_format=torch.contiguous_format)
 
     @property
     def reads(self) -> str:

@@ -31,8 +31,8 @@ from onespike.models import Network
 from onespike.neurons import Neuron
 from onespike.neurons.watch import copied, resetter
 from onespike.training.checkpoint import Checkpoint, ModelCard
+from onespike.training.layout import laid_out
 from onespike.training.losses import over_time
-from onespike.training.optim import channels_last
 from onespike.training.run import Run
 
 Precision = Literal["auto", "int8", "int16", "fp32"]
@@ -176,7 +176,7 @@ def opened(
     if not len(dataset.test):
         raise OnespikeError(f"{dataset.name}: expected test images, got none")
     batches = list(EvalLoader(dataset.test.spread(images or len(dataset.test)), card.mean, card.std, BATCH))
-    return channels_last(checkpoint.network(model)), batches
+    return laid_out(checkpoint.network(model), batches[0][0][:2]), batches
 
 
 def _ours(

@@ -105,10 +105,3 @@ def make_accelerator(config: TrainConfig, option: str = "train.precision") -> Ac
         advice = "would divide every gradient; remove it, and set --train.accumulate"
         raise OnespikeError(f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS in the environment {advice}")
     return accelerator
-
-
-def channels_last(network: nn.Module) -> nn.Module:
-    """Lay two-dimensional convolutions' weights channels-last; a network with three-dimensional ones stays as it is."""
-    if any(parameter.ndim == 5 for parameter in network.parameters()):
-        return network
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]

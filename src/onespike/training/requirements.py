@@ -40,15 +40,11 @@ def expect_logits(network: nn.Module, data: Dataset, share: Share, side: int | N
     `side` is the side of the images after resizing, if they are resized first.
     """
     blank = data.blank(2, side, device=share.device, dtype=share.dtype)
-    if blank.ndim == 4:  # as batches are
-        blank = blank.contiguous(memory_format=torch.channels_last)
     try:
         with aside(network):
             return logits_of(network, blank, data.num_classes)
     except OnespikeError as error:
-        advice = "; images and maps lie channels-last in memory: write flatten(1) or reshape in place of view"
-        why = f"{error}{advice if 'view size' in str(error) else ''}"
-        raise OnespikeError(f"model: with the images of {data.name}, {why}") from error
+        raise OnespikeError(f"model: with the images of {data.name}, {error}") from error
 
 
 def expect_sizes(network: nn.Module, data: Dataset, share: Share, config: TrainConfig) -> None:

@@ -27,8 +27,8 @@ from onespike.neurons.watch import Fired, aside, resetter, watch_neurons
 from onespike.tensors import wide
 from onespike.training.callbacks import Callback
 from onespike.training.checkpoint import ModelCard
+from onespike.training.layout import laid_out
 from onespike.training.losses import over_time
-from onespike.training.optim import channels_last
 from onespike.training.recipe import Recipe
 from onespike.training.requirements import expect_sizes
 from onespike.training.run import Run
@@ -66,7 +66,9 @@ class Teacher(Callback):
     def __init__(self, student: nn.Module, recipe: Recipe, data: Dataset, share: Share) -> None:
         self.student, self.config = student, recipe.train
         self.found = found = find_teacher(recipe, data)
-        self.network = channels_last(found.network.to(share.device, share.dtype)).eval().requires_grad_(False)
+        network = found.network.to(share.device, share.dtype).eval().requires_grad_(False)
+        blank = torch.zeros(2, len(found.mean), found.size, found.size, device=share.device, dtype=share.dtype)
+        self.network = laid_out(network, blank)
         self._reset = resetter(self.network)
         if data.in_channels not in (1, channels := len(found.mean)):  # grey is the same in all channels
             raise self._refusal(f"its images have {channels} channels, those of {data.name} {data.in_channels}")

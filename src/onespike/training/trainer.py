@@ -25,8 +25,9 @@ from onespike.training.callbacks import Callback, Int8Weights, Monitor, MovingAv
 from onespike.training.checkpoint import Checkpoint, ModelCard, split_tensors
 from onespike.training.flops import Flops
 from onespike.training.growth import resize, size_at
+from onespike.training.layout import laid_out
 from onespike.training.losses import Loss, over_time
-from onespike.training.optim import channels_last, make_optimizer, make_scheduler
+from onespike.training.optim import make_optimizer, make_scheduler
 from onespike.training.penalties import EnergyBudget, Hoyer, SurrogateWidth
 from onespike.training.progress import Progress
 from onespike.training.recipe import Recipe
@@ -76,7 +77,8 @@ class Trainer:
         self.run: Run | None = None
         self.stop = False
         dtype = torch.float64 if config.precision == "fp64" else torch.float32
-        self.network = channels_last(model.to(accelerator.device, dtype))
+        blank = data.blank(2, device=accelerator.device, dtype=dtype)
+        self.network = laid_out(model.to(accelerator.device, dtype), blank)
         self.loss = loss.to(accelerator.device, dtype) if isinstance(loss, nn.Module) else loss
         share = Share(accelerator.device, dtype, accelerator.process_index, accelerator.num_processes)
         size = config.batch_size

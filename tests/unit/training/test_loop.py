@@ -802,13 +802,3 @@ def test_a_network_of_several_outputs_in_training_is_refused(small, tmp_path: Pa
 
     with pytest.raises(OnespikeError, match=r"^model: in training it gives a tuple, in evaluation a tensor; expected"):
         train(small(train__epochs=1), tmp_path / "run", model=Two(), quiet=True)
-
-
-def test_a_view_of_maps_is_told_how_they_lie(small):
-    class Viewed(torch.nn.Sequential):
-        def forward(self, x):
-            maps = super().forward(x)
-            return maps.view(len(maps), -1)[:, :10]
-
-    with pytest.raises(OnespikeError, match=r"channels-last in memory: write flatten\(1\) or reshape in place of view"):
-        set_up(small(), model=Viewed(torch.nn.Conv2d(1, 4, 3)))

@@ -14,7 +14,7 @@ from onespike.environment import accelerator_type
 from onespike.errors import OnespikeError
 from onespike.neurons import NeuronConfig, make_neuron
 from onespike.training.config import TrainConfig
-from onespike.training.optim import FUSED, channels_last, make_accelerator, make_optimizer, make_scheduler
+from onespike.training.optim import FUSED, make_accelerator, make_optimizer, make_scheduler
 from tests.running import raising
 
 
@@ -47,12 +47,6 @@ def test_what_an_optimiser_refuses_is_one_line() -> None:
     for name in ("kron", "lookahead_kronw"):
         with pytest.raises(OnespikeError, match=rf"^train.optimizer: {name} keeps rng_state beside the state of the"):
             make_optimizer(TrainConfig(optimizer=name), nn.Linear(3, 3))
-
-
-def test_weights_lie_channels_last_unless_some_are_of_volumes() -> None:
-    images, volumes = nn.Sequential(nn.Conv2d(2, 3, 3)), nn.Sequential(nn.Conv2d(2, 3, 3), nn.Conv3d(2, 3, 3))
-    for network, form in ((images, torch.channels_last), (volumes, torch.contiguous_format)):
-        assert channels_last(network)[0].weight.is_contiguous(memory_format=form)
 
 
 def test_the_device_is_chosen_anew_for_each_training() -> None:

@@ -1,0 +1,76 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+import onespike
+from onespike.audit import audit_run
+from onespike.evaluation import evaluate
+from onespike.neurons import LIF
+from onespike.training.layout import laid_out
+
+
+class Viewed(nn.Module):
+    """A view behind a convolution, as most tutorials write it: maps that lie channels-last have none such."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv, self.fire, self.pool, self.head = (
+            nn.Conv2d(channels, 4, 3),
+            LIF(4),
+            nn.MaxPool2d(2),
+            nn.Linear(36, 10),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.pool(self.fire(self.conv(x)))
+        return self.head(maps.view(x.size(0), -1))
+
+
+def last(images: Tensor) -> Tensor:
+    """Images as loaders give them."""
+    return images.clone(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_network_with_a_view_of_maps_goes_through_all(channels: int, tmp_path):
+    data = torch.utils.data.TensorDataset(torch.rand(60, channels, 8, 8), torch.arange(60) % 10)
+    recipe = onespike.load_recipe("digits", {"train.epochs": 1, "train.warmup_epochs": 0})
+    network = Viewed(channels)
+    first = onespike.train(recipe, tmp_path / "first", model=network, data=data, quiet=True)
+    summary = onespike.train(recipe, tmp_path / "again", model=network, data=data, quiet=True)
+    assert summary["test_top1"] == evaluate(tmp_path / "again", model=Viewed(channels), data=data).top1.mean
+    assert first["test_top1"] == evaluate(tmp_path / "first", model=network, data=data).top1.mean
+    assert audit_run(tmp_path / "again", model=network, data=data).operations.images == 12
+    made = onespike.export(network, tmp_path / "onnx", "onnx", images=torch.rand(6, channels, 8, 8))
+    assert made.holds
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("frames", [(), (5,)])
+def test_its_logits_are_those_of_plain_images(channels: int, frames: tuple[int, ...]):
+    class OverTime(Viewed):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.flatten(0, -4)).unflatten(0, x.shape[:-3]) if frames else super().forward(x)
+
+    torch.manual_seed(0)
+    network, images = OverTime(channels).eval(), torch.rand(*frames, 2, channels, 8, 8)
+    expected = network(images)
+    loaded = last(images.flatten(0, -4)).view(images.shape)
+    with pytest.raises(RuntimeError, match="view size"):
+        OverTime(channels).to(memory_format=torch.channels_last)(loaded)
+    assert laid_out(laid_out(network, images), images) is network
+    assert len(network._forward_pre_hooks) == 1
+    assert torch.equal(network(loaded), expected)
+    assert torch.equal(network(x=images), expected), "keywords are the caller's to lay"
+
+
+def test_other_weights_lie_channels_last_unless_some_are_of_volumes():
+    images, volumes = nn.Sequential(nn.Conv2d(2, 3, 3)), nn.Sequential(nn.Conv2d(2, 3, 3), nn.Conv3d(2, 3, 3))
+    for network, form in ((images, torch.channels_last), (volumes, torch.contiguous_format)):
+        assert laid_out(network, torch.rand(2, 2, 8, 8))[0].weight.is_contiguous(memory_format=form)
+        assert not network._forward_pre_hooks
+
+
+def test_what_else_a_network_refuses_is_not_for_its_layout_to_say():
+    network = laid_out(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(5, 2)), torch.rand(2, 3, 8, 8))
+    assert not network._forward_pre_hooks
