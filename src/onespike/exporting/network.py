@@ -105,7 +105,9 @@ class Exported(nn.Module):
                         program.module()(images[:1].expand(batch, *images.shape[1:]))
         except Exception as error:  # whatever a network's own code does when it meets a placeholder
             line = reason(error, first=True)[:300]
-            raise OnespikeError(f"{self.contract.model} cannot be traced by torch.export: {line}") from error
+            fixed = " for any number of images (len(x) is one number in a graph, x.shape[0] is any)"
+            state = f"cannot be traced by torch.export{fixed if 'Constraints violated' in line else ''}"
+            raise OnespikeError(f"{self.contract.model} {state}: {line}") from error
         for part in program.graph_module.modules():
             for node in part.graph.nodes if isinstance(part, fx.GraphModule) else ():
                 node.meta.pop("stack_trace", None)  # paths and source lines of this machine are nobody else's business

@@ -13,8 +13,8 @@ from onespike.neurons.watch import aside, ask
 def laid_out(network: nn.Module, images: Tensor) -> nn.Module:
     """Lay two-dimensional convolutions' weights channels-last; a network with three-dimensional ones stays as it is.
 
-    So does one that takes no maps that lie so, such as one with `x.view(len(x), -1)` behind a convolution: from now on
-    it gets its images laid plainly. `images` are some of a batch, (B, C, H, W) or (T, B, C, H, W).
+    So does one that takes no maps that lie so, such as one with `x.view(x.size(0), -1)` behind a convolution: from now
+    on it gets its images laid plainly. `images` are some of a batch, (B, C, H, W) or (T, B, C, H, W).
     """
     is_plain = _plainly in network._forward_pre_hooks.values()
     if is_plain or any(parameter.ndim == 5 for parameter in network.parameters()):

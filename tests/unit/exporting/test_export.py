@@ -353,8 +353,14 @@ def test_a_network_that_depends_on_the_number_of_images_is_refused(tmp_path: Pat
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(2 * x if x.shape[0] > 3 else x)
 
+    class Counted(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.reshape(len(x), -1)
+
     with pytest.raises(OnespikeError, match="Depends cannot be traced by torch"):
         export(Depends(), tmp_path / "out", "pt2", images=torch.rand(2, 3, 2, 2))
+    with pytest.raises(OnespikeError, match=r"Counted cannot be .* any number of images \(len\(x\) is one number"):
+        export(Counted(), tmp_path / "out", "pt2", images=torch.rand(2, 3, 2, 2))
 
 
 def test_networks_of_others_with_logits_over_time(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
