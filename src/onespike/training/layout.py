@@ -16,10 +16,10 @@ def laid_out(network: nn.Module, images: Tensor) -> nn.Module:
     So does one that takes no maps that lie so, such as one with `x.view(x.size(0), -1)` behind a convolution: from now
     on it gets its images laid plainly. `images` are some of a batch, (B, C, H, W) or (T, B, C, H, W).
     """
-    is_plain = _plainly in network._forward_pre_hooks.values()
-    if is_plain or any(parameter.ndim == 5 for parameter in network.parameters()):
+    if _plainly in network._forward_pre_hooks.values():
         return network
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
+    if all(parameter.ndim != 5 for parameter in network.parameters()):
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]
     as_loaded = images.flatten(0, -4).clone(memory_format=torch.channels_last).view(images.shape)
     try:
         with aside(network):

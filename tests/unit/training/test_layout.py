@@ -71,6 +71,14 @@ def test_other_weights_lie_channels_last_unless_some_are_of_volumes():
         assert not network._forward_pre_hooks
 
 
+def test_a_network_of_volumes_may_take_views_too():
+    class OfVolumes(nn.Conv3d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.view(len(x), 1, 3, -1)[..., None])
+
+    assert laid_out(OfVolumes(1, 2, 1), torch.rand(2, 3, 8, 8))(last(torch.rand(2, 3, 8, 8))).shape[:2] == (2, 2)
+
+
 def test_what_else_a_network_refuses_is_not_for_its_layout_to_say():
     network = laid_out(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(5, 2)), torch.rand(2, 3, 8, 8))
     assert not network._forward_pre_hooks
