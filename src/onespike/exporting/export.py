@@ -128,7 +128,7 @@ def export(
             model = copied(model).cpu()
         network, contract = model, contract_of(model, images, labels, mean, std, classes, pixels)
     else:
-        run = model if isinstance(model, Run) else Run.open(model)
+        run = Run.open(model)
         checkpoint = run.checkpoint(which)
         network, contract = checkpoint.network(), Contract.of(checkpoint.card, "fp32", pixels)
         digest = checkpoint.digest

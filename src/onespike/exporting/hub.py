@@ -78,7 +78,7 @@ def save_pretrained(
         network = model
     else:
         expect_left_out("with a run", card=card is not None)
-        run = model if isinstance(model, Run) else Run.open(model)
+        run = Run.open(model)
         checkpoint = run.checkpoint(which)
         card, network = checkpoint.card, checkpoint.network()
         summary, recipe = _measured(run, checkpoint, weights), dump(_without_places(run.recipe))

@@ -63,12 +63,16 @@ class Run:
         self._before = dict[Path, bytes | None]()  # what `begin` replaced; None where there was nothing
 
     @classmethod
-    def open(cls, folder: str | Path) -> "Run":
+    def open(cls, folder: "str | Path | Run") -> "Run":
         """Open a run or a pretrained network: a folder, "pretrained:NAME" of the package, or "hub:user/repo".
+
+        A run that is open already is returned as it is.
 
         Raises:
             OnespikeError: There is no run, or it is of a version that cannot be read.
         """
+        if isinstance(folder, Run):
+            return folder
         run = cls(located(folder))
         if str(folder).startswith((PACKAGE, HUB)):
             run.name = str(folder)  # as it was typed, not where it lies on this machine
