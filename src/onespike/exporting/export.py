@@ -126,11 +126,11 @@ def export(
         expect_finite({**dict(model.named_parameters()), **dict(model.named_buffers())}, model)
         if any(one.device.type != "cpu" for one in model.parameters()):
             model = copied(model).cpu()
-        network, contract = model, contract_of(model, images, labels, mean, std, classes, pixels)
+        network, contract = model, contract_of(model, images, labels, mean, std, classes)
     else:
         run = Run.open(model)
         checkpoint = run.checkpoint(which)
-        network, contract = checkpoint.network(), Contract.of(checkpoint.card, "fp32", pixels)
+        network, contract = checkpoint.network(), Contract.of(checkpoint.card)
         digest = checkpoint.digest
         if images is None:
             dataset = run.dataset(data)
