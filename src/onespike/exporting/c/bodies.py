@@ -41,13 +41,13 @@ class Bodies(Memory):
         return written
 
     def _body_conv(self, one: Conv) -> list[str]:
-        window = self._window(one, one.geometry, one.sides, one.source.channels)
+        window = self._window(one)
         weights = self._table(one.weight, "float" if one.kind == "f32" else "int8_t")
         kernel = "conv_bits_f32" if (one.source.kind, one.kind) == ("bits", "f32") else f"conv_{one.source.kind}"
         return [f"{kernel}(&{window}, {weights}, {self._at(one.source)}, p, out);"]
 
     def _body_pixelconv(self, one: PixelConv) -> list[str]:
-        window = self._window(one, one.geometry, one.sides, one.source.channels)
+        window = self._window(one)
         weights = self._table(one.weight, "int8_t")
         groups = torch.zeros(one.source.channels, dtype=torch.int64)
         for number, channels in enumerate(one.groups):
@@ -79,7 +79,7 @@ class Bodies(Memory):
 
     def _body_pool(self, one: Pool) -> list[str]:
         of = one.read.map
-        window = self._window(one, one.geometry, one.sides, of.channels)
+        window = self._window(one)
         count, columns = math.prod(one.geometry.kernel), one.geometry.kernel[1]
         place = f"    int q = tap(&{window}, p, t / {columns}, t % {columns});"
         loop = [f"for (int t = 0; t < {count}; t++) {{", place, "    if (q < 0)", "        continue;"]

@@ -1,11 +1,12 @@
 """Places of maps in memory, and of constants in tables."""
 
 import math
+from dataclasses import astuple
 
 from torch import Tensor
 
 from onespike.exporting.c.text import SIZES, TYPES, lines_of, literal
-from onespike.exporting.lowering.maps import Collect, Conv, Geometry, Map, Matmul, PixelConv, Pixels, Pool, needed
+from onespike.exporting.lowering.maps import Collect, Conv, Map, Matmul, PixelConv, Pixels, Pool, needed
 
 
 class Memory:
@@ -89,10 +90,11 @@ class Memory:
             self._flash += len(values) * SIZES[kind]
         return self._known[key]
 
-    def _window(self, one: Map, geometry: Geometry, sides: tuple[int, int, int], channels: int) -> str:
-        _, rows, columns, out = one.shape
-        pairs = (geometry.kernel, geometry.stride, geometry.padding, geometry.dilation)
-        numbers = [*sides[1:], channels, rows, columns, out, *(f"{{{a}, {b}}}" for a, b in pairs)]
+    def _window(self, one: Conv | Pool) -> str:
+        """The name of the table of a map's windows."""
+        (source,) = one.reads()
+        pairs = (f"{{{rows}, {columns}}}" for rows, columns in astuple(one.geometry))
+        numbers = [*one.sides[1:], source.channels, *one.shape[1:], *pairs]
         name = f"window{self._names[one]}"
         self._tables.append(f"static const window {name} = {{{', '.join(map(str, numbers))}}};")
         self._flash += 4 * (6 + 8)
