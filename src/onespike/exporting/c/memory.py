@@ -44,9 +44,9 @@ class Memory:
             for used in self._touched(one):
                 ends[used] = max(ends[used], step.get(one, len(step)))
         spans: dict[Map, tuple[int, int]] = {}
-        for one in sorted(self._stored, key=lambda stored: -stored.bytes):
+        for one in sorted(self._stored, key=lambda stored: -_bytes(stored)):
             others = [span for other, span in spans.items() if step[other] <= ends[one] and step[one] <= ends[other]]
-            place, size = 0, -(-one.bytes // 8) * 8
+            place, size = 0, -(-_bytes(one) // 8) * 8
             for start, end in sorted(others):
                 if place + size <= start:
                     break
@@ -99,6 +99,11 @@ class Memory:
         self._tables.append(f"static const window {name} = {{{', '.join(map(str, numbers))}}};")
         self._flash += 4 * (6 + 8)
         return name
+
+
+def _bytes(one: Map) -> int:
+    """Bytes of a stored map."""
+    return one.pixels * one.width * SIZES[TYPES[one.kind]]
 
 
 def _reads_of(one: Map) -> int:

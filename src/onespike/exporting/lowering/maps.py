@@ -52,14 +52,9 @@ class Map:
         return math.prod(self.shape)
 
     @property
-    def words(self) -> int:
-        """Words of 32 bits that hold the spikes of a pixel."""
-        return -(-self.channels // 32)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes in memory where it is stored; bits are packed, 32 channels to a word."""
-        return 4 * self.words * self.pixels if self.kind == "bits" else (8 if self.kind == "i64" else 4) * self.size
+    def width(self) -> int:
+        """Numbers in memory for a pixel: one for each channel; of bits, a word for 32 channels."""
+        return -(-self.channels // 32) if self.kind == "bits" else self.channels
 
     def holds(self, index: Tensor) -> Tensor:
         """Which elements of an index are its own."""
