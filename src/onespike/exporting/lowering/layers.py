@@ -171,11 +171,15 @@ class Layers(Sums):
         return unique[order], order.argsort()[which]
 
     def _op_relu(self, x: Value) -> Value:
-        out = self._summed([x])
+        out = self._in_new_sums(x)
         for of in self.maps_of(out.index):
             assert isinstance(of, Sum)
             of.rectified = True
-        return out
+        return Value(out.index, out.gain, out.shift.relu())
+
+    def _in_new_sums(self, x: Value) -> Value:
+        """A value as elements of sums that nobody else reads."""
+        return self._summed([x])
 
     def _op_prelu(self, x: Value, weight: Tensor) -> Value:
         """max(x, 0) - weight * max(-x, 0)."""
@@ -214,8 +218,6 @@ class Layers(Sums):
             unique, which = self._channels(of, place, limits, inverted[here].double())
             new = Fire(
                 shape=(*of.shape[:3], len(unique)),
-                kind="bits",
-                bound=1,
                 source=of,
                 chosen=unique[:, 0].long(),
                 thresholds=unique[:, 1] if of.kind == "f32" else unique[:, 1].long(),

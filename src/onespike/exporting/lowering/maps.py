@@ -31,7 +31,7 @@ class Map:
 
     shape: tuple[int, int, int, int]  # N, H, W, C
     kind: str
-    bound: int  # no value is larger, with either sign; 0 for real numbers
+    bound: int = 0  # no value is larger, with either sign; 0 for real numbers
     layer: str = ""  # the path of the module that makes it
     image: bool = False  # linear in the image: the first layers may read it
     offset: int = 0  # number of its first element
@@ -195,6 +195,8 @@ class Matmul(Map):
 class Fire(Map):
     """1 where the value of a channel exceeds a threshold (C,), else 0; the other way round where it is inverted."""
 
+    kind: str = "bits"
+    bound: int = 1
     source: Map
     chosen: Tensor  # channels of the source
     thresholds: Tensor
