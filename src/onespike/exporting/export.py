@@ -1,6 +1,5 @@
 """Write a network as the files of one or several targets, in one folder, with the proof beside them."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from onespike._version import __version__
 from onespike.configs import convert, read_json
 from onespike.data.dataset import Dataset
-from onespike.durable import path_of, read_whole
+from onespike.durable import json_text, path_of, read_whole
 from onespike.errors import OnespikeError, unknown, warn
 from onespike.evaluation.evaluate import expect_one_frame, expect_same_images
 from onespike.exporting import c, nir, onnx, pt2
@@ -189,8 +188,7 @@ def _write(
     beside: dict[str, dict[str, Any]] = {CONTRACT: {"formats": formats, "files": names}}
     beside[PARITY] = {"network": digest, "targets": [one.to_json() for one in proofs]}
     for name, content in beside.items():
-        text = json.dumps({"onespike": __version__, **content}, indent=2, allow_nan=False)
-        files[name] = f"{text}\n".encode()
+        files[name] = json_text({"onespike": __version__, **content}).encode()
     expect_free(folder)  # somebody may have put a file there meanwhile
     save_folder(folder, files)
     return Export(folder, names, tuple(proofs))

@@ -14,7 +14,7 @@ from torch import nn
 
 from onespike.configs import expect_keys, plain, read_json
 from onespike.data.augment import seeded
-from onespike.durable import path_of, read_whole
+from onespike.durable import json_text, path_of, read_whole
 from onespike.errors import OnespikeError, reason, shown, unknown
 from onespike.exporting.export import expect_left_out
 from onespike.exporting.model_card import model_card
@@ -96,12 +96,12 @@ def save_pretrained(
         state = in_integers(state, {f"{path}.weight" for path in paths})
     summary = {**summary, "best_epoch": summary.get("best_epoch", 0), "weights": weights, **(results or {})}
     _expect_sound(summary)
-    files = {"config.yaml": recipe.encode()} if recipe else {}
-    files |= {WEIGHTS: save(state), CARD: _json(plain(card)), "summary.json": _json(summary)}
-    files |= {TIMM: _json(_timm(card))} if weights == "fp32" and is_built else {}
-    files["README.md"] = model_card(card, is_spiking(network), summary, proofs, recipe).encode()
+    texts = {"config.yaml": recipe} if recipe else {}
+    texts |= {CARD: json_text(plain(card)), "summary.json": json_text(summary)}
+    texts |= {TIMM: json_text(_timm(card))} if weights == "fp32" and is_built else {}
+    texts["README.md"] = model_card(card, is_spiking(network), summary, proofs, recipe)
     expect_free(folder)  # somebody may have put a file there meanwhile
-    save_folder(folder, files)
+    save_folder(folder, {WEIGHTS: save(state), **{name: text.encode() for name, text in texts.items()}})
     return folder
 
 
@@ -237,10 +237,6 @@ def _timm(card: ModelCard) -> dict[str, Any]:
     values = {key: one for key, one in plain(card.model).items() if key != "name"}
     arguments = {"in_chans": card.in_channels, "img_size": card.image_size, "config": values}
     return {**known, "model_args": arguments, "pretrained_cfg": described}
-
-
-def _json(content: Any) -> bytes:
-    return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
 
 
 def _proofs(run: Run, network: str, weights: str) -> list[dict[str, Any]]:
