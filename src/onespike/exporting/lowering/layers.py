@@ -121,7 +121,7 @@ class Layers(Sums):
             dense[torch.arange(len(weight)), torch.arange(groups).repeat_interleave(len(weight) // groups)] = weight
             weight = dense.flatten(1, 2)
         geometry = Geometry(*map(pair, (weight.shape[2:], stride, padding, dilation)))
-        return self._weighed(self._contiguous(x, 1), weight, bias, geometry)
+        return self._weighed(self._contiguous(x), weight, bias, geometry)
 
     def _laid_out(self, x: Value, read: Read, weight: Tensor, geometry: Geometry) -> dict[str, Any]:
         """Where a convolution of (N, C, H, W) lies, and its weights for all channels of the map that is read."""
@@ -141,7 +141,7 @@ class Layers(Sums):
             out = self._weighed(whole, kernel, bias, Geometry(pair(kernel.shape[2:])))
             return out.each(lambda part: part.reshape(shape))
         column = x.each(lambda part: part.reshape(1, -1, x.shape[-1], 1).transpose(1, 2))
-        out = self._weighed(self._contiguous(column, 1), weight[:, :, None, None], bias, Geometry((1, 1)))
+        out = self._weighed(self._contiguous(column), weight[:, :, None, None], bias, Geometry((1, 1)))
         return out.each(lambda part: part.movedim(1, -1).reshape(shape))
 
     def _on_whole_map(self, x: Value, weight: Tensor) -> tuple[Value, Tensor] | None:

@@ -46,8 +46,8 @@ class Reals(Layers):
         constant = value.index < 0
         return Value(index, torch.ones_like(value.gain), torch.where(constant, value.shift, 0.0))
 
-    def _contiguous(self, value: Value, axis: int) -> Value:
-        return value if self._single(value, axis) is not None else self._gathered(value, axis)
+    def _contiguous(self, value: Value) -> Value:
+        return value if self._single(value, 1) is not None else self._gathered(value, 1)
 
     def _gathered(self, value: Value, axis: int) -> Value:
         """A value that covers one whole map of spikes, or of floats."""

@@ -215,9 +215,9 @@ class Walk(fx.Interpreter):
         fits = bool((read.channels >= 0).all()) and len(read.channels.unique()) == len(read.channels)
         return read if fits else None
 
-    def _contiguous(self, value: Value, axis: int) -> Value:
-        """A value that covers one whole map."""
-        return value if self._single(value, axis) is not None else self._collected(value, axis)
+    def _contiguous(self, value: Value) -> Value:
+        """A value (N, C, H, W) that covers one whole map."""
+        return value if self._single(value, 1) is not None else self._collected(value, 1)
 
     def _collected(self, value: Value, axis: int) -> Value:
         flat = value.rows(axis)
