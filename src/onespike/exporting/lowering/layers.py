@@ -61,12 +61,12 @@ class Layers(Sums):
         a, b = (one.expand(shape) for one in (a, b))
         a, b = (self._summed([one]) if one.shift.any() else one for one in (a, b))
         for axis in axes_of(shape):
-            decoded = [self._decoded(one, axis) for one in (a, b)]
-            if all(one is not None and len(one) == 1 and bool((one[0].read.channels >= 0).all()) for one in decoded):
+            terms = [term for one in (a, b) if (term := self._of_one_map(one, axis))]
+            if len(terms) == 2:
                 break
         else:
             raise CannotSayError(f"a product of two tensors of several maps in {self._layer}")
-        first, second = (one[0] for one in decoded if one)
+        first, second = terms
         kind, bound, size = self._product_of(first.read.map, second.read.map)
         factors = first.read, second.read
         self._add(new := Product(shape=sides_of(shape, axis), kind=kind, bound=bound, factors=factors))

@@ -119,12 +119,11 @@ class Sums(Walk, ABC):
         """Pool (N, C, H, W)."""
         if largest and bool((x.gain < 0).any()):
             x = self._summed([x])
-        decoded = self._decoded(x, 1)
-        if decoded is None or len(decoded) != 1 or (decoded[0].read.channels < 0).any():
+        if (term := self._of_one_map(x, 1)) is None:
             x = self._collected(x, 1)
-            decoded = self._decoded(x, 1)
-            assert decoded is not None
-        read = decoded[0].read
+            term = self._of_one_map(x, 1)
+            assert term is not None
+        read = term.read
         images, height, width = x.shape[0], *x.shape[2:]
         sides = geometry.side(0, height), geometry.side(1, width)
         count = 1 if largest else math.prod(geometry.kernel)
