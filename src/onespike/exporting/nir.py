@@ -226,7 +226,7 @@ class _Writer:
     ) -> str:
         kernel = (weight.float().contiguous().numpy(), geometry.stride, geometry.padding, geometry.dilation, 1)
         node = self.nir.Conv2d(sides, *kernel, bias.float().numpy())
-        return self._add(layer, node, parts, (geometry.side(0, sides[0]), geometry.side(1, sides[1])))
+        return self._add(layer, node, parts, geometry.sides(sides))
 
     def _fire(self, of: Fire) -> str:
         source: Map = of.source
@@ -262,8 +262,7 @@ class _Writer:
         elif sides != tuple(of.sides[1:]) or geometry.dilation != (1, 1):
             raise self._cannot(f"this pooling in {of.layer}")
         pairs = (np.array(one) for one in (geometry.kernel, geometry.stride, geometry.padding))
-        after = geometry.side(0, sides[0]), geometry.side(1, sides[1])
-        name = self._add(f"{of.layer}.mean", self.nir.AvgPool2d(*pairs), parts, after)
+        name = self._add(f"{of.layer}.mean", self.nir.AvgPool2d(*pairs), parts, geometry.sides(sides))
         if not of.largest:
             self._counts[of] = math.prod(geometry.kernel)
             return name

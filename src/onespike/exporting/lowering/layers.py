@@ -126,7 +126,7 @@ class Layers(Sums):
     def _laid_out(self, x: Value, read: Read, weight: Tensor, geometry: Geometry) -> dict[str, Any]:
         """Where a convolution of (N, C, H, W) lies, and its weights for all channels of the map that is read."""
         sides = (x.shape[0], *x.shape[2:])
-        shape = (x.shape[0], geometry.side(0, sides[1]), geometry.side(1, sides[2]), len(weight))
+        shape = (x.shape[0], *geometry.sides(sides[1:]), len(weight))
         spread = weight.new_zeros(len(weight), read.map.channels, *weight.shape[2:])
         spread[:, read.channels] = weight
         laid = spread.permute(2, 3, 1, 0).contiguous()  # (kh, kw, C_in, C_out)

@@ -19,6 +19,7 @@ A linear layer is a convolution, of one pixel or of the whole map. Elements are 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -95,10 +96,11 @@ class Geometry:
     padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
 
-    def side(self, axis: int, size: int) -> int:
-        """Number of rows or columns of the output, for an input of `size`."""
-        reach = self.dilation[axis] * (self.kernel[axis] - 1) + 1
-        return (size + 2 * self.padding[axis] - reach) // self.stride[axis] + 1
+    def sides(self, sizes: Sequence[int]) -> tuple[int, int]:
+        """Rows and columns of the output, for an input of `sizes`."""
+        axes = zip(sizes, self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        rows, columns = ((size + 2 * pad - dilation * (k - 1) - 1) // step + 1 for size, k, step, pad, dilation in axes)
+        return rows, columns
 
     @property
     def overlaps(self) -> bool:

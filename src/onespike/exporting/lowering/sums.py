@@ -125,7 +125,6 @@ class Sums(Walk, ABC):
             assert term is not None
         read = term.read
         images, height, width = x.shape[0], *x.shape[2:]
-        sides = geometry.side(0, height), geometry.side(1, width)
         count = 1 if largest else math.prod(geometry.kernel)
         of, factor = self._coarser(read.map, count)
         kind = of.kind if largest and of.kind != "u8" else self._sum_kind(of)
@@ -135,7 +134,7 @@ class Sums(Walk, ABC):
             raise CannotSayError(f"max pooling of the image in {self._layer}")
         source = Read(of, torch.arange(of.channels), read.pixels)
         new = Pool(
-            shape=(images, *sides, of.channels),
+            shape=(images, *geometry.sides((height, width)), of.channels),
             kind=kind,
             bound=bound,
             image=of.image,
