@@ -185,10 +185,9 @@ def _write(
         files = {path.name: path.read_bytes() for path in sorted(Path(made).iterdir())}
     names = (*files, CONTRACT, PARITY)
     formats = {name: one.to_json(READS.get(name) if one.pixels else None) for name, one in contracts.items()}
-    beside: dict[str, dict[str, Any]] = {CONTRACT: {"formats": formats, "files": names}}
-    beside[PARITY] = {"network": digest, "targets": [one.to_json() for one in proofs]}
-    for name, content in beside.items():
-        files[name] = json_text({"onespike": __version__, **content}).encode()
+    made_by: dict[str, Any] = {"onespike": __version__}
+    files[CONTRACT] = json_text(made_by | {"formats": formats, "files": names}).encode()
+    files[PARITY] = json_text(made_by | {"network": digest, "targets": [one.to_json() for one in proofs]}).encode()
     expect_free(folder)  # somebody may have put a file there meanwhile
     save_folder(folder, files)
     return Export(folder, names, tuple(proofs))
