@@ -45,7 +45,7 @@ def inspect_image(
     Raises:
         OnespikeError: The run or the image cannot be read, or the seed is out of its range.
     """
-    run, path = run if isinstance(run, Run) else Run.open(run), path_of(path, "file")
+    run, path = Run.open(run), path_of(path, "file")
     checkpoint = run.checkpoint(which)
     return inspect_network(checkpoint.network(model), checkpoint.card, path, seed, f"the network of {run.folder}")
 
@@ -64,7 +64,7 @@ def inspect_sample(
 
     Returns the inspection, and the raw sample, (H, W, C), or frames of events (H, W, T, C), uint8.
     """
-    run = run if isinstance(run, Run) else Run.open(run)
+    run = Run.open(run)
     checkpoint, dataset = run.checkpoint(which), run.dataset(data)
     expect_same_images(dataset, checkpoint.card)
     if not 0 <= (number := convert(number, int, "sample")) < len(dataset.test):

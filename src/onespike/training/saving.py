@@ -38,9 +38,10 @@ class Saving(Callback):
 
     def after_epoch(self, trainer: Trainer, row: dict[str, Any]) -> None:  # noqa: ARG002
         """Save, and draw the curves now and then."""
+        checkpoint = trainer.checkpoint()
         if trainer.progress.is_best:
-            trainer.checkpoint().save(self.run.best)
-        trainer.checkpoint().save(self.run.last)
+            checkpoint.save(self.run.best)
+        checkpoint.save(self.run.last)
         self._saved = time.monotonic()
         self._report(trainer)
 

@@ -26,7 +26,7 @@ class Reals(Layers):
         return "f32", 0, 1.0
 
     def _sum(self, terms: list[Term], constant: Tensor) -> tuple[Sum, float]:
-        return Sum(shape=(1, 1, 1, len(constant)), kind="f32", bound=0, terms=terms, constant=constant), 1.0
+        return Sum(shape=(1, 1, 1, len(constant)), kind="f32", terms=terms, constant=constant), 1.0
 
     def _plain(self, value: Value, anew: bool = False) -> Value:
         """A value as elements of maps of floats, without gain and shift; if `anew`, of new sums."""
@@ -41,13 +41,13 @@ class Reals(Layers):
             unique, which = self._channels(of, place, gain, shift)
             terms = [Term(Read(of, unique[:, 0].long()), unique[:, 1])]
             shape = (*of.shape[:3], len(unique))
-            self._add(new := Sum(shape=shape, kind="f32", bound=0, terms=terms, constant=unique[:, 2]))
+            self._add(new := Sum(shape=shape, kind="f32", terms=terms, constant=unique[:, 2]))
             index[here] = new.offset + place // of.channels * new.channels + which
         constant = value.index < 0
         return Value(index, torch.ones_like(value.gain), torch.where(constant, value.shift, 0.0))
 
-    def _contiguous(self, value: Value, axis: int) -> Value:
-        return value if self._single(value, axis) is not None else self._gathered(value, axis)
+    def _contiguous(self, value: Value) -> Value:
+        return value if self._single(value, 1) is not None else self._gathered(value, 1)
 
     def _gathered(self, value: Value, axis: int) -> Value:
         """A value that covers one whole map of spikes, or of floats."""
@@ -78,12 +78,8 @@ class Reals(Layers):
         except CannotSayError:
             return super()._product(*self._together([a, b]))
 
-    def _op_relu(self, x: Value) -> Value:
-        out = self._plain(x, anew=True)
-        for of in self.maps_of(out.index):
-            assert isinstance(of, Sum)
-            of.rectified = True
-        return Value(out.index, out.gain, out.shift.relu())
+    def _in_new_sums(self, x: Value) -> Value:
+        return self._plain(x, anew=True)
 
     def _weighed(self, x: Value, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Value:
         shift = x.shift[0, :, 0, 0]
@@ -94,7 +90,7 @@ class Reals(Layers):
         if read is None:
             raise CannotSayError(f"values of several scales side by side in {self._layer}")
         scaled = weight * x.gain[0, :, 0, 0].view(-1, 1, 1)
-        new = Conv(kind="f32", bound=0, source=read.map, **self._laid_out(x, read, scaled, geometry))
+        new = Conv(kind="f32", source=read.map, **self._laid_out(x, read, scaled, geometry))
         self._add(new)
         return self._value(new, 1.0, (weight.sum((2, 3)) * shift).sum(1) + (bias if bias is not None else 0.0))
 
@@ -112,7 +108,7 @@ class Reals(Layers):
         second = turned.expand((*outer, *turned.shape[-2:]))
         rows, columns = first.shape[-2], second.shape[-2]
         (left,), (right,) = (self.maps_of(self._rows(one).index) for one in (first, second))
-        new = Matmul(shape=(1, 1, outer.numel() * rows, columns), kind="f32", bound=0, rows=rows, factors=(left, right))
+        new = Matmul(shape=(1, 1, outer.numel() * rows, columns), kind="f32", rows=rows, factors=(left, right))
         self._add(new)
         return self._laid(new, (*outer, rows, columns), -1)
 

@@ -119,14 +119,12 @@ class Sums(Walk, ABC):
         """Pool (N, C, H, W)."""
         if largest and bool((x.gain < 0).any()):
             x = self._summed([x])
-        decoded = self._decoded(x, 1)
-        if decoded is None or len(decoded) != 1 or (decoded[0].read.channels < 0).any():
+        if (term := self._of_one_map(x, 1)) is None:
             x = self._collected(x, 1)
-            decoded = self._decoded(x, 1)
-            assert decoded is not None
-        read = decoded[0].read
+            term = self._of_one_map(x, 1)
+            assert term is not None
+        read = term.read
         images, height, width = x.shape[0], *x.shape[2:]
-        sides = geometry.side(0, height), geometry.side(1, width)
         count = 1 if largest else math.prod(geometry.kernel)
         of, factor = self._coarser(read.map, count)
         kind = of.kind if largest and of.kind != "u8" else self._sum_kind(of)
@@ -136,7 +134,7 @@ class Sums(Walk, ABC):
             raise CannotSayError(f"max pooling of the image in {self._layer}")
         source = Read(of, torch.arange(of.channels), read.pixels)
         new = Pool(
-            shape=(images, *sides, of.channels),
+            shape=(images, *geometry.sides((height, width)), of.channels),
             kind=kind,
             bound=bound,
             image=of.image,

@@ -206,18 +206,20 @@ class Walk(fx.Interpreter):
         plain = (value.index >= 0) & (value.gain == 1) & (value.shift == 0)
         return bool((constant | plain).all()) and all(of.kind == "bits" for of in self.maps_of(value.index))
 
+    def _of_one_map(self, value: Value, axis: int) -> Term | None:
+        """A value that reads one map, and has no channel of constants; None if it has no such form."""
+        decoded = self._decoded(value, axis) or []
+        return decoded[0] if len(decoded) == 1 and bool((decoded[0].read.channels >= 0).all()) else None
+
     def _single(self, value: Value, axis: int) -> Read | None:
         """The one map that a value reads, all its pixels in order; None if it has no such form."""
-        decoded = self._decoded(value, axis)
-        if decoded is None or len(decoded) != 1 or decoded[0].read.pixels is not None:
+        if (term := self._of_one_map(value, axis)) is None or term.read.pixels is not None:
             return None
-        read = decoded[0].read
-        fits = bool((read.channels >= 0).all()) and len(read.channels.unique()) == len(read.channels)
-        return read if fits else None
+        return term.read if len(term.read.channels.unique()) == len(term.read.channels) else None
 
-    def _contiguous(self, value: Value, axis: int) -> Value:
-        """A value that covers one whole map."""
-        return value if self._single(value, axis) is not None else self._collected(value, axis)
+    def _contiguous(self, value: Value) -> Value:
+        """A value (N, C, H, W) that covers one whole map."""
+        return value if self._single(value, 1) is not None else self._collected(value, 1)
 
     def _collected(self, value: Value, axis: int) -> Value:
         flat = value.rows(axis)
