@@ -232,7 +232,7 @@ class Run:
         expect_writable(folder=self.folder)
         there = [one for one in self.folder.iterdir() if not is_temporary(one)] if self.folder.exists() else []
         if any(one.name not in _BEFORE for one in there):
-            advice = f"choose another --out, or go on with the run in it by --resume {self.folder}"
+            advice = "choose another --out, or go on with the run in it by --resume (in Python resume=True)"
             raise OnespikeError(f"{self.folder} is not empty: {advice}")
 
     def expect_resumable(self) -> None:
