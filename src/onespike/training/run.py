@@ -62,6 +62,10 @@ class Run:
         self.config, self.best, self.last = folder / "config.yaml", folder / "best", folder / "last"
         self._before = dict[Path, bytes | None]()  # what `begin` replaced; None where there was nothing
 
+    def __repr__(self) -> str:
+        """Say which folder it is."""
+        return f"Run({self.name!r})"
+
     @classmethod
     def open(cls, folder: str | Path) -> "Run":
         """Open a run or a pretrained network: a folder, "pretrained:NAME" of the package, or "hub:user/repo".
