@@ -51,11 +51,13 @@ def trace(network: nn.Module, images: Tensor, fold: bool) -> fx.GraphModule:
         elif isinstance(module, ConvMlp):
             parts = (module.fc1, module.act1, module.drop, module.fc2, module.act2)
             root.set_submodule(path, nn.Sequential(AtLeast(module.input_kernel_size), *parts))
+    tracer = _Tracer()
     try:
-        graph = fx.GraphModule(root, _Tracer().trace(root))
+        graph = fx.GraphModule(root, tracer.trace(root))
     except Exception as error:  # whatever a network's own code does when it meets a placeholder
+        *_, where = ("", *(f", in {path} ({kind.__name__})" for path, kind in tracer.module_stack.values()))
         state = "the network's forward pass cannot be traced by torch.fx"
-        raise OnespikeError(f"{state}: {reason(error, first=True)}") from error
+        raise OnespikeError(f"{state}{where}: {reason(error, first=True)}") from error
     for module in graph.modules():
         if (known := _known(module)) is not None:
             module.__class__ = known
@@ -120,13 +122,18 @@ class _Tracer(fx.Tracer):
 
 
 def _known(module: nn.Module) -> type[nn.Module] | None:
-    """The class of a known layer, from `PACKAGES`, that a module is but for its constructor; None if it is none."""
+    """The class of a known layer, from `PACKAGES`, that a module is but for its constructor; None if it is none.
+
+    In single-step mode, SpikingJelly's layers are PyTorch's.
+    """
     kind: Any = type(module)
+    single = getattr(module, "step_mode", None) == "s"
     while kind.__module__.split(".")[0] not in PACKAGES:
+        wraps = single and kind.__module__.startswith("spikingjelly.activation_based.layer")
         own = {name for name, one in vars(kind).items() if callable(one) or isinstance(one, property)}
-        if own - {"__init__", "reset_parameters"} or len(kind.__bases__) > 1:
+        if not wraps and (own - {"__init__", "reset_parameters"} or len(kind.__bases__) > 1):
             return None
-        kind = kind.__base__
+        kind = kind.__bases__[0]
     return kind if issubclass(kind, LINEAR + ACTIVATIONS + MAX_POOLS) else None
 
 

@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch.utils.data import Dataset as TorchDataset
+
 from onespike.classpath import REFUSALS, resolve
 from onespike.data.augment import are_as_given
 from onespike.data.cache import decode_here, open_cache
@@ -180,6 +182,8 @@ def as_dataset(
         raise OnespikeError(f"classes: expected a list of names, got {shown(classes)}")
     if not isinstance(name, str | None):
         raise OnespikeError(f"name: expected a text, got {shown(name)}")
+    if isinstance(data, list) and data and isinstance(data[0], TorchDataset):  # as random_split gives them
+        data = tuple(data)
     name = name or _name(data)
     parts = parts_of(data, name, test, validation)
     content = content_of(parts, classes or ())

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 from typing_extensions import override
 
 from onespike.data.augment import seeded
@@ -190,7 +190,8 @@ def _part(source: Any, where: str) -> ItemSet:
     other = isinstance(source, IterableDataset | Mapping)  # the former may know its length, for a progress bar
     if other or not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
         expected = "a map-style data set, such as a torch.utils.data.Dataset or a datasets.Dataset"
-        raise OnespikeError(f"{where}: a {type(source).__name__}; expected {expected}")
+        remedy = "; pass what it loads, its .dataset" if isinstance(source, DataLoader) else ""
+        raise OnespikeError(f"{where}: a {type(source).__name__}; expected {expected}{remedy}")
     if not len(source):
         raise OnespikeError(f"{where}: empty; expected labelled images; add some")
     labels = None

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,13 +70,15 @@ def inspect_sample(
     expect_same_images(dataset, checkpoint.card)
     if not 0 <= (number := convert(number, int, "sample")) < len(dataset.test):
         raise OnespikeError(f"sample: expected 0 to {len(dataset.test) - 1} of {dataset.name}, got {number}")
-    raw = np.array(dataset.test[number][0])
+    image, label = dataset.test[number]
+    raw = np.array(image)
     if raw.dtype != np.uint8:
         raise OnespikeError(f"sample: {dataset.name} gives floats, which are no picture; expected raw images")
     name, path = f"the network of {run.folder}", Path(f"{dataset.name}-{number}")
     pixels = picture(raw)
     shown = path, (len(pixels), len(pixels)), pixels
-    return _inspect(checkpoint.network(model), checkpoint.card, raw, shown, seed, name), raw
+    view = _inspect(checkpoint.network(model), checkpoint.card, raw, shown, seed, name)
+    return replace(view, label=view.classes[label]), raw
 
 
 def inspect_network(

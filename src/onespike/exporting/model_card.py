@@ -27,7 +27,7 @@ import onespike
 network = onespike.load("FOLDER or user/repo")
 ```
 
-Images: {side}x{side} pixels, {channels} channels, {how}.
+Images: {side}x{side} pixels, {channels}, {how}.
 
 Classes: {classes}.
 """
@@ -59,7 +59,7 @@ def model_card(
         kind=f"A {'' if card.conversion is None else 'converted '}{'spiking ' if spiking else ''}network",
         version=__version__,
         side=card.image_size,
-        channels=card.in_channels,
+        channels="1 channel" if card.in_channels == 1 else f"{card.in_channels} channels",
         how="floats as the data set gives them, or pixel / 255" if are_as_given(card.mean, card.std) else scaled,
         classes=f"{', '.join(card.classes[:20])}{', …' if len(card.classes) > 20 else ''}",
     )

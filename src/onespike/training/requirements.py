@@ -85,7 +85,8 @@ def expect_loss(loss: Loss, logits: Tensor, soft: bool, splits: int = 1) -> None
         with torch.enable_grad():
             number = loss(logits.detach().requires_grad_(), targets)
     except REFUSALS as error:
-        remedy = "; Mixup makes labels soft: --train.mixup 0" if soft else ""
+        remedy = "; it is a class: call it first, as in loss=…()" if isinstance(loss, type) else ""
+        remedy += "; Mixup makes labels soft: --train.mixup 0" if soft else ""
         remedy += "; logits over time are (T, B, K): take their mean in it" if logits.ndim == 3 else ""
         raise OnespikeError(f"loss: it does not take {shapes}: {reason(error)}{remedy}") from error
     if not isinstance(number, Tensor) or number.numel() != 1:

@@ -61,6 +61,10 @@ class Run:
         self.config, self.best, self.last = folder / "config.yaml", folder / "best", folder / "last"
         self._before = dict[Path, bytes | None]()  # what `begin` replaced; None where there was nothing
 
+    def __repr__(self) -> str:
+        """Say which folder it is."""
+        return f"Run({self.name!r})"
+
     @classmethod
     def open(cls, folder: "str | Path | Run") -> "Run":
         """Open a run or a pretrained network: a folder, "pretrained:NAME" of the package, or "hub:user/repo".
@@ -235,7 +239,7 @@ class Run:
         expect_writable(folder=self.folder)
         there = [one for one in self.folder.iterdir() if not is_temporary(one)] if self.folder.exists() else []
         if any(one.name not in _BEFORE for one in there):
-            advice = f"choose another --out, or go on with the run in it by --resume {self.folder}"
+            advice = "choose another --out, or go on with the run in it by --resume (in Python resume=True)"
             raise OnespikeError(f"{self.folder} is not empty: {advice}")
 
     def expect_resumable(self) -> None:

@@ -252,3 +252,21 @@ def test_max_pooling_that_says_where_is_not_converted():
 def test_a_forward_pass_that_looks_at_values_cannot_be_traced():
     with pytest.raises(OnespikeError, match=r"cannot be traced by torch\.fx"):
         onespike.convert(Forward(lambda _, x: x.relu() if x.sum() > 0 else x), torch.randn(2, 3))
+
+
+def test_the_module_that_cannot_be_traced_is_named():
+    network = nn.Sequential(nn.Linear(3, 3), Forward(lambda _, x: x.relu() if x.sum() > 0 else x))
+    with pytest.raises(OnespikeError, match=r"cannot be traced by torch\.fx, in 1 \(Forward\): symbolically"):
+        onespike.convert(network, torch.randn(2, 3))
+
+
+def test_layers_of_spikingjelly_in_single_step_mode_are_pytorchs():
+    layer = pytest.importorskip("spikingjelly.activation_based.layer")
+    torch.manual_seed(0)
+    own = (nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3))
+    theirs = [layer.Conv2d(1, 4, 3), layer.BatchNorm2d(4), nn.ReLU(), layer.MaxPool2d(2), layer.Flatten()]
+    plain, jelly = nn.Sequential(*own), nn.Sequential(*theirs, layer.Linear(36, 3))
+    jelly.load_state_dict(plain.state_dict())
+    images = torch.rand(16, 1, 8, 8)
+    made = [onespike.convert(one.eval(), images).network(images) for one in (plain, jelly)]
+    assert torch.equal(*made)

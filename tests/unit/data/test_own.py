@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layouts import pixels_of, png
 from PIL import Image
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, random_split
 from torch.utils.data import Dataset as TorchDataset
-from torch.utils.data import IterableDataset, Subset, TensorDataset
 
 from onespike.data import DataConfig, as_dataset
 from onespike.data.items import ItemSet
@@ -472,6 +472,12 @@ def test_a_label_that_changes_is_named():
         data.train.gather(np.array([0, 3]))
 
 
+def test_what_random_split_gives_are_parts():
+    train, test = as_dataset(parts := random_split(Own(floats(), labels()), [15, 5]), holdout=0), parts[1]
+    assert (len(train.train), len(train.test), train.name) == (15, len(test), "Own")
+    assert torch.equal(train.test[2][0], test[2][0])
+
+
 def test_what_is_no_map_style_data_set():
     class Stream(IterableDataset):
         def __iter__(self):
@@ -482,6 +488,7 @@ def test_what_is_no_map_style_data_set():
 
     fails(["Stream, train: a Stream; expected a map-style data set"], Stream())
     fails(["int, train: a int; expected a map-style"], 3)
+    fails(["a DataLoader; expected a map-style", "pass what it loads, its .dataset"], DataLoader(Own(raw(), labels())))
     fails(["Own, train: empty"], Own([], []))
     fails(["Own: the parts test; expected train"], {"test": Own(raw(), labels())})
     fails(["Own: 1 data sets; expected (train, test)"], (Own(raw(), labels()),))

@@ -192,7 +192,7 @@ def test_the_program_of_the_docs_says_the_class(digits: Tensor, tmp_path: Path) 
     for given in (b"short", digits[0].numpy().tobytes() + b"\n"):
         done = subprocess.run([program], input=given, capture_output=True)
         assert (done.returncode, done.stdout) == (2, b"")
-        assert done.stderr.startswith(b"expected one image, 32 x 32 pixels of 1 bytes each, row by row: 1024 bytes")
+        assert done.stderr.startswith(b"expected the bytes of one image, 32 x 32 x 1 (height, width")
 
 
 def test_the_program_says_what_it_takes(tmp_path: Path) -> None:

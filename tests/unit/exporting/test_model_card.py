@@ -109,7 +109,7 @@ def test_the_card_says_no_more_than_is_known(
     card = replace(CARD, mean=(mean,), std=(std,))
     text = (onespike.save_pretrained(network, tmp_path / "out", card=card) / "README.md").read_text()
     assert f"{said[0]} written by onespike" in text
-    assert f"1 channels, {said[1]}." in text
+    assert f" 1 channel, {said[1]}." in text
     assert ("- spiking-neural-network" in text) == (said[0] == "A spiking network,")
 
 

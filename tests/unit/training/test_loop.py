@@ -22,7 +22,7 @@ from onespike.neurons import Neuron, NeuronConfig, make_neuron
 from onespike.training import Diverged, Stopped, load_recipe, train
 from onespike.training.callbacks import Callback, Monitor, MovingAverage, Step
 from onespike.training.config import TrainConfig
-from onespike.training.display import Display
+from onespike.training.display import Display, _next
 from onespike.training.interrupt import Interrupt
 from onespike.training.loop import expect_numbers, finish_epoch, train_epoch
 from onespike.training.monitor import SpikeMonitor
@@ -233,6 +233,25 @@ def test_that_bf16_is_emulated_is_said(capability, precision, small, monkeypatch
     display.close()
     said = "has no instructions for bf16" in " ".join(capsys.readouterr().out.split())
     assert said == ((capability, precision) == ("AVX2", "bf16"))
+
+
+@pytest.mark.parametrize(
+    ("passed", "modules", "then"),
+    [
+        ((), [], "onespike evaluate 'my run'; onespike inspect 'my run' --sample 0"),
+        ((), ["pkg"], "onespike evaluate 'my run' --import pkg; onespike inspect 'my run' --sample 0 --import pkg"),
+        (("model",), [], "onespike.evaluate('my run', model=…)"),
+        (("model", "data"), ["pkg"], "onespike.evaluate('my run', model=…, data=…)"),
+        (("data",), [], "onespike.evaluate('my run', data=…)"),
+    ],
+)
+def test_what_to_do_next_with_a_run_is_what_works(passed, modules, then, small, monkeypatch):
+    monkeypatch.setattr("onespike.training.display.allowed", lambda: modules)
+    images = TensorDataset(torch.zeros(12, 1, 16, 16), torch.arange(12) % 2)
+    network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(1, 2))
+    parts = {"model": network, "data": images}
+    made = set_up(small(), **{name: parts[name] for name in passed})
+    assert _next(made.recipe, Path("my run")) == then
 
 
 @pytest.mark.parametrize("hoyer", [0.0, 0.01])

@@ -99,6 +99,7 @@ def sparse() -> nn.Module:
             {"model": plain(), "loss": lambda logits, labels: F.cross_entropy(logits[:1], labels)},
             r"loss: it does not take logits \(2, 10\) and labels \(2,\)",
         ),
+        ({"model": plain(), "loss": nn.CrossEntropyLoss}, r"^loss: it does not take .*; it is a class: call it first"),
         ({"model": plain(), "loss": Scaled()}, "loss: its weight scale would not be trained: put it into the model"),
         *(
             (
