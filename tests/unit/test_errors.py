@@ -32,3 +32,13 @@ def test_a_name_without_end_is_cut_before_it_is_compared():
 
 def test_a_name_is_shown_as_it_would_be_typed():
     assert str(unknown("model", "a\\b\x1b", ["x"])) == r"unknown model 'a\b\x1b': known: x"
+
+
+def test_the_nearest_name_is_meant_and_a_dozen_are_listed():
+    dozen = [f"{one:02}" for one in range(12)]
+    assert str(unknown("x", "abcd", [*dozen, "abxy"])) == "unknown x 'abcd': see --help"
+    assert str(unknown("x", "abcd", dozen)) == f"unknown x 'abcd': known: {', '.join(dozen)}"
+    for near in (["bcda", "abce"], ["abce", "bcda"]):  # both share three letters with it, one in their places
+        assert str(unknown("x", "abcd", near)).startswith("unknown x 'abcd': did you mean 'abce'?; known: ")
+    assert str(unknown("x", "abcde", ["abcfg"])) == "unknown x 'abcde': did you mean 'abcfg'?; known: abcfg"
+    assert str(unknown("x", "abcd", [])) == "unknown x 'abcd': known: none"
