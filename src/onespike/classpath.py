@@ -154,8 +154,7 @@ def call(target: Callable[..., Any], arguments: Mapping[str, Any], where: str, o
     """Call `target` with arguments by name and, where it takes them, those offered; a refusal is an `OnespikeError`."""
     name = getattr(target, "__qualname__", type(target).__qualname__)  # functools.partial has none
     signature, label = inspect.signature(target), f"{target.__module__}.{name}"
-    takes = {name for name, one in signature.parameters.items() if one.kind is not one.VAR_KEYWORD}
-    given = {name: value for name, value in offered.items() if name in takes} | dict(arguments)
+    given = {name: value for name, value in offered.items() if name in signature.parameters} | dict(arguments)
     try:
         signature.bind(**given)
     except TypeError as error:
