@@ -46,7 +46,9 @@ class Fired(NamedTuple):
         if self.potential is None or self.threshold is None:
             return None
         potential = wide(self.potential)
-        return (potential.abs() if getattr(self.neuron, "signed", False) else potential) - self.threshold - self.rise
+        ternary = _loaded(f"{_SPIKINGJELLY}.neuron", "TernaryIFNode", "TernaryLIFNode")
+        signed = getattr(self.neuron, "signed", isinstance(self.neuron, ternary))
+        return (potential.abs() if signed else potential) - self.threshold - self.rise
 
 
 def neuron_layers(model: nn.Module) -> dict[str, nn.Module]:

@@ -270,6 +270,13 @@ def test_a_population_lies_before_the_images_however_many_they_are(count: int):
     assert seen[0].batch_axis == 1
 
 
+@pytest.mark.parametrize("kind", ["TernaryIFNode", "TernaryLIFNode"])
+def test_a_ternary_neuron_of_spikingjellys_fires_beyond_either_threshold(kind: str):
+    (call,) = watched(Jelly("m", kind), images())["first"]
+    assert set(call.spikes.unique().tolist()) == {-1.0, 0.0, 1.0}
+    assert torch.equal(call.distance >= 0, call.spikes != 0)
+
+
 @pytest.mark.parametrize("mode", ["s", "m"])
 def test_a_neuron_may_fire_several_spikes_at_once(mode: str):
     x = images() if mode == "s" else images().expand(STEPS, *images().shape)
