@@ -38,6 +38,10 @@ _REDUCTIONS: dict[str, tuple[str, ...]] = {
         ("_native_batch_norm_legit_no_training", "cudnn_batch_norm", "miopen_batch_norm"), ("multiply", "add")
     ),
     **dict.fromkeys(("native_layer_norm", "native_group_norm"), 3 * ("add", "multiply")),
+    **dict.fromkeys(("cummax", "cummin", "median", "kthvalue"), ("compare",)),
+    "aminmax": ("compare", "compare"),
+    "count_nonzero": ("compare", "add"),
+    "cumprod": ("multiply",),
 }
 #: Work for each value of a pooling window; the window is the second argument.
 _POOLS = {
@@ -48,7 +52,10 @@ _POOLS = {
 _ADAPTIVE, _SORTS = ("_adaptive_avg_pool2d", "_adaptive_avg_pool3d"), ("sort", "topk")
 #: The operations on real numbers that make up one on complex numbers.
 _COMPLEX = {"add": ("add",) * 2, "multiply": ("multiply",) * 4 + ("add",) * 2}
-_RANDOM = ("rand", "rand_like", "randn", "randn_like", "uniform", "normal", "bernoulli")
+_RANDOM = (
+    *("rand", "rand_like", "randn", "randn_like", "randint", "randint_like", "randperm"),
+    *("uniform", "normal", "bernoulli", "poisson", "exponential", "multinomial"),
+)
 #: Operations that move, copy, make or convert values and compute none.
 _MOVES = frozenset(
     """
@@ -58,7 +65,7 @@ _MOVES = frozenset(
     empty empty_like empty_strided new_empty new_empty_strided zeros zeros_like new_zeros
     ones ones_like new_ones full full_like new_full fill zero arange scalar_tensor lift_fresh lift_fresh_copy
     _unsafe_view _reshape_alias as_strided _local_scalar_dense detach resize tril triu eye
-    select_scatter slice_scatter is_same_size masked_select nonzero unsafe_split unsafe_split_with_sizes
+    scatter select_scatter slice_scatter is_same_size masked_select nonzero unsafe_split unsafe_split_with_sizes
     squeeze unsqueeze transpose t
     """.split()  # noqa: SIM905 - a list would take a line for each
 )
@@ -81,6 +88,8 @@ def work(
     if name in ("cudnn_batch_norm", "miopen_batch_norm") and args[5]:  # a batch's own statistics: unknown anywhere
         return None
     if name == "index_put" and any((*args[3:], *kwargs.values())):  # it adds up, and nothing tells which weights met
+        return None
+    if name == "scatter" and kwargs:  # a `reduce`, likewise
         return None
     if name == "pow" and not isinstance(args[1], Tensor) and args[1] == 2:
         name = "mul"

@@ -148,8 +148,8 @@ class Inspection:
 
     def guesses(self, count: int) -> list[tuple[str, float]]:
         """The most probable classes and their probabilities, the first one first."""
-        best = self.probabilities.topk(min(count, len(self.classes)))
-        return [(self.classes[i], p) for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+        values, places = self.probabilities.sort(descending=True, stable=True)
+        return [(self.classes[i], p) for i, p in zip(places[:count].tolist(), values[:count].tolist(), strict=True)]
 
     def to_json(self) -> dict[str, Any]:
         """All that is drawn, as numbers."""

@@ -46,7 +46,9 @@ class Fired(NamedTuple):
         if self.potential is None or self.threshold is None:
             return None
         potential = wide(self.potential)
-        return (potential.abs() if getattr(self.neuron, "signed", False) else potential) - self.threshold - self.rise
+        ternary = _loaded(f"{_SPIKINGJELLY}.neuron", "TernaryIFNode", "TernaryLIFNode")
+        signed = getattr(self.neuron, "signed", isinstance(self.neuron, ternary))
+        return (potential.abs() if signed else potential) - self.threshold - self.rise
 
 
 def neuron_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -191,13 +193,14 @@ def logits_of(model: nn.Module, images: Tensor, classes: int | None = None) -> T
     raise OnespikeError(f"the network answers {batch_of(images)} images with {found}: {expected}")
 
 
-def kept_states(neuron: nn.Module, like: Tensor) -> int:
-    """Count the values that another package's neuron keeps until the next step: its states of the shape of `like`."""
+def kept_states(neuron: nn.Module) -> int:
+    """Count the values that another package's neuron keeps until the next step."""
     if isinstance(neuron, Neuron):
         return 0  # the library's own keeps none
-    memories = getattr(neuron, "_memories", None)  # SpikingJelly's
-    states = memories.values() if memories is not None else dict(neuron.named_buffers(recurse=False)).values()
-    return sum(one.numel() for one in states if isinstance(one, Tensor) and one.shape == like.shape)
+    states = getattr(neuron, "_memories", None)  # SpikingJelly's; snnTorch's are the buffers that are not saved
+    if states is None:
+        states = {name: getattr(neuron, name) for name in neuron._non_persistent_buffers_set}
+    return sum(one.numel() for one in states.values() if isinstance(one, Tensor))
 
 
 def _loaded(module: str, *names: str) -> tuple[type[nn.Module], ...]:
@@ -241,7 +244,9 @@ def _watch(
             # Potentials of other packages are caught where they are compared with the threshold: in the surrogate, or
             # in `fire`.
             surrogate = getattr(neuron, "surrogate_function", None)
-            if isinstance(surrogate, nn.Module) and fires:  # less an infinite threshold, nothing is left of them
+            counts = _loaded(f"{_SPIKINGJELLY}.surrogate", "MultiLevelSpikeCount")  # several spikes: no one threshold
+            # Less an infinite threshold, nothing is left of potentials.
+            if isinstance(surrogate, nn.Module) and not isinstance(surrogate, counts) and fires:
                 neuron.surrogate_function = _Catching(surrogate, caught, neuron.v_threshold)
                 stack.callback(setattr, neuron, "surrogate_function", surrogate)
             for name in ("fire", "fire_inhibition"):

@@ -171,7 +171,7 @@ class Trainer:
                 if not total.requires_grad:
                     found = "in training its logits have no gradient"
                     raise OnespikeError(f"model: {found}; expected some from its weights: look for no_grad and detach")
-                self.accelerator.backward(total)
+                self._backward(total)
             truth = y if y.ndim == 1 else y.argmax(1)
             losses.append(loss.detach())
             hits.append((over_time(logits)[: len(truth)].argmax(1) == truth).sum())
@@ -193,6 +193,15 @@ class Trainer:
                 raise
             state = "a part of one image gives batch norm one value of a channel, and it needs more"
             raise OnespikeError(f"train.batch_size, train.accumulate: {state}: take larger parts") from error
+
+    def _backward(self, loss: Tensor) -> None:
+        try:
+            self.accelerator.backward(loss)
+        except RuntimeError as error:  # PyTorch's words
+            if not str(error).startswith("Trying to backward through the graph a second time"):
+                raise
+            state = "it goes on from the batch before: reset what it keeps in its forward"
+            raise OnespikeError(f"model: {state}") from error
 
     def _over_time(self, images: Tensor) -> Tensor:
         """Put time first, (T, B, C, H, W); for a loss of each step, images are repeated as frames."""

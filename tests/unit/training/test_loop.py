@@ -534,6 +534,17 @@ def test_scores_equal_a_count_by_hand(small):
     assert torch.equal(scores.confusion, table)
 
 
+def test_of_equal_logits_the_first_is_the_guess(small):
+    made = set_up(small(**QUIET))
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 100), torch.nn.Hardtanh(1, 2))
+    with torch.no_grad():
+        network[1].weight.zero_()
+        network[1].bias.fill_(3).view(2, 50)[0] = 0  # 50 of 1, and 50 of 2, as counts of spikes are
+    scores = score(network, [(torch.rand(100, 1, 32, 32), torch.arange(100))], 100, made.accelerator)
+    assert scores.confusion.sum(0).nonzero().tolist() == [[50]]
+    assert (scores.top1, scores.top5) == (1, 5)
+
+
 def test_scoring_is_repeatable_with_bernoulli_draws_and_leaves_the_mode(small):
     made = set_up(small(model__norm="none"))
     torch.nn.init.normal_(made.network.head.weight)
