@@ -271,7 +271,9 @@ def test_a_factor_of_each_channel_before_a_mean_over_the_map_is_no_product():
         (lambda _, x: x.cummax(1).values + x.cumprod(1) + x.count_nonzero(), {"compare": 8, "multiply": 4, "add": 12}),
         (lambda _, x: torch.poisson(x.abs()) + torch.empty_like(x).exponential_(), {"random": 8, "add": 8}),
         (lambda _, x: x.norm(dim=1), {"multiply": 4, "add": 4}),
-        (lambda _, x: x.var(1), {"multiply": 4, "add": 8}),
+        (lambda _, x: x.var(1, keepdim=True) - x.std(1, keepdim=True), {"multiply": 8, "add": 17}),
+        (lambda _, x: F.glu(x) + F.logsigmoid(x)[:, :2], {"special": 6, "multiply": 2, "add": 2}),
+        (lambda _, x: x.logsumexp(1), {"compare": 4, "special": 4, "add": 4}),
         (lambda _, x: x.softmax(1), {"compare": 4, "special": 4, "add": 4, "multiply": 4}),
         (lambda _, x: F.layer_norm(x, (4,)), {"multiply": 12, "add": 12}),
         (lambda _, x: x.topk(3).values, {"compare": 8}),
@@ -279,6 +281,10 @@ def test_a_factor_of_each_channel_before_a_mean_over_the_map_is_no_product():
         (lambda _, x: F.avg_pool1d(x, 2), {"add": 4}),
         (lambda _, x: F.avg_pool2d(x.view(3, 2, 2), [2]), {"add": 4}),  # of maps without a batch
         (lambda _, x: F.adaptive_avg_pool3d(x.view(3, 1, 2, 2, 1), (1, 2, 1)), {"add": 4}),
+        (lambda _, x: F.adaptive_max_pool2d(x.view(3, 1, 2, 2), (1, 2)), {"compare": 4}),
+        (lambda _, x: F.interpolate(x[:, None], 8, mode="linear"), {"multiply": 16, "add": 8}),
+        (lambda _, x: F.interpolate(x.view(3, 1, 2, 2), 3, mode="bilinear"), {"multiply": 36, "add": 27}),
+        (lambda _, x: F.fold(x.view(3, 4, 1), 2, 2), {"add": 4}),
     ],
 )
 def test_work_is_counted_by_hand(function, work):

@@ -89,8 +89,12 @@ class Branches(nn.Module):
         ([nn.AvgPool2d(4), nn.Conv2d(12, 8, 3, padding=1)], 8, 4),
         ([Branches()], 9, 16),
         ([nn.MaxPool2d(16), WindowConv(12, 8)], 8, 1),
+        ([nn.MaxPool2d(2, ceil_mode=True), nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)], 12, 4),
     ],
-    ids=["stride", "groups", "pooling behind", "pooling before", "poolings", "mean of spikes", "branches", "one pixel"],
+    ids=[
+        *("stride", "groups", "pooling behind", "pooling before"),
+        *("poolings", "mean of spikes", "branches", "one pixel", "ceil_mode"),
+    ],
 )
 def test_every_operation(middle: list[nn.Module], channels: int, side: int, tmp_path: Path, settled: Settle) -> None:
     torch.manual_seed(0)

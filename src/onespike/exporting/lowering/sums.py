@@ -59,9 +59,9 @@ class Sums(Walk, ABC):
     def _op_max_pool2d(
         self, x: Value, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
     ) -> Value:
-        if ceil_mode:
-            raise CannotSayError(f"max pooling with ceil_mode in {self._layer}")
         geometry = Geometry(pair(kernel), pair(stride or kernel), pair(padding), pair(dilation))
+        if ceil_mode and not _fits(geometry, x):
+            raise CannotSayError(f"max pooling with ceil_mode in {self._layer}")
         return self._pooled(x, geometry, largest=True)
 
     def _op_max_pool2d_with_indices(self, *args: Any) -> list[Value]:
@@ -78,9 +78,9 @@ class Sums(Walk, ABC):
         count_include_pad: bool = True,
         divisor_override: int | None = None,
     ) -> Value:
-        if ceil_mode or (any(pair(padding)) and not count_include_pad):
-            raise CannotSayError(f"average pooling whose windows differ in size in {self._layer}")
         geometry = Geometry(pair(kernel), pair(stride or kernel), pair(padding))
+        if (ceil_mode and not _fits(geometry, x)) or (any(geometry.padding) and not count_include_pad):
+            raise CannotSayError(f"average pooling whose windows differ in size in {self._layer}")
         return self._pooled(x, geometry, largest=False) / (divisor_override or math.prod(geometry.kernel))
 
     def _adaptive(self, x: Value, size: Any) -> Geometry:
@@ -187,3 +187,9 @@ class Sums(Walk, ABC):
         new.image = False
         self._add(new)
         return size
+
+
+def _fits(geometry: Geometry, x: Value) -> bool:
+    """Whether no window reaches beyond a map (N, C, H, W) and its padding, so that ceil_mode makes no difference."""
+    sizes = zip(x.shape[-2:], geometry.kernel, geometry.stride, geometry.padding, geometry.dilation, strict=True)
+    return all((size + 2 * pad - apart * (kernel - 1) - 1) % step == 0 for size, kernel, step, pad, apart in sizes)
