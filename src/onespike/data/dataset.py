@@ -156,8 +156,8 @@ def as_dataset(
             features Image and ClassLabel; or several of these: (train, test), (train, validation, test), or a mapping
             from "train", "validation" and "test" (or "training", "val", "valid", "dev", "testing", "eval",
             "evaluation"; a warning names any others, which are left out), such as a `datasets.DatasetDict`. Without a
-            test part, the validation part takes its place; without either, a fixed fifth of the images (stratified,
-            seed 0) does, and `note` says so.
+            test part, or with one whose labels are all -1, the validation part takes its place; without either, a
+            fixed fifth of the images (stratified, seed 0) does, and `note` says so.
         test: The test part, if `data` holds none.
         validation: The validation part, likewise.
         name: Name of the data set; if None, that of its class, or on the Hub.

@@ -542,12 +542,16 @@ def test_a_table_is_found_out_by_its_features(channels):
     assert data.classes == tuple("abcd")
 
 
-def test_a_dictionary_of_tables():
+def test_a_dictionary_of_tables(capsys):
     parts = datasets.DatasetDict({"train": table(), "validation": table(8), "test": table(6)})
     data = as_dataset(parts)
     assert [len(data.train), len(data.validation), len(data.test)] == [20, 8, 6]
     alone = as_dataset(datasets.DatasetDict({"train": table(), "validation": table(8)}), holdout=0)
     assert [len(alone.train), len(alone.validation), len(alone.test)] == [20, 0, 8]
+    parts["test"] = parts["test"].map(lambda _: {"kind": -1})
+    unlabelled = as_dataset(parts, holdout=0)
+    assert "its test images have no labels (-1), and are left out: the validation part" in capsys.readouterr().err
+    assert [len(unlabelled.train), len(unlabelled.validation), len(unlabelled.test)] == [20, 0, 8]
     split_off = as_dataset(datasets.DatasetDict({"train": table()}), holdout=0)
     assert [len(split_off.train), len(split_off.test)] == [16, 4]
     assert "fixed fifth" in split_off.note
@@ -563,6 +567,14 @@ def test_a_table_in_the_format_of_torch_or_shuffled_or_of_whole_numbers():
     assert as_dataset(plain).classes == ("0", "1", "2", "3")
 
 
+def test_a_table_that_says_grey_or_colour_is_read_so():
+    grey = table().cast_column("picture", datasets.Image(mode="L"))
+    expected = np.stack([np.asarray(Image.fromarray(image).convert("L"))[:, :, None] for image in raw()])
+    np.testing.assert_array_equal(pixels_of(as_dataset(grey, test=grey, holdout=0), "train"), expected)
+    colour = table(channels=1).cast_column("picture", datasets.Image(mode="RGB"))
+    assert as_dataset(colour).in_channels == 3
+
+
 def test_the_images_of_a_table_may_be_files(tmp_path):
     paths = []
     for i, image in enumerate(raw()):
@@ -575,8 +587,10 @@ def test_the_images_of_a_table_may_be_files(tmp_path):
 
 
 def test_tables_that_will_not_do():
-    fails(["columns kind, none of images"], table().remove_columns("picture"))
-    fails(["columns picture, none of labels"], table().remove_columns("kind"))
+    fails(["columns kind, none of images", "cast_column"], table().remove_columns("picture"))
+    text = table().cast_column("kind", datasets.Value("string"))
+    fails(["columns picture, kind, none of labels", "text by class_encode_column"], text)
+    assert as_dataset(text.class_encode_column("kind")).num_classes == 4
     twice = table().add_column("sort", labels(), feature=datasets.ClassLabel(names=list("wxyz")))
     fails(["the columns kind, sort of labels", "expected one"], twice)
     assert as_dataset(twice.rename_column("sort", "label")).classes == tuple("wxyz")

@@ -44,8 +44,8 @@ def test_what_an_optimiser_refuses_is_one_line() -> None:
         make_optimizer(TrainConfig(optimizer="sgd", momentum=0.0), nn.Linear(3, 3))
     with pytest.raises(OnespikeError, match=r"^model: it has no weights to train; expected some that require"):
         make_optimizer(TrainConfig(), nn.Linear(3, 3).requires_grad_(False))
-    for name in ("kron", "lookahead_kronw"):
-        with pytest.raises(OnespikeError, match=rf"^train.optimizer: {name} keeps rng_state beside the state of the"):
+    for name, kept in (("kron", "rng_state"), ("lookahead_kronw", "rng_state"), ("adafactorbv", "momentum_dtype")):
+        with pytest.raises(OnespikeError, match=rf"^train.optimizer: {name} keeps {kept} beside the state of the"):
             make_optimizer(TrainConfig(optimizer=name), nn.Linear(3, 3))
 
 

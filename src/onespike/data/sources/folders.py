@@ -31,7 +31,8 @@ def open_folder(root: Path | None) -> Iterator[Source]:
     with open_files(root) as opened:
         files = opened.find("train/")
         if files is None:
-            raise not_recognised(root, "folder", ["train/<class>/ beside val/<class>/ or test/<class>/"])
+            alone = "<class>/ alone with --data.name hub"  # which splits them
+            raise not_recognised(root, "folder", ["train/<class>/ beside val/<class>/ or test/<class>/", alone])
         names, content = in_class_folders(files, EXTENSIONS, "image", _decoder(files))
         yield Source("folder", str(files.root), lambda: files.key(names), content)
 
