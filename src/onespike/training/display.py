@@ -9,7 +9,9 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from onespike.classpath import command
 from onespike.clock import watch_machine
+from onespike.data.config import PASSED
 from onespike.environment import emulates_bf16
 from onespike.terminal import Terminal, plain_table
 from onespike.training.callbacks import Callback, Step
@@ -88,8 +90,10 @@ class Display(Callback):
         images = f"{summary['test_images']:,} images, with the weights of epoch {summary['best_epoch']}"
         pflop = "" if summary["pflop"] is None else f" and {summary['pflop']:.3g} PFLOP"
         self._say(f"test: {tops}  on {images}; {summary['seconds']:.0f} s{pflop} in all")
-        then = f"onespike evaluate {folder}; onespike inspect {folder} --image FILE"
-        self._say(f"the run is in {folder}: see curves.png, then: {then}")
+        then = f", then: {command('evaluate', folder)}; {command('inspect', folder, '--image', 'FILE')}"
+        recipe = trainer.recipe  # no command knows what was passed from Python
+        passed = recipe.data.name == PASSED or getattr(recipe.model, "init_args", {}) is None
+        self._say(f"the run is in {folder}: see curves.png{'' if passed else then}")
 
     def close(self) -> None:
         """Remove the bar."""
