@@ -135,7 +135,7 @@ class Layers(Sums):
     def _op_linear(self, x: Value, weight: Tensor, bias: Tensor | None = None) -> Value:
         if not isinstance(weight, Tensor):
             raise CannotSayError(f"weights that depend on the image in {self._layer}")
-        axis = x.index.ndim - 1
+        axis, shape = x.index.ndim - 1, (*x.shape[:-1], len(weight))
         read = self._single(x, axis)
         if read is None and x.index.numel() == x.shape[-1]:  # a flattened map: the kernel is the whole map
             maps = self.maps_of(x.index)
@@ -149,10 +149,10 @@ class Layers(Sums):
                     if all(bool((one == one[..., :1, :1]).all()) for one in flat[1:]):  # the same for all pixels
                         whole = Value(self._value(of).index, flat[1], flat[2])
                         out = self._weighed(whole, flat[0], bias, Geometry(of.shape[1:3]))
-                        return out.each(lambda part: part.reshape(self._shape))
+                        return out.each(lambda part: part.reshape(shape))
         column = x.each(lambda part: part.reshape(1, -1, x.shape[-1], 1).transpose(1, 2))
         out = self._weighed(self._contiguous(column, 1), weight[:, :, None, None], bias, Geometry((1, 1)))
-        return out.each(lambda part: part.movedim(1, -1).reshape(self._shape))
+        return out.each(lambda part: part.movedim(1, -1).reshape(shape))
 
     # Activations, thresholds.
 
