@@ -5,6 +5,7 @@ whoever opens it has named: by `--import MODULE`, by a class path on the command
 """
 
 import inspect
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -121,6 +122,12 @@ def installed_only() -> Iterator[None]:
 def allowed() -> list[str]:
     """The modules that class paths may lead into, for another process that must allow the same."""
     return sorted(_ALLOWED)
+
+
+def command(*words: object) -> str:
+    """A command of ours as a shell takes it, with the modules that it has to allow, too: a run folder allows none."""
+    imports = [word for name in allowed() for word in ("--import", name)]
+    return shlex.join(["onespike", *map(str, words), *imports])
 
 
 def resolve(class_path: str, where: str) -> Callable[..., Any]:

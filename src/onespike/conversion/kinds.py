@@ -46,15 +46,18 @@ RESHAPING = {
 }
 LINEAR_NAMES = {
     *(*RESHAPING, *AVERAGE_POOL_NAMES, *(f"adaptive_{name}" for name in AVERAGE_POOL_NAMES)),
-    *("add", "add_", "sub", "sub_", "neg", "mean", "sum", "dropout", "pad", "interpolate", "to", "float"),
+    *("add", "add_", "sub", "sub_", "neg", "mean", "sum", "pad", "interpolate", "to", "float"),
 }
+DROPOUT_NAMES = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"}
+LINEAR_NAMES |= DROPOUT_NAMES
 #: Linear in the first argument, if the others stay the same over time.
 WEIGHING = {f"{kind}{axes}d" for kind in ("conv", "conv_transpose") for axes in (1, 2, 3)}
 WEIGHING |= {"linear", "batch_norm", "truediv", "div"}
 PRODUCTS = {"mul", "mul_", "matmul", "bmm"}  # linear in each argument, if the others stay the same over time
 #: Functions that keep channels where they are.
-KEEPING = {*FUNCTIONAL, *CLAMPS, *MAX_POOL_NAMES, *AVERAGE_POOL_NAMES, "add", "add_", "dropout"}
+KEEPING = {*FUNCTIONAL, *CLAMPS, *MAX_POOL_NAMES, *AVERAGE_POOL_NAMES, "add", "add_", *DROPOUT_NAMES}
 SHAPES = {"size", "dim", "numel", "shape", "ndim", "device", "dtype", "_assert"}  # functions of a shape alone
+SHAPES |= {f"{fill}_like" for fill in ("zeros", "ones", "full")} | {f"new_{fill}" for fill in ("zeros", "ones", "full")}
 
 
 def channels_of(layer: _ConvNd | nn.Linear) -> tuple[int, int]:

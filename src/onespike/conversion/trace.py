@@ -51,6 +51,8 @@ def trace(network: nn.Module, images: Tensor, fold: bool) -> fx.GraphModule:
         elif isinstance(module, ConvMlp):
             parts = (module.fc1, module.act1, module.drop, module.fc2, module.act2)
             root.set_submodule(path, nn.Sequential(AtLeast(module.input_kernel_size), *parts))
+        elif isinstance(module, _BatchNorm) and _known(module) is None:  # traced, where it may look at no shape
+            setattr(module, "_check_input_dim", lambda _: None)  # noqa: B010 - a method of the class
     tracer = _Tracer()
     try:
         graph = fx.GraphModule(root, tracer.trace(root))

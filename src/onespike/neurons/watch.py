@@ -227,9 +227,10 @@ def _watch(
         with _disable_current_modes():
             potential = (*args, *named.values())[0] if own else _joined(caught, spikes, steps)
         caught.clear()
-        # The axis of windows, of a population or of time comes before that of the images.
+        # The axis of windows, of a population or of time comes before that of the images. Where time or tokens are
+        # folded into it, (T*B, C, …), there may be as many channels as images.
         ahead = steps or (own and (neuron.grouped or spikes.ndim == 5))
-        ahead = ahead or (spikes.ndim > 2 and spikes.shape[1] == images() != len(spikes))
+        ahead = ahead or (spikes.ndim > 2 and 0 < images() == spikes.shape[1] and len(spikes) % images())
         with torch.no_grad():  # nothing may be saved for a backward pass: a recomputed block is not watched
             threshold = getattr(neuron, constant) if fires else None
         if isinstance(threshold, Tensor) and threshold.ndim == 3 > spikes.ndim:

@@ -1,6 +1,5 @@
 """What is shown during training: a progress bar with the spikes of each block below it, or plain lines."""
 
-import shlex
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +10,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from onespike.classpath import allowed
+from onespike.classpath import command
 from onespike.clock import watch_machine
 from onespike.data.config import PASSED
 from onespike.environment import emulates_bf16
@@ -108,9 +107,7 @@ def _next(recipe: Recipe, folder: Path | str) -> str:
     passed += ", data=…" if recipe.data.name == PASSED else ""
     if passed:
         return f"onespike.evaluate({str(folder)!r}{passed})"
-    imports = [word for name in allowed() for word in ("--import", name)]  # which the run itself does not allow
-    commands = (["evaluate", str(folder)], ["inspect", str(folder), "--sample", "0"])
-    return "; ".join(shlex.join(["onespike", *command, *imports]) for command in commands)
+    return "; ".join((command("evaluate", folder), command("inspect", folder, "--sample", 0)))
 
 
 def _table(groups: dict[str, Activity]) -> Table:

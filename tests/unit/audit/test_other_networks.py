@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import onespike
 from onespike.audit import audit
 from onespike.counting.operations import count_operations
-from onespike.neurons import IntegrateFire
+from onespike.neurons import LIF, IntegrateFire
 from onespike.neurons.watch import Fired, neuron_layers, reset_state, watch_neurons
 from onespike.training.cost import CostMeter
 from onespike.training.monitor import SpikeMonitor
@@ -289,6 +289,15 @@ def test_a_neuron_may_fire_several_spikes_at_once(mode: str):
     assert (product.arrives, product.levels) == ("graded", 4)
     assert product.operations == pytest.approx(10 * spikes.sum().item() / IMAGES)
     assert operations.neurons[0].firing_rate == pytest.approx((spikes > 0).float().mean().item())
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_images_are_told_from_channels_where_parts_of_them_are_images_too(channels: int):
+    network = nn.Sequential(nn.Unflatten(1, (2, 1)), nn.Flatten(0, 1), nn.Conv2d(1, channels, 1), LIF(channels))
+    seen: list[Fired] = []
+    with watch_neurons(network, seen.append):
+        network(torch.rand(4, 2, 6, 6))
+    assert seen[0].batch_axis == 0
 
 
 @pytest.mark.parametrize("mode", ["s", "m"])

@@ -85,9 +85,23 @@ def called_twice(net, x):
     return net.last(net.second(net.second(net.first(x).relu()).relu()).relu())
 
 
+def constants_by_shape(net, x):
+    hidden = net.first(x).relu()
+    hidden = torch.ones_like(hidden) - hidden.new_full(hidden.shape, 0.5) + hidden * torch.full_like(hidden, 2)
+    return net.last(net.second(hidden) + torch.zeros_like(hidden))
+
+
+def dropped(net, x):
+    hidden = net.first(x).relu()[:, :, None, None]
+    return net.last(F.dropout2d(hidden, 0.5, net.training).flatten(1))
+
+
 @pytest.mark.parametrize(
     "forward",
-    [in_place, functional_in_place, method_in_place, sliced, with_keywords, pooled_with_keywords, called_twice],
+    [
+        *(in_place, functional_in_place, method_in_place, sliced, with_keywords, pooled_with_keywords, called_twice),
+        *(constants_by_shape, dropped),
+    ],
     ids=lambda forward: forward.__name__,
 )
 def test_forward_passes_of_all_kinds(forward):
@@ -180,6 +194,25 @@ def test_a_subclass_of_a_known_layer_is_looked_into():
     conversion = onespike.convert(network, images, time_steps=256, calibration=MAXIMA)
     assert len(conversion.layers) == 2
     assert error(conversion.network, network, images) < 0.02
+
+
+class Doubled(nn.BatchNorm2d):
+    """A batch norm with a forward pass of its own."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize("batch_norm", ["folded", "kept"])
+def test_a_batch_norm_with_a_forward_pass_of_its_own_is_looked_into(batch_norm):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), Doubled(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 5))
+    images = torch.randn(64, 3, 8, 8)
+    network(images)
+    conversion = onespike.convert(network.eval(), images, time_steps=256, calibration=MAXIMA, batch_norm=batch_norm)
+    assert error(conversion.network, network, images) < 0.02
+    with pytest.raises(ValueError, match="expected 4D input"):
+        network[1](images[0])  # it still looks at its input itself
 
 
 class Optional(nn.Module):

@@ -466,8 +466,8 @@ def test_a_moving_average_starts_from_the_old_weights_too_and_what_they_took_cou
     run.begin(old.recipe)
     trainer = set_up(recipe)
     trainer.start_from(run)
-    for network in (trainer.network, trainer.evaluated):
-        assert same(network.state_dict(), run.checkpoint("best").weights)
+    for state in (trainer.network.state_dict(), trainer.checkpoint().weights):
+        assert same(state, run.checkpoint("best").weights)
     assert (trainer.progress.epochs_before, trainer.progress.flops_before) == (5, 15.0)
 
 

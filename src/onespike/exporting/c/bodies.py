@@ -138,7 +138,8 @@ class Bodies(Memory):
         return lines
 
     def _body_function(self, one: Function) -> list[str]:
-        return [*self._fetch(one.source, "p"), _each(one), f"    out[c] = {MATH.get(one.name, one.name)}(v[c]);"]
+        arguments = ", ".join(["v[c]", *(literal(value, "float") for value in one.arguments)])
+        return [*self._fetch(one.source, "p"), _each(one), f"    out[c] = {MATH.get(one.name, one.name)}({arguments});"]
 
     def _body_matmul(self, one: Matmul) -> list[str]:
         (left, right), depth = one.factors, one.factors[0].channels

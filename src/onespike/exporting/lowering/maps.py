@@ -179,10 +179,11 @@ class Product(Map):
 
 @dataclass(eq=False, kw_only=True)
 class Function(Map):
-    """A function of one real number, element by element."""
+    """A function of one real number, and of constants, element by element."""
 
     source: Map
     name: str
+    arguments: tuple[float, ...]
 
 
 @dataclass(eq=False, kw_only=True)

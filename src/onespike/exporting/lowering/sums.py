@@ -97,22 +97,29 @@ class Sums(Walk, ABC):
     def _op_adaptive_max_pool2d(self, x: Value, size: Any) -> list[Value]:
         return [self._pooled(x, self._adaptive(x, size), largest=True)]
 
-    def _reduced(self, x: Value, dim: Any = (), *_: Any, largest: bool, **__: Any) -> Value:
-        """Reduce axes: all pixels of a map, seen as one column; the node's own shape says whether they stay, as 1."""
+    def _reduced(self, x: Value, dim: Any = (), keepdim: bool = False, *_: Any, largest: bool, **__: Any) -> Value:
+        """Reduce axes: all pixels of a map, seen as one column."""
         axes = [dim] if isinstance(dim, int) else list(dim or range(x.index.ndim))
         axes = sorted(axis % x.index.ndim for axis in axes)
         kept = [axis for axis in range(x.index.ndim) if axis not in axes]
+        shape = [1 if axis in axes else side for axis, side in enumerate(x.shape) if keepdim or axis in kept]
         if any(x.shape[axis] > 1 for axis in axes):
             channels = math.prod(x.shape[axis] for axis in kept)
             column = x.each(lambda part: part.permute(*axes, *kept).reshape(1, -1, channels, 1).transpose(1, 2))
             x = self._pooled(column, Geometry((column.shape[2], 1)), largest)
-        return x.each(lambda part: part.reshape(self._shape))
+        return x.each(lambda part: part.reshape(shape))
 
     _op_amax = partialmethod(_reduced, largest=True)
     _op_sum = partialmethod(_reduced, largest=False)
 
-    def _op_mean(self, x: Value, dim: Any = (), *_: Any, **__: Any) -> Value:
-        out = self._reduced(x, dim, largest=False)
+    def _op_max(self, x: Value, dim: Any = None, keepdim: bool = False) -> Any:
+        """The largest value of all, or those along an axis, without where they are."""
+        if isinstance(dim, Value | Tensor):
+            raise CannotSayError(f"the larger of two tensors in {self._layer}")
+        return self._reduced(x, largest=True) if dim is None else [self._reduced(x, dim, keepdim, largest=True)]
+
+    def _op_mean(self, x: Value, *args: Any, **_: Any) -> Value:
+        out = self._reduced(x, *args, largest=False)
         return out / (x.index.numel() // out.index.numel())
 
     def _pooled(self, x: Value, geometry: Geometry, largest: bool) -> Value:

@@ -27,6 +27,8 @@ MOVES = {
 }
 #: Operations that move the elements of their first tensor to where others, of whole numbers, say.
 BY_NUMBERS = {"index_select", "index", "repeat_interleave"}
+#: Those that move elements, and know no whole numbers.
+NEAREST = {f"{kind}{axes}d" for kind in ("upsample_nearest", "_upsample_nearest_exact") for axes in (1, 2, 3)}
 SAME = {"to", "_to_copy", "contiguous", "clone", "alias", "detach", "lift_fresh_copy", "dropout", "type_as", "float"}
 SAME |= {"feature_dropout", "double"}
 #: Second names of operations.
@@ -89,7 +91,9 @@ class Walk(fx.Interpreter):
         if not any(isinstance(leaf, Value | Unsaid) for leaf in leaves):
             return super().call_function(target, args, kwargs)
         if name == "getitem":
-            return args[0] if isinstance(args[0], Unsaid) else args[0][args[1]]
+            if isinstance(args[0], Unsaid):
+                return args[0]
+            return args[0][args[1]] if args[1] < len(args[0]) else self._refuse(f"indices of maxima in {self._layer}")
         if name in SAME:
             if self._dtype.is_floating_point or isinstance(args[0], Unsaid) or self._are_spikes(args[0]):
                 return args[0]
@@ -103,6 +107,8 @@ class Walk(fx.Interpreter):
         try:
             if name in BY_NUMBERS:
                 return self._move_by_numbers(target, args, kwargs)
+            if name in NEAREST:
+                return args[0].each(lambda part: target(part.double(), *args[1:], **kwargs).to(part.dtype))
             if name in MOVES:
                 return self._move(target, args, kwargs)
             if handler is not None:
