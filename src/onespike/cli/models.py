@@ -29,10 +29,12 @@ def models(name: str | None = None, /) -> int:
         rows = [(about, ", ".join(names)) for about, names in families.items()]
         console.print(plain_table("family", "models", rows=rows, wrap=True))
         trained = [(one, pretrained_summary(one)) for one in pretrained_names()]
-        columns = (">top-1", ">test images", ">weights", ">synaptic operations", ">firing rate", ">energy (int8), uJ")
+        columns = (">top-1", ">test images", ">weights", ">synaptic operations", ">energy (int8), uJ")
         facts = [(one, *_facts(summary)) for one, summary in trained]
         console.print()
-        console.print(plain_table("trained, in the package", *columns, rows=facts, wrap=True), soft_wrap=False)
+        table = plain_table("trained, in the package", *columns, rows=facts, wrap=True)
+        table.columns[0].no_wrap = True
+        console.print(table, soft_wrap=False)
         console.print(
             "\nonespike evaluate pretrained:NAME runs one of them; so do audit, export, inspect, check-spikes"
         )
@@ -61,6 +63,5 @@ def _options(config: Any, prefix: str) -> Iterator[tuple[str, str, str]]:
 
 def _facts(summary: dict[str, Any]) -> list[str]:
     audit = summary["audit"]
-    rate = "-" if audit["firing_rate"] is None else f"{audit['firing_rate']:.3f}"
     numbers = f"{summary['test_images']:,}", f"{audit['weights']:,}", f"{audit['synaptic_operations']:,.0f}"
-    return [f"{summary['test_top1']:.2f}%", *numbers, rate, f"{1e6 * audit['joules']['int8']:.3g}"]
+    return [f"{summary['test_top1']:.2f}%", *numbers, f"{1e6 * audit['joules']['int8']:.3g}"]
