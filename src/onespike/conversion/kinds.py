@@ -90,10 +90,10 @@ def name_of(node: fx.Node) -> str:
     return pools[0] if pools else str(getattr(node.target, "__name__", node.target))
 
 
-def reached_by_images(graph: fx.GraphModule) -> set[fx.Node]:
+def reached_by_images(graph: fx.Graph) -> set[fx.Node]:
     """All nodes that depend on the images' values, not on their shape alone."""
     reached = set[fx.Node]()
-    for node in graph.graph.nodes:
+    for node in graph.nodes:
         if node.op == "placeholder" or (reached.intersection(node.all_input_nodes) and name_of(node) not in SHAPES):
             reached.add(node)
     return reached

@@ -1,6 +1,7 @@
 """What the forward pass of a network may do, and which layers of neurons come of it."""
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -21,6 +22,32 @@ def test_each_call_of_an_activation_has_neurons_of_its_own(convolutional, images
     twice = nn.Sequential(nn.Linear(4, 4), shared := nn.ReLU(), nn.Linear(4, 4), shared, nn.Linear(4, 2))
     conversion = onespike.convert(twice, torch.randn(16, 4))
     assert [layer.layer for layer in conversion.layers] == ["1", "1_2"]
+
+
+def test_a_function_of_timms_may_look_at_sizes():
+    """This transformer fits its position embedding to the images."""
+    network, images = timm.create_model("test_vit", num_classes=5).eval(), torch.randn(2, 3, 64, 64)
+    converted = spiking(network, ConversionConfig(allow_real=True), images)
+    with torch.no_grad():
+        torch.testing.assert_close(converted.analog()(images), network(images))
+
+
+def test_conditions_on_sizes_are_decided_as_for_the_images():
+    def padded(net, x):
+        hidden = net.act(net.first(x))
+        if rest := hidden.shape[-1] % 4:
+            hidden = F.pad(hidden, (0, 4 - rest))
+        return net.last(net.act(net.first(hidden)).flatten(1))
+
+    torch.manual_seed(0)
+    layers = {"first": nn.Conv1d(1, 1, 3), "last": nn.Linear(6, 3), "act": nn.ReLU()}
+    network, images = Forward(padded, **layers), torch.randn(64, 1, 8)
+    converted = onespike.convert(network, images, time_steps=256, calibration=MAXIMA).network
+    assert error(converted, network, images) < 0.03
+    with torch.no_grad():
+        network(torch.randn(2, 1, 10))
+        with pytest.raises(AssertionError, match="expected images of the sizes that the network was converted for"):
+            converted(torch.randn(2, 1, 10))
 
 
 def twice_and_a_function(net, x):
