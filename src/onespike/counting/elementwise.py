@@ -40,7 +40,8 @@ _REDUCTIONS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(
         ("_native_batch_norm_legit_no_training", "cudnn_batch_norm", "miopen_batch_norm"), ("multiply", "add")
     ),
-    **dict.fromkeys(("native_layer_norm", "native_group_norm"), 3 * ("add", "multiply")),
+    # These take means and deviations of what they read. The last is an instance norm, or a batch norm of no averages.
+    **dict.fromkeys(("native_layer_norm", "native_group_norm", "_native_batch_norm_legit"), 3 * ("add", "multiply")),
     **dict.fromkeys(("cummax", "cummin", "median", "kthvalue"), ("compare",)),
     "aminmax": ("compare", "compare"),
     "count_nonzero": ("compare", "add"),

@@ -276,6 +276,7 @@ def test_a_factor_of_each_channel_before_a_mean_over_the_map_is_no_product():
         (lambda _, x: x.logsumexp(1), {"compare": 4, "special": 4, "add": 4}),
         (lambda _, x: x.softmax(1), {"compare": 4, "special": 4, "add": 4, "multiply": 4}),
         (lambda _, x: F.layer_norm(x, (4,)), {"multiply": 12, "add": 12}),
+        (lambda _, x: F.instance_norm(x.view(3, 1, 2, 2)), {"multiply": 12, "add": 12}),
         (lambda _, x: x.topk(3).values, {"compare": 8}),
         (lambda _, x: torch.rand_like(x) + x, {"random": 4, "add": 4}),
         (lambda _, x: F.avg_pool1d(x, 2), {"add": 4}),
