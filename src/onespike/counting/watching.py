@@ -52,7 +52,7 @@ class Watch:
     @contextmanager
     def watch(self, model: nn.Module) -> Iterator[None]:
         """Watch the forward passes of a model inside this context."""
-        known = neuron_layers(model)
+        known = {"", *neuron_layers(model)}  # and the network itself, which gets images
         with ExitStack() as stack:
             stack.enter_context(watch_neurons(model, self._fired))
             for path, module in model.named_modules():

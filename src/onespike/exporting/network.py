@@ -1,8 +1,10 @@
 """The network that is exported: its outputs are logits and, for the proof, the spikes of every layer."""
 
 import inspect
+import io
 import warnings
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from functools import partial
 from typing import Any
 
@@ -93,7 +95,7 @@ class Exported(nn.Module):
         shapes = ({0: torch.export.Dim("batch", max=2**31)},) if dynamic else None
         export: Any = partial(torch.export.export, self, (images,), dynamic_shapes=shapes, strict=False)
         try:
-            with torch.no_grad(), warnings.catch_warnings():
+            with torch.no_grad(), warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # a failure prints a graph
                 warnings.simplefilter("ignore")  # PyTorch's, about itself and about its recurrent layers
                 try:
                     program = export()

@@ -115,7 +115,10 @@ def reset_state(model: nn.Module) -> None:
 
 
 def forget_state(model: nn.Module) -> None:
-    """Reset other packages' neurons, and leave them no shape of the last batch: a graph for any would keep to it."""
+    """Reset other packages' neurons, and leave them nothing that a graph for any batch cannot have.
+
+    That is the shape of the last batch, and a choice by a tensor.
+    """
     reset_state(model)
     for neuron in model.modules():
         if isinstance(neuron, _snntorch()):  # SpikingJelly's begin with a number
@@ -124,6 +127,8 @@ def forget_state(model: nn.Module) -> None:
             states = {name: one for name, one in neuron.named_buffers(recurse=False) if one is not before.get(name)}
             for name, one in states.items():
                 setattr(neuron, name, one.new_zeros(0))  # as in a new neuron
+            if (kind := neuron._buffers.pop("reset_mechanism_val", None)) is not None:
+                setattr(neuron, "reset_mechanism_val", int(kind))  # noqa: B010 - a module's attributes are not declared
 
 
 @contextmanager
