@@ -255,10 +255,6 @@ def _watch(
             if isinstance(surrogate, nn.Module) and not isinstance(surrogate, counts) and fires:
                 neuron.surrogate_function = _Catching(surrogate, caught, neuron.v_threshold)
                 stack.callback(setattr, neuron, "surrogate_function", surrogate)
-                of_integers: Any = _loaded(f"{_SPIKINGJELLY}.neuron", "ILIFNode")
-                if isinstance(neuron, of_integers):  # its operation over all steps takes no surrogate but its own
-                    neuron.multi_step_forward = _step_by_step(neuron.single_step_forward)
-                    stack.callback(delattr, neuron, "multi_step_forward")
             for name in ("fire", "fire_inhibition"):
                 if hasattr(neuron, name):
                     setattr(neuron, name, _catching(getattr(neuron, name), caught))
@@ -282,10 +278,6 @@ class _Catching(nn.Module):
         """The surrogate's own attributes, which some neurons ask for."""
         parts = self._modules
         return parts[name] if name in parts else getattr(parts["surrogate"], name)
-
-
-def _step_by_step(step: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    return lambda currents: torch.stack([step(one) for one in currents])
 
 
 def _catching(fire: Callable[..., Any], caught: list[Tensor]) -> Callable[..., Any]:

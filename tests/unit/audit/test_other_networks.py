@@ -71,23 +71,6 @@ def test_spikingjelly_watched(mode: str, soft: bool):
     assert type(net.first.surrogate_function).__name__ == "ATan", "what watched is gone"
 
 
-def test_integer_neurons_are_watched_in_either_mode_alike():
-    neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
-    currents, seen = 3 * torch.rand(STEPS, 2, 4), dict[str, list[Fired]]()
-    for mode in ("s", "m"):
-        layer = neuron.ILIFNode(step_mode=mode)
-        expected = layer(currents) if mode == "m" else torch.stack([layer(one) for one in currents])
-        reset_state(layer)
-        calls = seen.setdefault(mode, [])
-        with watch_neurons(layer, calls.append):
-            out = layer(currents) if mode == "m" else torch.stack([layer(one) for one in currents])
-        assert torch.equal(out, expected)
-        assert torch.equal(in_one(calls, "spikes"), expected)
-        assert "multi_step_forward" not in vars(layer)
-    torch.testing.assert_close(in_one(seen["m"], "potential"), in_one(seen["s"], "potential"))
-    assert expected.max() > 1
-
-
 @pytest.mark.parametrize("reset", ["subtract", "zero"])
 @pytest.mark.parametrize("delay", [True, False])
 @pytest.mark.parametrize("hidden", [True, False])
