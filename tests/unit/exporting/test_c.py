@@ -90,10 +90,11 @@ class Branches(nn.Module):
         ([Branches()], 9, 16),
         ([nn.MaxPool2d(16), WindowConv(12, 8)], 8, 1),
         ([nn.MaxPool2d(2, ceil_mode=True), nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)], 12, 4),
+        ([nn.MaxPool2d(4), nn.Upsample(scale_factor=2), nn.Conv2d(12, 8, 3, padding=1), nn.Upsample(12)], 8, 12),
     ],
     ids=[
         *("stride", "groups", "pooling behind", "pooling before"),
-        *("poolings", "mean of spikes", "branches", "one pixel", "ceil_mode"),
+        *("poolings", "mean of spikes", "branches", "one pixel", "ceil_mode", "upsampling"),
     ],
 )
 def test_every_operation(middle: list[nn.Module], channels: int, side: int, tmp_path: Path, settled: Settle) -> None:
