@@ -38,6 +38,7 @@ class ClassPath:
     @classmethod
     def of(cls, thing: Any) -> "ClassPath":
         """The path of an object's class (or of a function); how it was built is not known."""
+        thing = getattr(thing, "_orig_mod", thing)  # what torch.compile wraps
         kind = thing if inspect.isfunction(thing) or inspect.isclass(thing) else type(thing)
         return cls(f"{kind.__module__}.{kind.__qualname__}", None)
 

@@ -22,7 +22,7 @@ from onespike.errors import OnespikeError
 from onespike.neurons.watch import resetter
 from onespike.tensors import not_finite
 from onespike.training.callbacks import Callback, Int8Weights, Monitor, MovingAverage, Step
-from onespike.training.checkpoint import Checkpoint, ModelCard, split_tensors
+from onespike.training.checkpoint import Checkpoint, ModelCard, split_tensors, weights_of
 from onespike.training.flops import Flops
 from onespike.training.growth import resize, size_at
 from onespike.training.layout import laid_out
@@ -262,9 +262,9 @@ class Trainer:
         }
         rounded = any(type(one).weights is not Callback.weights for one in self.callbacks)
         if rounded or self.average:  # what is trained is not what is used
-            training |= {f"raw.{name}": tensor for name, tensor in self.network.state_dict().items()}
+            training |= {f"raw.{name}": tensor for name, tensor in weights_of(self.network).items()}
         with self.weights(), self.averaged():
-            return Checkpoint(self.card, self.network.state_dict(), training, state)
+            return Checkpoint(self.card, weights_of(self.network), training, state)
 
     def named_callbacks(self) -> dict[str, Callback]:
         """The callbacks, each by the name that a checkpoint knows its state by."""
