@@ -9,7 +9,7 @@ int main(void) {
     static uint8_t image[MODEL_HEIGHT * MODEL_WIDTH * MODEL_CHANNELS];
     int32_t scores[MODEL_CLASSES];
     if (fread(image, 1, sizeof image, stdin) != sizeof image || getchar() != EOF) {
-        fprintf(stderr, "expected one image, %d x %d pixels of %d bytes each, row by row: %lu bytes, no PNG or JPEG\n",
+        fprintf(stderr, "expected the bytes of one image, %d x %d x %d (height, width, channels): %lu, no PNG or JPEG\n",
                 MODEL_HEIGHT, MODEL_WIDTH, MODEL_CHANNELS, (unsigned long)sizeof image);
         return 2;
     }

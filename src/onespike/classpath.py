@@ -5,6 +5,7 @@ whoever opens it has named: by `--import MODULE`, by a class path on the command
 """
 
 import inspect
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -37,6 +38,7 @@ class ClassPath:
     @classmethod
     def of(cls, thing: Any) -> "ClassPath":
         """The path of an object's class (or of a function); how it was built is not known."""
+        thing = getattr(thing, "_orig_mod", thing)  # what torch.compile wraps
         kind = thing if inspect.isfunction(thing) or inspect.isclass(thing) else type(thing)
         return cls(f"{kind.__module__}.{kind.__qualname__}", None)
 
@@ -123,6 +125,12 @@ def allowed() -> list[str]:
     return sorted(_ALLOWED)
 
 
+def command(*words: object) -> str:
+    """A command of ours as a shell takes it, with the modules that it has to allow, too: a run folder allows none."""
+    imports = [word for name in allowed() for word in ("--import", name)]
+    return shlex.join(["onespike", *map(str, words), *imports])
+
+
 def resolve(class_path: str, where: str) -> Callable[..., Any]:
     """Return what a class path leads to; an `OnespikeError` if it is not allowed, not there, or has no signature."""
     module, _, name = class_path.rpartition(".")
@@ -154,8 +162,7 @@ def call(target: Callable[..., Any], arguments: Mapping[str, Any], where: str, o
     """Call `target` with arguments by name and, where it takes them, those offered; a refusal is an `OnespikeError`."""
     name = getattr(target, "__qualname__", type(target).__qualname__)  # functools.partial has none
     signature, label = inspect.signature(target), f"{target.__module__}.{name}"
-    takes = {name for name, one in signature.parameters.items() if one.kind is not one.VAR_KEYWORD}
-    given = {name: value for name, value in offered.items() if name in takes} | dict(arguments)
+    given = {name: value for name, value in offered.items() if name in signature.parameters} | dict(arguments)
     try:
         signature.bind(**given)
     except TypeError as error:

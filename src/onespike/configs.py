@@ -143,16 +143,16 @@ def _untyped(value: Any) -> Any:
         return type(value)(_untyped(one) for one in value)
     if isinstance(value, Text):
         parsed = _parsed(value)
-        return _number_of(parsed) if parsed in (value, value.strip()) else parsed  # "1e3" in quotes is text
+        return str(parsed) if isinstance(parsed, str) else parsed
     return value.item() if isinstance(value, np.generic) else str(value) if isinstance(value, Path) else value
 
 
 def _number_of(text: str) -> float | str:
-    """The number that a text is, such as 1e-3, which YAML takes for a text; else the text itself."""
+    """The number that a text is, such as 010 or inf, which `read_yaml` takes for a text; else the text itself."""
     if text.isascii() and "_" not in text:
         with suppress(ValueError):
             return float(text)
-    return str(text)
+    return text
 
 
 def expect_keys(content: Any, kinds: Mapping[str, Any], where: str) -> None:

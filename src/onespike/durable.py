@@ -219,13 +219,17 @@ def save_text(text: str | bytes, path: Path) -> None:
         raise OnespikeError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def json_text(content: Any) -> str:
+    """JSON as a file has it; a ValueError for a number that is not finite."""
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
 def save_json(content: Any, target: str) -> None:
     """Write JSON to a path, or to the standard output, "-"; an `OnespikeError` if that fails."""
-    text = json.dumps(content, indent=2, allow_nan=False)
     if target == "-":
-        print(text)
+        print(json_text(content), end="")
     else:
-        save_text(text + "\n", path_of(target, "file"))
+        save_text(json_text(content), path_of(target, "file"))
 
 
 def digest_of(content: Mapping[str, Any]) -> str:

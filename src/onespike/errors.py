@@ -99,7 +99,7 @@ def unknown(what: str, name: object, known: Iterable[str]) -> OnespikeError:
 
     best = max(known, key=nearness, default="")
     hint = f"did you mean {best!r}?" if best and nearness(best)[0] >= 0.6 else ""
-    listing = f"known: {', '.join(known)}" if len(known) <= 12 else ""
+    listing = f"known: {', '.join(known) or 'none'}" if len(known) <= 12 else ""
     return OnespikeError(f"unknown {what} '{name}': " + ("; ".join(filter(None, [hint, listing])) or "see --help"))
 
 

@@ -33,11 +33,15 @@ def person(json: str | None = None) -> Terminal:
 
 
 def plain_table(*columns: str, rows: Iterable[Sequence[str]] = (), wrap: bool = False) -> Table:
-    """Make a table without lines; columns that begin with > are numbers, flush right."""
+    """Make a table without lines; columns that begin with > are numbers, flush right.
+
+    On a narrow terminal text is broken, never cut: it may be a name to type. Numbers are broken only with `wrap`.
+    """
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in columns:
         side: Literal["left", "right"] = "right" if column.startswith(">") else "left"
-        table.add_column(column.removeprefix(">"), justify=side, no_wrap=not wrap)
+        whole = side == "right" and not wrap
+        table.add_column(column.removeprefix(">"), justify=side, no_wrap=whole, overflow="fold")
     for row in rows:
         table.add_row(*row)
     return table

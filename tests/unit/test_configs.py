@@ -53,6 +53,9 @@ def test_text_is_read_as_yaml_where_that_is_meant():
         ({"kint": "x"}, "unknown option 'outer.kint': did you mean 'outer.kind'"),
         ({"inner": {"rat": 1}}, "unknown option 'outer.inner.rat': did you mean 'outer.inner.rate'"),
         ({"inner": 3}, "outer.inner: expected keys and values, got 3"),
+        ({"inner": {"rate": True}}, "outer.inner.rate: expected a number, got True"),
+        ({"inner": {"options": 3}}, "outer.inner.options: expected keys and values, got 3"),
+        ({"text": np.array([1, 2])}, "outer.text: expected text or null, got [1 2]"),
         ({"inner": {"options": {"gain": "much"}}}, "outer.inner.options.gain: expected a number, got much"),
     ],
 )
@@ -112,6 +115,7 @@ def test_what_has_no_type_is_plain_all_through():
     assert type(found["a"]) is str
     assert yaml.safe_load(yaml.safe_dump(plain(found)))["b"] == {"c": 3}
     assert [convert(Text(one), Any, "x") for one in ("1e3", '"1e3"', "no", "'no'")] == [1000.0, "1e3", False, "no"]
+    assert [convert(Text(one), Any, "x") for one in ("007", "nan", "[007, nan]")] == ["007", "nan", ["007", "nan"]]
     assert convert(Path("there"), Any, "x") == "there"
 
 
@@ -134,6 +138,18 @@ def test_text_that_is_no_yaml_stays_as_it_is_and_can_be_written(text: str):
 @pytest.mark.parametrize(("text", "expected"), [("a,b", ("a", "b")), ("a", ("a",)), ("[a, b]", ("a", "b")), ("[]", ())])
 def test_a_list_may_be_written_with_commas(text: str, expected: tuple[str, ...]):
     assert convert(Text(text), tuple[str, ...], "names") == expected
+
+
+def test_a_text_with_commas_is_a_list_on_the_command_line_alone():
+    with pytest.raises(OnespikeError, match=r"^names: expected a list such as \[1, 2\], got a,b$"):
+        convert("a,b", tuple[str, ...], "names")
+
+
+def test_a_choice_may_be_a_number():
+    kind = Literal[1, 2, "auto"]
+    assert [convert(one, kind, "x") for one in (2, "2", np.int64(2), "auto")] == [2, 2, 2, "auto"]
+    with pytest.raises(OnespikeError, match=r"^unknown x 'True': known: 1, 2, auto$"):
+        convert(True, kind, "x")
 
 
 def test_files_have_so_many_levels_and_no_more(tmp_path: Path):

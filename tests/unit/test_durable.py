@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from onespike.durable import expect_writable, is_full, remove, write_whole
+from onespike.durable import expect_writable, is_full, read_whole, remove, write_whole
 from onespike.errors import OnespikeError
 from onespike.folders import expect_replaceable, read_folder, write_folder
+from onespike.lock import held
 from tests.running import PATIENCE, raising
 
 #: Write a file, and a folder, many times.
@@ -130,6 +131,16 @@ def test_what_a_killed_writer_left_is_removed_once_it_is_surely_dead(write, tmp_
 def test_what_a_killed_writer_left_is_in_nobodys_way(tmp_path: Path):
     (tmp_path / LEFT).write_text("")
     expect_replaceable(tmp_path, [], "export")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_no_descriptor_stays_open(tmp_path: Path):
+    before = os.listdir("/proc/self/fd")  # noqa: PTH208
+    with held(tmp_path):
+        write_whole(tmp_path / "x", "new")
+    with pytest.raises(OSError, match="not a regular file"):
+        read_whole(tmp_path)
+    assert os.listdir("/proc/self/fd") == before  # noqa: PTH208
 
 
 @pytest.mark.parametrize("name", ["x" * 255, "日" * 85, os.fsdecode(b"\xff" * 255)])

@@ -21,6 +21,11 @@ def helped(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     return of
 
 
+def test_the_list_of_commands_fits_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert dispatch([]) == 0
+    assert not [line for line in capsys.readouterr().out.splitlines() if len(line) > 80]
+
+
 @pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if "data" in command.sections])
 def test_defaults_are_shown_where_they_hold_alone(name: str, helped) -> None:
     printed = helped(name)

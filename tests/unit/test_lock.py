@@ -27,6 +27,13 @@ def test_a_second_hold_is_refused_and_leaves_the_lock_to_the_first(tmp_path):
     subprocess.run([sys.executable, "-c", HOLD, folder], check=True)
 
 
+def test_what_a_killed_writer_left_is_no_part_of_the_next_ones_name(tmp_path):
+    (tmp_path / LOCK).write_text("x" * 200)
+    with held(tmp_path):
+        assert (tmp_path / LOCK).read_text().startswith(f"process {os.getpid()} on ")
+        assert "x" * 100 not in (tmp_path / LOCK).read_text()
+
+
 def test_a_writer_that_ends_just_now_is_another_process(tmp_path, monkeypatch):
     monkeypatch.setattr("onespike.lock._lock", raising(BlockingIOError))
     with pytest.raises(OnespikeError, match="is being written by another process: wait for it"), held(tmp_path):

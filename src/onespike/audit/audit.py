@@ -96,7 +96,7 @@ def audit_run(
     Raises:
         OnespikeError: The run or the data cannot be read, do not suit each other, or the network cannot be counted.
     """
-    run = run if isinstance(run, Run) else Run.open(run)
+    run = Run.open(run)
     checkpoint, dataset = run.checkpoint("best"), run.dataset(data)
     card, network = checkpoint.card, checkpoint.network(model)
     expect_shape(dataset, card)

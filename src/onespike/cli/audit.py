@@ -65,7 +65,7 @@ def audit(
     audits = [_audit(subject, overrides, choices), *(_audit(name, {}, choices) for name in others)]
     console = person(json)
     for one in audits:
-        _print(one, console)
+        _print(one, console, explained=one is audits[0])
     for section, source in table.sources.items():
         console.print(f"{table.file}, {section}: {source}", style="dim")
     comparisons, refused = compare_audits(audits)
@@ -74,7 +74,7 @@ def audit(
     for pair in comparisons:
         for convention, ratio in pair.ratios.items():
             first, second = f"{pair.first} ({pair.accuracies[0]:.2f}%)", f"{pair.second} ({pair.accuracies[1]:.2f}%)"
-            console.print(f"{first} takes {1 / ratio:.2f} times the energy of {second}: {table.titles[convention]}")
+            console.print(f"{first} takes {1 / ratio:.2f} times the energy of {second}, by {convention}")
     for reason in refused:
         console.print(reason)
     if html:
@@ -112,7 +112,7 @@ def _audit(name: str, overrides: Overrides, choices: "tuple[int, EnergyTable, De
     return audit_model(recipe.model, recipe.data if other else None, *choices)
 
 
-def _print(audit: "Audit", console: Terminal) -> None:
+def _print(audit: "Audit", console: Terminal, explained: bool = True) -> None:
     from onespike.audit.audit import NOISE
     from onespike.audit.scaling import SIZE
 
@@ -136,7 +136,7 @@ def _print(audit: "Audit", console: Terminal) -> None:
     say(f"\nfor one image: {ops.synaptic_operations:,.0f} synaptic operations (spikes that meet a weight);", end=" ")
     say(f"element-wise {work};")
     say(f"potentials handed on: {ops.potentials.reads:,.0f} values read, {ops.potentials.writes:,.0f} written\n")
-    _print_energy(audit, console)
+    _print_energy(audit, console, explained)
     for one in audit.latency:
         whose = "allocated" if one.device.startswith("cuda") else "of the process"
         memory = f", peak memory {whose} {one.memory / 2**20:,.0f} MiB" if one.memory else ""
@@ -166,7 +166,7 @@ def _joule(energy: float) -> str:
     return f"{number:,.0f} {unit}" if number >= 999.5 else f"{number:#.3g}".rstrip(".") + f" {unit}"
 
 
-def _print_energy(audit: "Audit", console: Terminal) -> None:
+def _print_energy(audit: "Audit", console: Terminal, explained: bool) -> None:
     from onespike.counting.energy import CONVENTIONS
 
     titles, variants = audit.table.titles, audit.variants
@@ -176,14 +176,16 @@ def _print_energy(audit: "Audit", console: Terminal) -> None:
         energies = (_joule(audit.energy(convention, variant).total) for variant in variants)
         table.add_row(convention, *energies)
     console.print(table, soft_wrap=False)
-    for line in (*(f"{name}: {titles[name]}" for name in CONVENTIONS), *(titles[name] for name in variants[1:])):
+    lines = (*(f"{name}: {titles[name]}" for name in CONVENTIONS), *(titles[name] for name in variants[1:]))
+    for line in lines if explained else ():
         console.print(f"  {line}", style="dim")
     if "ann" not in variants:
         text = f"it would run once where this network takes {audit.operations.steps} time steps"
         console.print(f"  no ANN twin is estimated: {text}", style="dim")
-    why = "The twins are estimates from this network's counts and have no accuracy, so no ratio is given"
-    how = "--model.preset ann, and of the paper's networks --model.preset binary"
-    console.print(f"{why}: train them ({how}) and pass the runs by --compare")
+    if explained:
+        why = "The twins are estimates from this network's counts and have no accuracy, so no ratio is given"
+        how = "--model.preset ann, and of the paper's networks --model.preset binary; a network of yours with ReLUs"
+        console.print(f"{why}: train them ({how}) and pass the runs by --compare")
     spent = audit.energy("memory")
     parts = ", ".join(f"{name} {100 * joule / spent.total:.0f}%" for name, joule in vars(spent).items() if joule)
     console.print(f"memory, by what it is spent on: {parts}; storage is one reading of all weights\n")

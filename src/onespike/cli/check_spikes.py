@@ -54,7 +54,9 @@ def check_spikes(run: Path, overrides: Overrides, images: int = 512, device: Lit
     elif wrong:
         text = f"does not hold: {len(wrong)} of {len(behind)} products behind the stem read something else than"
         text += f" spikes {where}, the first in {wrong[0].path}"
-        if "strict" in getattr(MODELS.get(opened.recipe.model.name), "presets", ()):
+        if getattr(opened.recipe.model, "preset", "") == "strict":
+            text += "; the preset strict does not look into units and neurons of yours: make their layers read spikes"
+        elif "strict" in getattr(MODELS.get(opened.recipe.model.name), "presets", ()):
             text += "; --model.preset strict makes networks where it holds"
     else:
         text = f"holds: behind the stem all {len(behind)} products read spikes alone"

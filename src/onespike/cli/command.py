@@ -57,7 +57,7 @@ def call(function: Callable[..., int], arguments: Sequence[str], usage: str, sec
         else:
             _add_option(parser, name, hints[name], parameter.default, texts.get(name, ""))
             parser.set_defaults(**{name: parameter.default})  # for functions that take any names
-    about = "import a module whose classes a recipe or a run names"
+    about = "A module to import, whose classes a recipe or a run names."
     parser.add_argument("--import", dest=argparse.SUPPRESS, default=argparse.SUPPRESS, metavar="MODULE", help=about)
     overrides, modules, rest = _split(arguments, sections, parser)
     if takes_overrides and {"-h", "--help"} & set(arguments):

@@ -5,6 +5,7 @@ from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
+from onespike.classpath import command
 from onespike.cli.command import Overrides
 from onespike.cli.train import fit
 from onespike.conversion import Calibration, ConversionConfig
@@ -73,7 +74,7 @@ def convert(
     if made.real:
         console.print(f"\nleft real-valued: {', '.join(made.real)}")
     each = f", {made.network.population} for each activation" if made.network.population > 1 else ""
-    then = f", then: onespike evaluate {out}; to fine-tune it at one time step, convert with --finetune"
+    then = f", then: {command('evaluate', out)}; to fine-tune it at one time step, convert with --finetune"
     done = f"the run is in {out}, see conversion.csv{'' if finetune else then}"
     steps = "one time step" if made.network.time_steps == 1 else f"{made.network.time_steps} time steps"
     how = f"{steps}, calibrated on {made.images} images"

@@ -68,9 +68,10 @@ def evaluate(
     console.print(f"{result.data}, {result.part}: {result.images:,} images, {weights}{several}")
     if passes > result.passes:
         console.print("the encoding draws nothing, so every pass is the same: one was made")
-    console.print(_line(result.top1, result.top5, result.loss))
+    many = len(result.classes) > 5  # else top-5 is 100%
+    console.print(_line(many, result.top1, result.top5, result.loss))
     if result.with_flips:
-        console.print(f"with test-time flips, beside that: {_line(**result.with_flips)}")
+        console.print(f"with test-time flips, beside that: {_line(many, **result.with_flips)}")
     console.print()
     accuracies = [(name, value) for name, value in result.per_class.items() if value is not None]
     if len(accuracies) > CLASSES:
@@ -87,6 +88,7 @@ def evaluate(
     return 0
 
 
-def _line(top1: "Spread", top5: "Spread", loss: "Spread") -> str:
-    tops = (f"{mean:.2f}%" if std is None else f"{mean:.2f}% ± {std:.2f}" for mean, std in (top1, top5))
-    return "top-1 {}   top-5 {}   loss {:.4f}".format(*tops, loss.mean)
+def _line(many: bool, top1: "Spread", top5: "Spread", loss: "Spread") -> str:
+    tops = {"top-1": top1, "top-5": top5} if many else {"top-1": top1}
+    shown = (f"{k} {mean:.2f}%" + ("" if std is None else f" ± {std:.2f}") for k, (mean, std) in tops.items())
+    return "   ".join((*shown, f"loss {loss.mean:.4f}"))

@@ -59,7 +59,7 @@ def inspect(
         save_json(view.to_json(), json)
     console = person(json)
     answer = ", ".join(f"{name} {probability:.1%}" for name, probability in view.guesses(3))
-    console.print(f"{view.path}: {answer}")
+    console.print(f"{view.path}: {answer}{'' if view.label is None else f'; true class: {view.label}'}")
     if view.note:
         console.print(f"the image was {view.note}\n")
     table = plain_table("block", "map", ">firing rate", "layers of neurons", wrap=True)

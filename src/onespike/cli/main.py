@@ -28,12 +28,10 @@ _TRAINING = ("data", "model", "train", "loss")
 COMMANDS = {
     "train": Command("train a network; leaves a run folder", "", (*_TRAINING, "conversion")),
     "evaluate": Command("accuracy of a run, by class, with its confusion matrix", "RUN"),
-    "inspect": Command("draw what a run's network makes of one image", "RUN --image FILE"),
+    "inspect": Command("draw what a run's network makes of one image", "RUN --image FILE|--sample N"),
     "audit": Command("what a network costs: operations, energy, memory, latency", "RUN|MODEL", ("data", "model")),
     "optimise": Command("make an engine of a run for fast inference on CPUs", "RUN"),
-    "export": Command(
-        "write a network as ONNX, pt2, NIR or C, each compared with the network on test images", "RUN --out FOLDER"
-    ),
+    "export": Command("write a network as ONNX, pt2, NIR or C, and verify it", "RUN --out FOLDER"),
     "demo": Command("show a run's network in the browser, spikes and costs included", "[RUN]"),
     "push": Command(
         "a run's weights with a model card: into a folder, or to the Hub", "RUN --out FOLDER|--repo USER/NAME"
@@ -42,16 +40,16 @@ COMMANDS = {
         "turn a run's artificial network into a spiking one", "RUN --out RUN", ("data", "train", "calibration")
     ),
     "prune-time": Command(
-        "train at T time steps, then from those weights at T - 1, … down to one",
+        "train at T time steps, then at T - 1, … down to one",
         "--recipe RECIPE --from T --out FOLDER",
         _TRAINING,
     ),
     "search": Command(
-        "search for a recipe's best values: accuracy on held-out images, and energy",
+        "search for a recipe's best values, by accuracy and energy",
         "--recipe RECIPE --space FILE --out FOLDER",
         _TRAINING,
     ),
-    "check-spikes": Command("check on test images that every weight layer behind the stem reads spikes alone", "RUN"),
+    "check-spikes": Command("check that every weight layer behind the stem reads spikes alone", "RUN"),
     "cache": Command("verify the decoded images, byte for byte", "verify", ()),
     "models": Command("list the registered models, or one model's presets and options", "[NAME]", ()),
     "cite": Command("print the references of what is implemented here", "", ()),
@@ -159,7 +157,7 @@ def dispatch(arguments: list[str]) -> int:
         print("usage: onespike COMMAND [options]\n\ncommands:")
         for name, command in COMMANDS.items():
             print(f"  {name:<14}{command.about}")
-        print("\nonespike COMMAND --help lists a command's options; onespike --version prints the version")
+        print("\nonespike COMMAND --help lists its options; onespike --version prints the version")
         return 0
     if arguments[0] == "--version":
         print(f"onespike {__version__}")

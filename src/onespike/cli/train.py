@@ -1,13 +1,12 @@
 """`onespike train`."""
 
 import os
-import shlex
 import sys
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onespike.classpath import allowed
+from onespike.classpath import command
 from onespike.cli.command import Overrides
 from onespike.errors import OnespikeError
 
@@ -61,19 +60,13 @@ def fit(
     try:
         train(recipe, folder, resume, init_from, quiet=quiet)
     except Stopped:
-        print(f"stopped and saved; go on with: {_resuming(folder)}", file=sys.stderr)
+        print(f"stopped and saved; go on with: {command('train', '--resume', folder)}", file=sys.stderr)
         return 130
     except KeyboardInterrupt:  # in the test, perhaps of a teacher that is trained first; or the second one
         if (run := Run(folder)).config.is_file() and not run.is_complete:
-            print(f"go on with: {_resuming(folder)}", file=sys.stderr)
+            print(f"go on with: {command('train', '--resume', folder)}", file=sys.stderr)
         raise
     return 0
-
-
-def _resuming(folder: Path) -> str:
-    """The command that goes on with a run; the run itself does not allow the modules of its classes."""
-    imports = [word for name in allowed() for word in ("--import", name)]
-    return shlex.join(["onespike", "train", "--resume", str(folder), *imports])
 
 
 def _folder(recipe: str) -> Path:

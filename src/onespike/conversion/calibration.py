@@ -62,7 +62,7 @@ def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration) -
     analog.args_iter, spiking.args_iter = iter([images]), iter([images.repeat(steps, *[1] * (images.ndim - 1))])
     pairs = [(neurons, analog.submodules[path]) for path, neurons in network.neurons.items()]
     exact = all(isinstance(one, QCFS) and one.levels == steps * neurons.population for neurons, one in pairs)
-    reached, approximate = reached_by_images(network.body), set[fx.Node]()
+    reached, approximate = reached_by_images(network.body.graph), set[fx.Node]()
     for node, twin in zip(network.body.graph.nodes, reference.graph.nodes, strict=True):
         with taking(len(images), (RuntimeError, AssertionError)):  # shapes that do not fit
             target = analog.env[twin] = analog.run_node(twin)

@@ -225,7 +225,7 @@ def _expect_same(graph: fx.GraphModule, images: Tensor, expected: Tensor) -> Non
 def _expect_images_first(network: ConvertedNetwork, images: Tensor) -> None:
     """Raise `OnespikeError` unless images are along the first axis of each layer's output: time is stacked there."""
     graph = network.analog()
-    reached = reached_by_images(graph)
+    reached = reached_by_images(graph.graph)
     alone, among = (fx.Interpreter(graph, garbage_collect_values=False) for _ in range(2))
     # Over time steps, a layer sees all of them at once: it must not depend on what else is there, statistics included.
     others = images.flip(0) if network.time_steps == 1 else (0.5 * images.flip(0)).to(images.dtype)

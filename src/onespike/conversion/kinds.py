@@ -46,15 +46,18 @@ RESHAPING = {
 }
 LINEAR_NAMES = {
     *(*RESHAPING, *AVERAGE_POOL_NAMES, *(f"adaptive_{name}" for name in AVERAGE_POOL_NAMES)),
-    *("add", "add_", "sub", "sub_", "neg", "mean", "sum", "dropout", "pad", "interpolate", "to", "float"),
+    *("add", "add_", "sub", "sub_", "neg", "mean", "sum", "pad", "interpolate", "to", "float"),
 }
+DROPOUT_NAMES = {"dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"}
+LINEAR_NAMES |= DROPOUT_NAMES
 #: Linear in the first argument, if the others stay the same over time.
 WEIGHING = {f"{kind}{axes}d" for kind in ("conv", "conv_transpose") for axes in (1, 2, 3)}
 WEIGHING |= {"linear", "batch_norm", "truediv", "div"}
 PRODUCTS = {"mul", "mul_", "matmul", "bmm"}  # linear in each argument, if the others stay the same over time
 #: Functions that keep channels where they are.
-KEEPING = {*FUNCTIONAL, *CLAMPS, *MAX_POOL_NAMES, *AVERAGE_POOL_NAMES, "add", "add_", "dropout"}
+KEEPING = {*FUNCTIONAL, *CLAMPS, *MAX_POOL_NAMES, *AVERAGE_POOL_NAMES, "add", "add_", *DROPOUT_NAMES}
 SHAPES = {"size", "dim", "numel", "shape", "ndim", "device", "dtype", "_assert"}  # functions of a shape alone
+SHAPES |= {f"{fill}_like" for fill in ("zeros", "ones", "full")} | {f"new_{fill}" for fill in ("zeros", "ones", "full")}
 
 
 def channels_of(layer: _ConvNd | nn.Linear) -> tuple[int, int]:
@@ -87,10 +90,10 @@ def name_of(node: fx.Node) -> str:
     return pools[0] if pools else str(getattr(node.target, "__name__", node.target))
 
 
-def reached_by_images(graph: fx.GraphModule) -> set[fx.Node]:
+def reached_by_images(graph: fx.Graph) -> set[fx.Node]:
     """All nodes that depend on the images' values, not on their shape alone."""
     reached = set[fx.Node]()
-    for node in graph.graph.nodes:
+    for node in graph.nodes:
         if node.op == "placeholder" or (reached.intersection(node.all_input_nodes) and name_of(node) not in SHAPES):
             reached.add(node)
     return reached

@@ -232,7 +232,7 @@ class _Step(NamedTuple):
 
 def _plan(graph: fx.GraphModule, per_channel: bool) -> Iterator[_Step]:
     """Plan what replaces each node that depends on the images and is not linear."""
-    reached, spikes = reached_by_images(graph), set[fx.Node]()
+    reached, spikes = reached_by_images(graph.graph), set[fx.Node]()
     alike = set[fx.Node]()  # spikes that may be pooled: they have one threshold, or one for each channel
     taken = {path for path, _ in graph.named_modules()}
     # What is also called on something else than images stays as it is there.

@@ -2,14 +2,18 @@
 
 import copy
 import itertools
+import operator
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from timm.layers import BatchNormAct2d, Conv2dSame, SyncBatchNormAct
+from timm.layers import BatchNormAct2d, Conv2dSame, SyncBatchNormAct, get_notrace_functions
 from timm.models.vgg import ConvMlp
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -18,7 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from onespike.conversion.kinds import ACTIVATIONS, LINEAR, MAX_POOLS, WEIGHTS, module_of
+from onespike.conversion.kinds import ACTIVATIONS, LINEAR, MAX_POOLS, WEIGHTS, module_of, reached_by_images
 from onespike.errors import OnespikeError, lacks_memory, reason
 from onespike.models.affine import Affine
 from onespike.neurons.watch import copied
@@ -31,6 +35,8 @@ FOLDING |= {Conv2dSame, Conv3x3}
 #: A subclass of a known layer is taken for that layer if it is from one of these packages, or changes no more than the
 #: constructor; others are traced.
 PACKAGES = ("torch", "torchvision", "timm", "onespike")
+#: What torch.fx replaces while it traces.
+_PLAIN = {name: getattr(nn.Module, name) for name in ("__call__", "__getattr__")}
 
 
 def trace(network: nn.Module, images: Tensor, fold: bool) -> fx.GraphModule:
@@ -51,11 +57,16 @@ def trace(network: nn.Module, images: Tensor, fold: bool) -> fx.GraphModule:
         elif isinstance(module, ConvMlp):
             parts = (module.fc1, module.act1, module.drop, module.fc2, module.act2)
             root.set_submodule(path, nn.Sequential(AtLeast(module.input_kernel_size), *parts))
+        elif isinstance(module, _BatchNorm) and _known(module) is None:  # traced, where it may look at no shape
+            setattr(module, "_check_input_dim", lambda _: None)  # noqa: B010 - a method of the class
     try:
-        graph = fx.GraphModule(root, _Tracer().trace(root))
+        graph = fx.GraphModule(root, _Tracer(images).trace(root))
     except Exception as error:  # whatever a network's own code does when it meets a placeholder
         state = "the network's forward pass cannot be traced by torch.fx"
-        raise OnespikeError(f"{state}: {reason(error, first=True)}") from error
+        calls = [one for one in traceback.extract_tb(error.__traceback__) if one.filename != __file__]
+        own = [one for one in calls if "torch" not in Path(one.filename).parts]  # the network's code, not torch's
+        where = "".join(f" ({Path(one.filename).name}, line {one.lineno}: {one.line})" for one in own[-1:])
+        raise OnespikeError(f"{state}: {reason(error, first=True)}{where}") from error
     for module in graph.modules():
         if (known := _known(module)) is not None:
             module.__class__ = known
@@ -106,6 +117,28 @@ class AtLeast(nn.AdaptiveAvgPool2d):
 
 
 class _Tracer(fx.Tracer):
+    def __init__(self, images: Tensor) -> None:
+        # Functions of timm's that compute with sizes stay whole, such as the one that fits a position embedding.
+        super().__init__(autowrap_functions=tuple(get_notrace_functions()))
+        self._images, self._values = images.clone(), dict[fx.Node, Any]()
+
+    @torch.no_grad()
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """Decide a condition on sizes alone as for these images; the graph then asserts that it is the same."""
+        if obj.node in reached_by_images(self.graph):
+            return super().to_bool(obj)
+        interpreter = fx.Interpreter(self.root, garbage_collect_values=False, graph=self.graph)
+        interpreter.args_iter, interpreter.env = iter([self._images]), self._values
+        with patch.multiple(nn.Module, **_PLAIN):
+            for node in self.graph.nodes:
+                if node not in self._values:
+                    self._values[node] = interpreter.run_node(node)
+        answer = bool(self._values[obj.node])
+        alike = self.create_proxy("call_function", operator.truth if answer else operator.not_, (obj,), {})
+        message = "expected images of the sizes that the network was converted for"
+        self.create_proxy("call_function", torch._assert, (alike, message), {})
+        return answer
+
     def is_leaf_module(self, module: nn.Module, path: str) -> bool:
         return _known(module) is not None or super().is_leaf_module(module, path)
 
@@ -120,13 +153,18 @@ class _Tracer(fx.Tracer):
 
 
 def _known(module: nn.Module) -> type[nn.Module] | None:
-    """The class of a known layer, from `PACKAGES`, that a module is but for its constructor; None if it is none."""
+    """The class of a known layer, from `PACKAGES`, that a module is but for its constructor; None if it is none.
+
+    In single-step mode, SpikingJelly's layers are PyTorch's.
+    """
     kind: Any = type(module)
+    single = getattr(module, "step_mode", None) == "s"
     while kind.__module__.split(".")[0] not in PACKAGES:
+        wraps = single and kind.__module__.startswith("spikingjelly.activation_based.layer")
         own = {name for name, one in vars(kind).items() if callable(one) or isinstance(one, property)}
-        if own - {"__init__", "reset_parameters"} or len(kind.__bases__) > 1:
+        if not wraps and (own - {"__init__", "reset_parameters"} or len(kind.__bases__) > 1):
             return None
-        kind = kind.__base__
+        kind = kind.__bases__[0]
     return kind if issubclass(kind, LINEAR + ACTIVATIONS + MAX_POOLS) else None
 
 

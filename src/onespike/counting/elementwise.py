@@ -25,30 +25,48 @@ _POINTWISE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("__lshift__", "__rshift__", "bitwise_left_shift", "bitwise_right_shift"), ("add",)),
     **dict.fromkeys(("leaky_relu", "_prelu_kernel"), ("compare", "multiply")),
     "hardswish": ("special",),  # as hardsigmoid; it lacks the tag
+    "glu": ("special", "multiply"),
 }
 #: Work for each value of the first argument.
 _REDUCTIONS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("sum", "mean", "cumsum"), ("add",)),
+    **dict.fromkeys(("sum", "mean", "cumsum", "col2im"), ("add",)),
     **dict.fromkeys(("amax", "amin", "max", "min", "argmax", "argmin", "any", "all"), ("compare",)),
     **dict.fromkeys(("linalg_vector_norm", "norm"), ("multiply", "add")),
-    **dict.fromkeys(("var", "var_mean"), ("add", "add", "multiply")),
+    **dict.fromkeys(("var", "var_mean", "std", "std_mean"), ("add", "add", "multiply")),
     **dict.fromkeys(("_softmax", "_safe_softmax", "_log_softmax"), ("compare", "special", "add", "multiply")),
+    "logsumexp": ("compare", "special", "add"),
+    "log_sigmoid_forward": ("special",),
     "prod": ("multiply",),
     **dict.fromkeys(
         ("_native_batch_norm_legit_no_training", "cudnn_batch_norm", "miopen_batch_norm"), ("multiply", "add")
     ),
-    **dict.fromkeys(("native_layer_norm", "native_group_norm"), 3 * ("add", "multiply")),
+    # These take means and deviations of what they read. The last is an instance norm, or a batch norm of no averages.
+    **dict.fromkeys(("native_layer_norm", "native_group_norm", "_native_batch_norm_legit"), 3 * ("add", "multiply")),
+    **dict.fromkeys(("cummax", "cummin", "median", "kthvalue"), ("compare",)),
+    "aminmax": ("compare", "compare"),
+    "count_nonzero": ("compare", "add"),
+    "cumprod": ("multiply",),
 }
 #: Work for each value of a pooling window; the window is the second argument.
 _POOLS = {
     **dict.fromkeys(("avg_pool1d", "avg_pool2d", "avg_pool3d"), "add"),
     **dict.fromkeys(("max_pool2d_with_indices", "max_pool3d_with_indices"), "compare"),
 }
-#: Pooling to a size that the second argument gives; operations that compare each value with log2(n) others.
-_ADAPTIVE, _SORTS = ("_adaptive_avg_pool2d", "_adaptive_avg_pool3d"), ("sort", "topk")
+#: Pooling to a size that the second argument gives, likewise.
+_ADAPTIVE = {
+    f"{kind}_pool{axes}d": work
+    for axes in (2, 3)
+    for kind, work in (("_adaptive_avg", "add"), ("adaptive_max", "compare"))
+}
+#: How many values each one of an enlarged map is a weighted sum of.
+_MIXED = {"upsample_linear1d": 2, "upsample_bilinear2d": 4, "upsample_trilinear3d": 8, "upsample_bicubic2d": 16}
+_SORTS = ("sort", "topk")  # they compare each value with log2(n) others
 #: The operations on real numbers that make up one on complex numbers.
 _COMPLEX = {"add": ("add",) * 2, "multiply": ("multiply",) * 4 + ("add",) * 2}
-_RANDOM = ("rand", "rand_like", "randn", "randn_like", "uniform", "normal", "bernoulli")
+_RANDOM = (
+    *("rand", "rand_like", "randn", "randn_like", "randint", "randint_like", "randperm"),
+    *("uniform", "normal", "bernoulli", "poisson", "exponential", "multinomial"),
+)
 #: Operations that move, copy, make or convert values and compute none.
 _MOVES = frozenset(
     """
@@ -56,9 +74,9 @@ _MOVES = frozenset(
     replication_pad1d replication_pad2d replication_pad3d pixel_shuffle pixel_unshuffle channel_shuffle im2col
     index _unsafe_index index_put index_select gather embedding repeat roll flip
     empty empty_like empty_strided new_empty new_empty_strided zeros zeros_like new_zeros
-    ones ones_like new_ones full full_like new_full fill zero arange scalar_tensor lift_fresh lift_fresh_copy
+    ones ones_like new_ones full full_like new_full fill zero arange linspace scalar_tensor lift_fresh lift_fresh_copy
     _unsafe_view _reshape_alias as_strided _local_scalar_dense detach resize tril triu eye
-    select_scatter slice_scatter is_same_size masked_select nonzero unsafe_split unsafe_split_with_sizes
+    scatter select_scatter slice_scatter is_same_size masked_select nonzero unsafe_split unsafe_split_with_sizes
     squeeze unsqueeze transpose t
     """.split()  # noqa: SIM905 - a list would take a line for each
 )
@@ -82,6 +100,8 @@ def work(
         return None
     if name == "index_put" and any((*args[3:], *kwargs.values())):  # it adds up, and nothing tells which weights met
         return None
+    if name == "scatter" and kwargs:  # a `reduce`, likewise
+        return None
     if name == "pow" and not isinstance(args[1], Tensor) and args[1] == 2:
         name = "mul"
     if name in _RANDOM:
@@ -94,8 +114,11 @@ def work(
         window = args[1] if len(args[1]) > 1 else list(args[1]) * axes
         return Counter({_POOLS[name]: out.numel() * math.prod(window)})
     if name in _ADAPTIVE:
-        sides = zip(tensors[0].shape[-axes:], result.shape[-axes:], strict=True)
-        return Counter(add=math.prod(result.shape[:-axes]) * math.prod(_covered(*pair) for pair in sides))
+        out = (result[0] if isinstance(result, tuple) else result).shape
+        sides = zip(tensors[0].shape[-axes:], out[-axes:], strict=True)
+        return Counter({_ADAPTIVE[name]: math.prod(out[:-axes]) * math.prod(_covered(*pair) for pair in sides)})
+    if name in _MIXED:
+        return Counter(multiply=_MIXED[name] * result.numel(), add=(_MIXED[name] - 1) * result.numel())
     if name in _SORTS:
         x, axis = tensors[0], kwargs.get("dim", (*args[2 if name == "topk" else 1 :], -1)[0])
         length = x.shape[axis] if x.ndim else 1

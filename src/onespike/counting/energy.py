@@ -191,7 +191,9 @@ def _check(content: Any, pattern: Any, file: Path, place: str) -> None:
     """Compare a file with the package's own: the same keys, numbers for numbers, texts for texts."""
     if isinstance(pattern, dict):
         if not isinstance(content, dict):
-            raise OnespikeError(f"{file}: {place or 'the file'}: expected {', '.join(pattern)}, got {shown(content)}")
+            raise OnespikeError(
+                f"{file}: {place[:-1] or 'the file'}: expected {', '.join(pattern)}, got {shown(content)}"
+            )
         for key in [*content, *pattern]:
             if key not in pattern:
                 raise unknown(f"key in {file}", f"{place}{key}", [f"{place}{known}" for known in pattern])

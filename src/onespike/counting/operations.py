@@ -174,7 +174,11 @@ def _images_in(model: nn.Module, batch: Tensor, answer: Any, axis: int | None) -
             axis = 1 - axis  # logits are (B, K), whether time comes first in the batch or not
     elif not -batch.ndim <= axis < batch.ndim:
         raise OnespikeError(f"batch_axis: expected an axis of {tuple(batch.shape)}, got {axis}")
-    return batch.shape[axis], len(batch) if batch.ndim == 5 and axis % 5 == 1 and not of_volumes else 1
+    images = batch.shape[axis]
+    if batch.ndim == 5 and axis % 5 == 1 and not of_volumes:
+        return images, len(batch)
+    over_time = axis % batch.ndim == 0 and isinstance(answer, Tensor) and answer.ndim == 3  # (T, B, K)
+    return images, len(answer) if over_time and answer.shape[1] == images != len(answer) else 1
 
 
 def _layers(model: nn.Module, counter: ProductCounter, watch: Watch, images: int, batches: int) -> list[Layer]:

@@ -199,4 +199,4 @@ def _double_sum(x: Tensor, axes: int | list[int]) -> Tensor:
 
 def _per_image(number: float, images: int) -> float:
     """Divide; a whole result stays a whole number."""
-    return number // images if isinstance(number, int) and number % images == 0 else number / images
+    return number // images if number % images == 0 else number / images

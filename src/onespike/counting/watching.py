@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from onespike.counting.arrivals import in_memory_order
 from onespike.neurons.base import Neuron
-from onespike.neurons.watch import Fired, kept_states, watch_neurons
+from onespike.neurons.watch import Fired, kept_states, neuron_layers, watch_neurons
 from onespike.units import Unit, UnitOutput
 
 #: Potentials sampled in each layer and batch, evenly spread; most that are kept: if more, every second one is dropped.
@@ -47,11 +47,12 @@ class Watch:
         self.traffic: dict[str, Counter[str]] = defaultdict(Counter)
         self.steps = 1  # time steps that the network takes for an image
         self._last: dict[str, int] = {}  # what each layer kept at the last step of this batch
-        self._steps: Counter[str] = Counter()  # of each layer of another package's neurons in this batch
+        self._steps: Counter[str] = Counter()  # of each layer of another package over time, in this batch
 
     @contextmanager
     def watch(self, model: nn.Module) -> Iterator[None]:
         """Watch the forward passes of a model inside this context."""
+        known = {"", *neuron_layers(model)}  # and the network itself, which gets images
         with ExitStack() as stack:
             stack.enter_context(watch_neurons(model, self._fired))
             for path, module in model.named_modules():
@@ -67,6 +68,8 @@ class Watch:
                     hook = partial(self._layer_over_time, path)
                 elif isinstance(own, int):
                     hook = self._network
+                elif path not in known and getattr(module, "step_mode", "s") == "m":  # SpikingJelly's, over all steps
+                    hook = partial(self._multi_step, path)
                 else:
                     continue
                 stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
@@ -96,10 +99,13 @@ class Watch:
         frames = len(x) if isinstance(x, Tensor) and x.ndim == 5 and hasattr(network, "over_time") else None
         self.steps = max(self.steps, frames or own)  # frames are the steps, whatever its config says
 
+    def _multi_step(self, path: str, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], _out: Any) -> None:
+        self._steps[path] += len((*args, *kwargs.values())[0])
+
     def _fired(self, call: Fired) -> None:
         with _disable_current_modes():
             self.neurons[call.path].see(call.potential, call.spikes, call.threshold)
-            kept = kept_states(call.neuron, call.spikes[0] if call.steps > 1 else call.spikes)
+            kept = kept_states(call.neuron)
         if not isinstance(call.neuron, Neuron):
             self._steps[call.path] += call.steps
         if kept:
@@ -107,7 +113,7 @@ class Watch:
             self._last[call.path] = kept
 
     def end_batch(self, frames: int) -> None:
-        """Conclude a batch; its time steps are its frames, or those of every layer of another package's neurons."""
+        """Conclude a batch; its time steps are its frames, or those of every layer of another package over time."""
         # Nobody reads what the last step wrote, and the first step had nothing to read.
         for path, kept in self._last.items():
             self.traffic[path] -= Counter(reads=kept, writes=kept)

@@ -7,7 +7,6 @@ verified when they are opened. If a file of images is too large for that, each i
 
 import errno
 import hashlib
-import json
 import math
 import shutil
 import zlib
@@ -24,7 +23,7 @@ from onespike.data.events.stream import EVENT
 from onespike.data.sets import Dataset, ImageSet, RecordingSet
 from onespike.data.sources import PARTS, Content, HubUnreachableError, Source, expect_class_names
 from onespike.data.sources.image import fit
-from onespike.durable import beside, digest_of, file_digest, flush, read_whole, remove
+from onespike.durable import beside, digest_of, file_digest, flush, json_text, read_whole, remove
 from onespike.errors import OnespikeError, shown, warn
 from onespike.folders import flush_folder, folder_beside
 
@@ -142,7 +141,7 @@ def _write(source: Source, folder: Path, image_size: int | None, name: str) -> N
     meta |= {"image_size": image_size, "classes": content.classes, "mean": mean, "std": std}
     meta |= {"images": counts, "note": content.note}
     meta["sha256"] = {path.name: file_digest(path) for path in sorted(folder.glob("*.npy"))} | {"meta": digest_of(meta)}
-    (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+    (folder / "meta.json").write_text(json_text(meta), encoding="utf-8")
 
 
 def _write_events(folder: Path, part: str, events: Callable[[int], np.ndarray], count: int) -> None:

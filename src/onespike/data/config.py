@@ -38,15 +38,15 @@ class DataConfig:
         name: The data set: `digits` (embedded in scikit-learn), `cifar10`, `cifar100`, `tiny-imagenet`, `folder`
             (your own images, one folder per class), or `hub` (images that Hugging Face `datasets` reads). Of events:
             `digits-saccades` (made of `digits`), `nmnist`, `dvs-gesture`, `cifar10-dvs`, `shd`, or `events-folder`.
-        root: Local folder or archive that holds the data set; None takes the embedded images or the Hugging Face Hub.
+        root: Local folder or archive that holds the data set; without one, the embedded images or the Hugging Face Hub.
             For `hub` a local folder of images, Parquet files or .tar archives of images, of which no README is read;
             or a repository of the Hub, owner/name or owner/name:configuration.
-        cache: Folder for the decoded images; None is $ONESPIKE_CACHE, or else ~/.cache/onespike.
+        cache: Folder for the decoded images; by default $ONESPIKE_CACHE, or else ~/.cache/onespike.
         limit: Use at most this many training images, the held-out ones included; 0 uses all. The test set stays whole.
         holdout: Share of the training images, in [0, 1), that is held out to choose the best checkpoint; 0 trains on
             all. A data set with a validation part of its own uses that and holds nothing out.
         image_size: Side in pixels. Every image's shorter side is resized to it and the centre square is kept, once,
-            while decoding; None leaves the images as they are.
+            while decoding; by default images stay as they are.
         crop_padding: Pixels added on each side before the random crop back to the image's size, at most that size; 0
             does not crop.
         crop_fill: What these pixels are: "zero" (black), or "reflect", the image mirrored at its border.

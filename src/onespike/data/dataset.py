@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch.utils.data import Dataset as TorchDataset
+
 from onespike.classpath import REFUSALS, resolve
 from onespike.data.augment import are_as_given
 from onespike.data.cache import decode_here, open_cache
@@ -154,8 +156,8 @@ def as_dataset(
             features Image and ClassLabel; or several of these: (train, test), (train, validation, test), or a mapping
             from "train", "validation" and "test" (or "training", "val", "valid", "dev", "testing", "eval",
             "evaluation"; a warning names any others, which are left out), such as a `datasets.DatasetDict`. Without a
-            test part, the validation part takes its place; without either, a fixed fifth of the images (stratified,
-            seed 0) does, and `note` says so.
+            test part, or with one whose labels are all -1, the validation part takes its place; without either, a
+            fixed fifth of the images (stratified, seed 0) does, and `note` says so.
         test: The test part, if `data` holds none.
         validation: The validation part, likewise.
         name: Name of the data set; if None, that of its class, or on the Hub.
@@ -180,6 +182,8 @@ def as_dataset(
         raise OnespikeError(f"classes: expected a list of names, got {shown(classes)}")
     if not isinstance(name, str | None):
         raise OnespikeError(f"name: expected a text, got {shown(name)}")
+    if isinstance(data, list) and data and isinstance(data[0], TorchDataset):  # as random_split gives them
+        data = tuple(data)
     name = name or _name(data)
     parts = parts_of(data, name, test, validation)
     content = content_of(parts, classes or ())

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 from typing_extensions import override
 
 from onespike.data.augment import seeded
@@ -101,6 +101,9 @@ def parts_of(data: Any, name: str, test: Any = None, validation: Any = None) -> 
         found = f"the parts {', '.join(map(str, data))}" if data else "nothing"
         raise OnespikeError(f"{name}: {found}; expected train, and test or validation")
     parts = {part: _part(given[part], f"{name}, {part}") for part in PARTS if given.get(part) is not None}
+    if len(parts) == len(PARTS) and (parts["test"].labels == -1).all():  # as ImageNet's on the Hub
+        warn(f"{name}: its test images have no labels (-1), and are left out: the validation part takes their place")
+        del parts["test"]
     if "test" not in parts and "validation" in parts:
         parts["test"] = parts.pop("validation")
     elif "test" not in parts:
@@ -190,11 +193,12 @@ def _part(source: Any, where: str) -> ItemSet:
     other = isinstance(source, IterableDataset | Mapping)  # the former may know its length, for a progress bar
     if other or not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
         expected = "a map-style data set, such as a torch.utils.data.Dataset or a datasets.Dataset"
-        raise OnespikeError(f"{where}: a {type(source).__name__}; expected {expected}")
+        remedy = "; pass what it loads, its .dataset" if isinstance(source, DataLoader) else ""
+        raise OnespikeError(f"{where}: a {type(source).__name__}; expected {expected}{remedy}")
     if not len(source):
         raise OnespikeError(f"{where}: empty; expected labelled images; add some")
     labels = None
-    with suppress(TypeError, IndexError, RuntimeError):  # an item will say what is wrong
+    with suppress(TypeError, IndexError, RuntimeError, ValueError):  # an item will say what is wrong
         labels = _known_labels(source)
     if labels is None:
         labels = np.array([_fetch(source, index, where)[1] for index in range(len(source))], np.int64)
@@ -229,7 +233,9 @@ def _known_labels(source: Any) -> np.ndarray | None:
     elif isinstance(source, _Rows):
         found = list(source.table.select_columns(source.label)[:][source.label])
     elif type(source).__module__.startswith("torchvision.datasets.") and not getattr(source, "target_transform", None):
-        found = getattr(source, "targets", ())
+        # The items of a folder have the labels of its `samples`, which somebody may have changed: `targets` is a copy.
+        samples = getattr(source, "samples", None)
+        found = getattr(source, "targets", ()) if samples is None else [label for _, label in samples]
     labels = np.asarray(found)
     return labels.astype(np.int64) if labels.shape == (len(source),) and labels.dtype.kind in "iu" else None
 
@@ -252,6 +258,7 @@ class _Rows:
         self.label = self._only(labels, ("label", "labels"), "labels (datasets.ClassLabel, or whole numbers)", features)
         self.table = table.with_format(None).cast_column(self.image, Image(decode=False))
         self.classes = getattr(features[self.label], "names", None)
+        self.channels = {"L": 1, "RGB": 3}.get(features[self.image].mode)  # None: as each image is stored
 
     def _only(self, found: list[str], usual: tuple[str, ...], what: str, features: Any) -> str:
         """Choose a column: the only one, or the one with a usual name."""
@@ -260,7 +267,8 @@ class _Rows:
             return chosen[0]
         state = f"the columns {', '.join(found)} of" if found else f"columns {', '.join(features)}, none of"
         names = " or ".join(usual)
-        raise OnespikeError(f"{self.where}: {state} {what}; expected one, or one named {names}; rename or remove some")
+        remedy = "rename or remove some" if found else "cast one by its cast_column, or text by class_encode_column"
+        raise OnespikeError(f"{self.where}: {state} {what}; expected one, or one named {names}; {remedy}")
 
     def __len__(self) -> int:
         return len(self.table)
@@ -271,7 +279,7 @@ class _Rows:
             row = self.table[index]
             cell = row[self.image]
             data = read_whole(Path(cell["path"])) if cell["bytes"] is None else cell["bytes"]
-        return decode(data, origin), row[self.label]
+        return decode(data, origin, self.channels), row[self.label]
 
     def files(self) -> list[str]:
         """The paths of images that are not in the table itself."""

@@ -78,7 +78,7 @@ def build(
     card, table = checkpoint.card, energy or EnergyTable.load()
     expect_same_images(dataset, card)
     expect_one_frame(dataset, "demo")
-    contract = Contract.of(card, "fp32", pixels=True)
+    contract = Contract.of(card, pixels=True)
     raw, labels = some_test_images(dataset, images)
     if raw.dtype != torch.uint8:
         raise OnespikeError(f"{dataset.name}: expected raw images, which a page can show: these are floats")

@@ -48,7 +48,7 @@ def convert_run(
         OnespikeError: The run was converted already, its data are missing or do not suit it, or as for `convert`;
             nothing is written then.
     """
-    source, run = source if isinstance(source, Run) else Run.open(source), Run(out)
+    source, run = Run.open(source), Run(out)
     images = configs.convert(images, int, "images")
     run.expect_free()
     with held(run.folder):

@@ -98,7 +98,8 @@ def draw_inspection(view: Inspection) -> Figure:
     def place(left: float, top: float, wide: float, high: float) -> Axes:
         return figure.add_axes((left / width, 1 - (top + high) / height, wide / width, high / height))
 
-    title = printable("{}: {}, {:.1%}".format(view.path.name, *view.guesses(1)[0]))
+    title = "{}: {}, {:.1%}".format(view.path.name, *view.guesses(1)[0])
+    title = printable(title if view.label is None else f"{title}; true class: {view.label}")
     figure.text(0, 1 + 0.6 / height, title, va="bottom", fontsize=14, parse_math=False)
     figure.text(0, 1 + 0.35 / height, _remarks(view), va="bottom", fontsize=10, color="dimgray")
     _image(place(0, 0, TOP, TOP), view.pixels, "the image as the network sees it")

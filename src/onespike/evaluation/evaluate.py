@@ -187,7 +187,7 @@ def evaluate(
     for name, number in (("passes", passes), ("batch size", batch_size)):
         if number is not None and not 1 <= number <= 10**6:
             raise OnespikeError(f"{name}: expected {'at least 1' if number < 1 else 'at most 10^6'}, got {number}")
-    run = run if isinstance(run, Run) else Run.open(run)
+    run = Run.open(run)
     config = run.recipe.train
     config = replace(config, device=device, precision=config.precision if precision == "trained" else precision)
     accelerator = make_accelerator(config, f"--precision {precision}")

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def inspect_image(
     Raises:
         OnespikeError: The run or the image cannot be read, or the seed is out of its range.
     """
-    run, path = run if isinstance(run, Run) else Run.open(run), path_of(path, "file")
+    run, path = Run.open(run), path_of(path, "file")
     checkpoint = run.checkpoint(which)
     return inspect_network(checkpoint.network(model), checkpoint.card, path, seed, f"the network of {run.folder}")
 
@@ -64,18 +65,20 @@ def inspect_sample(
 
     Returns the inspection, and the raw sample, (H, W, C), or frames of events (H, W, T, C), uint8.
     """
-    run = run if isinstance(run, Run) else Run.open(run)
+    run = Run.open(run)
     checkpoint, dataset = run.checkpoint(which), run.dataset(data)
     expect_same_images(dataset, checkpoint.card)
     if not 0 <= (number := convert(number, int, "sample")) < len(dataset.test):
         raise OnespikeError(f"sample: expected 0 to {len(dataset.test) - 1} of {dataset.name}, got {number}")
-    raw = np.array(dataset.test[number][0])
+    image, label = dataset.test[number]
+    raw = np.array(image)
     if raw.dtype != np.uint8:
         raise OnespikeError(f"sample: {dataset.name} gives floats, which are no picture; expected raw images")
     name, path = f"the network of {run.folder}", Path(f"{dataset.name}-{number}")
     pixels = picture(raw)
     shown = path, (len(pixels), len(pixels)), pixels
-    return _inspect(checkpoint.network(model), checkpoint.card, raw, shown, seed, name), raw
+    view = _inspect(checkpoint.network(model), checkpoint.card, raw, shown, seed, name)
+    return replace(view, label=view.classes[label]), raw
 
 
 def inspect_network(

@@ -126,6 +126,7 @@ class Inspection:
         time_steps: Time steps over which spikes and potentials are pooled.
         encoding: The network's encoding, if it draws; otherwise empty.
         seed: Seed of the draws of a Bernoulli encoding.
+        label: The true class of a test sample; None of an image file.
     """
 
     path: Path
@@ -137,6 +138,7 @@ class Inspection:
     time_steps: int
     encoding: str
     seed: int
+    label: str | None = None
 
     @property
     def note(self) -> str | None:
@@ -146,8 +148,8 @@ class Inspection:
 
     def guesses(self, count: int) -> list[tuple[str, float]]:
         """The most probable classes and their probabilities, the first one first."""
-        best = self.probabilities.topk(min(count, len(self.classes)))
-        return [(self.classes[i], p) for i, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)]
+        values, places = self.probabilities.sort(descending=True, stable=True)
+        return [(self.classes[i], p) for i, p in zip(places[:count].tolist(), values[:count].tolist(), strict=True)]
 
     def to_json(self) -> dict[str, Any]:
         """All that is drawn, as numbers."""
@@ -156,6 +158,7 @@ class Inspection:
             "original_size": list(self.original),
             "image_size": self.pixels.shape[0],
             **{name: getattr(self, name) for name in ("note", "time_steps", "encoding", "seed")},
+            "label": self.label,
             "prediction": self.guesses(1)[0][0],
             "probabilities": dict(zip(self.classes, self.probabilities.tolist(), strict=True)),
             "blocks": [block.to_json() for block in self.blocks],

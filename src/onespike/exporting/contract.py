@@ -40,12 +40,12 @@ class Contract:
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    weights: str
-    pixels: bool
+    weights: str = "fp32"
+    pixels: bool = False
     stated: bool = True
 
     @classmethod
-    def of(cls, card: ModelCard, weights: str, pixels: bool) -> "Contract":
+    def of(cls, card: ModelCard, weights: str = "fp32", pixels: bool = False) -> "Contract":
         """The contract of a trained model."""
         shape = card.in_channels, card.image_size, card.mean, card.std
         return cls(card.name, card.data, card.classes, *shape, weights, pixels, not are_as_given(card.mean, card.std))
@@ -82,7 +82,6 @@ def contract_of(
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     classes: Sequence[str],
-    pixels: bool,
 ) -> Contract:
     """The contract of a network that is no run, from its test images; the arguments are those of `export`."""
     channels, side, _ = shape_of(images, labels)
@@ -93,7 +92,7 @@ def contract_of(
         expected = f"expected {channels} shares of the full range each, 0 to 1, std from 1e-9 on"
         raise OnespikeError(f"mean and std: {expected}, got {means}, {stds}; divide those of 0 to 255 by 255")
     stated = images.dtype == torch.uint8 or not (mean is None or std is None)
-    contract = Contract(type(network).__name__, "", (), channels, side, means, stds, "fp32", pixels, stated)
+    contract = Contract(type(network).__name__, "", (), channels, side, means, stds, stated=stated)
     probe = copied(network)  # a copy, since it may keep a state
     reset_state(probe)
     count = logits_of(probe, contract.normalise(images[:2])).shape[-1]

@@ -1,6 +1,5 @@
 """Write a network as the files of one or several targets, in one folder, with the proof beside them."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from onespike._version import __version__
 from onespike.configs import convert, read_json
 from onespike.data.dataset import Dataset
-from onespike.durable import path_of, read_whole
+from onespike.durable import json_text, path_of, read_whole
 from onespike.errors import OnespikeError, unknown, warn
 from onespike.evaluation.evaluate import expect_one_frame, expect_same_images
 from onespike.exporting import c, nir, onnx, pt2
@@ -126,11 +125,11 @@ def export(
         expect_finite({**dict(model.named_parameters()), **dict(model.named_buffers())}, model)
         if any(one.device.type != "cpu" for one in model.parameters()):
             model = copied(model).cpu()
-        network, contract = model, contract_of(model, images, labels, mean, std, classes, pixels)
+        network, contract = model, contract_of(model, images, labels, mean, std, classes)
     else:
-        run = model if isinstance(model, Run) else Run.open(model)
+        run = Run.open(model)
         checkpoint = run.checkpoint(which)
-        network, contract = checkpoint.network(), Contract.of(checkpoint.card, "fp32", pixels)
+        network, contract = checkpoint.network(), Contract.of(checkpoint.card)
         digest = checkpoint.digest
         if images is None:
             dataset = run.dataset(data)
@@ -186,11 +185,9 @@ def _write(
         files = {path.name: path.read_bytes() for path in sorted(Path(made).iterdir())}
     names = (*files, CONTRACT, PARITY)
     formats = {name: one.to_json(READS.get(name) if one.pixels else None) for name, one in contracts.items()}
-    beside: dict[str, dict[str, Any]] = {CONTRACT: {"formats": formats, "files": names}}
-    beside[PARITY] = {"network": digest, "targets": [one.to_json() for one in proofs]}
-    for name, content in beside.items():
-        text = json.dumps({"onespike": __version__, **content}, indent=2, allow_nan=False)
-        files[name] = f"{text}\n".encode()
+    made_by: dict[str, Any] = {"onespike": __version__}
+    files[CONTRACT] = json_text(made_by | {"formats": formats, "files": names}).encode()
+    files[PARITY] = json_text(made_by | {"network": digest, "targets": [one.to_json() for one in proofs]}).encode()
     expect_free(folder)  # somebody may have put a file there meanwhile
     save_folder(folder, files)
     return Export(folder, names, tuple(proofs))

@@ -1,7 +1,6 @@
 """Pretrained networks: saved in a folder, and from there on the Hub, with a model card of what was measured."""
 
 import json
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -12,10 +11,10 @@ from typing import Any, Literal
 from safetensors.torch import save
 from torch import nn
 
-from onespike.configs import expect_keys, plain, read_json
+from onespike.configs import convert, expect_keys, plain, read_json
 from onespike.data.augment import seeded
-from onespike.durable import path_of, read_whole
-from onespike.errors import OnespikeError, reason, shown, unknown
+from onespike.durable import json_text, path_of, read_whole
+from onespike.errors import OnespikeError, reason, shown
 from onespike.exporting.export import expect_left_out
 from onespike.exporting.model_card import model_card
 from onespike.folders import expect_replaceable, save_folder
@@ -24,7 +23,7 @@ from onespike.neurons.watch import is_spiking
 from onespike.tensors import expect_alike, expect_finite, expect_weights, to_save
 from onespike.training.callbacks import to_round
 from onespike.training.checkpoint import Checkpoint, ModelCard
-from onespike.training.pretrained import FILES, progress_of
+from onespike.training.pretrained import FILES, REPOSITORY, progress_of
 from onespike.training.recipe import Recipe, dump
 from onespike.training.run import Run, expect_results, load
 from onespike.training.teacher import SOURCES
@@ -36,8 +35,6 @@ SAVED = (*FILES, TIMM)
 #: What the card shows of a proof.
 _PROOF = {"target": str, "same_class": float, "images": int, "spikes": int, "layers": int, "differing": int}
 _PROOF |= {"holds": bool}
-#: A repository of the Hub, user/name.
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def save_pretrained(
@@ -68,8 +65,7 @@ def save_pretrained(
     folder, run = path_of(folder), None
     expect_free(folder)
     expect_keys(results or {}, {}, "results")
-    if weights not in ("fp32", "int8"):
-        raise unknown("weights", weights, ("fp32", "int8"))
+    weights = convert(weights, Literal["fp32", "int8"], "weights")
     summary, recipe, proofs = dict[str, Any](), "", list[dict[str, Any]]()
     if isinstance(model, nn.Module):
         if not isinstance(card, ModelCard):
@@ -78,7 +74,7 @@ def save_pretrained(
         network = model
     else:
         expect_left_out("with a run", card=card is not None)
-        run = model if isinstance(model, Run) else Run.open(model)
+        run = Run.open(model)
         checkpoint = run.checkpoint(which)
         card, network = checkpoint.card, checkpoint.network()
         summary, recipe = _measured(run, checkpoint, weights), dump(_without_places(run.recipe))
@@ -96,12 +92,12 @@ def save_pretrained(
         state = in_integers(state, {f"{path}.weight" for path in paths})
     summary = {**summary, "best_epoch": summary.get("best_epoch", 0), "weights": weights, **(results or {})}
     _expect_sound(summary)
-    files = {"config.yaml": recipe.encode()} if recipe else {}
-    files |= {WEIGHTS: save(state), CARD: _json(plain(card)), "summary.json": _json(summary)}
-    files |= {TIMM: _json(_timm(card))} if weights == "fp32" and is_built else {}
-    files["README.md"] = model_card(card, is_spiking(network), summary, proofs, recipe).encode()
+    texts = {"config.yaml": recipe} if recipe else {}
+    texts |= {CARD: json_text(plain(card)), "summary.json": json_text(summary)}
+    texts |= {TIMM: json_text(_timm(card))} if weights == "fp32" and is_built else {}
+    texts["README.md"] = model_card(card, is_spiking(network), summary, proofs, recipe)
     expect_free(folder)  # somebody may have put a file there meanwhile
-    save_folder(folder, files)
+    save_folder(folder, {WEIGHTS: save(state), **{name: text.encode() for name, text in texts.items()}})
     return folder
 
 
@@ -133,7 +129,7 @@ def _without_places(recipe: Recipe) -> Recipe:
     """A recipe without folders of this machine, which are nobody else's business; of a teacher's the name stays."""
     data, teacher = recipe.data, recipe.train.teacher
     place = data.root or ""  # of the Hub it may be owner/name:configuration
-    is_public = data.name == "hub" and _REPOSITORY.fullmatch(place.partition(":")[0]) and not Path(place).is_dir()
+    is_public = data.name == "hub" and REPOSITORY.fullmatch(place.partition(":")[0]) and not Path(place).is_dir()
     data = replace(data, root=place if is_public else None, cache=None, workers=0, init_args=_public(data.init_args))
     named = teacher if teacher.partition(":")[0] in SOURCES else Path(teacher).resolve().name if teacher else ""
     loss = recipe.loss and replace(recipe.loss, init_args=_public(recipe.loss.init_args))
@@ -223,7 +219,7 @@ def push_to_hub(model: nn.Module | Run | str | Path, repository: str, *, private
 
 def expect_repository(name: str) -> None:
     """Raise `OnespikeError` unless a name is that of a repository of the Hub."""
-    if not _REPOSITORY.fullmatch(str(name)):
+    if not REPOSITORY.fullmatch(str(name)):
         raise OnespikeError(f"{shown(name)}: expected a repository of the Hub, user/name")
 
 
@@ -237,10 +233,6 @@ def _timm(card: ModelCard) -> dict[str, Any]:
     values = {key: one for key, one in plain(card.model).items() if key != "name"}
     arguments = {"in_chans": card.in_channels, "img_size": card.image_size, "config": values}
     return {**known, "model_args": arguments, "pretrained_cfg": described}
-
-
-def _json(content: Any) -> bytes:
-    return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
 
 
 def _proofs(run: Run, network: str, weights: str) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from onespike._version import __version__
+from onespike.classpath import ClassPath
 from onespike.data.augment import are_as_given
 from onespike.training.checkpoint import ModelCard
 
@@ -24,10 +25,10 @@ tags:
 ```python
 import onespike
 
-network = onespike.load("FOLDER or user/repo")
+{load}
 ```
 
-Images: {side}x{side} pixels, {channels} channels, {how}.
+Images: {side}x{side} pixels, {channels}, {how}.
 
 Classes: {classes}.
 """
@@ -58,8 +59,9 @@ def model_card(
         tag="- spiking-neural-network\n" if spiking else "",
         kind=f"A {'' if card.conversion is None else 'converted '}{'spiking ' if spiking else ''}network",
         version=__version__,
+        load=_load(card.model),
         side=card.image_size,
-        channels=card.in_channels,
+        channels="1 channel" if card.in_channels == 1 else f"{card.in_channels} channels",
         how="floats as the data set gives them, or pixel / 255" if are_as_given(card.mean, card.std) else scaled,
         classes=f"{', '.join(card.classes[:20])}{', …' if len(card.classes) > 20 else ''}",
     )
@@ -74,6 +76,16 @@ def model_card(
     if recipe:
         text += f"\n## Recipe\n\n```yaml\n{recipe.strip()}\n```\n"
     return text + CITATION
+
+
+def _load(model: Any) -> str:
+    """The code that loads the network; a user's class has to be allowed, or passed where it was an object."""
+    load = 'network = onespike.load("FOLDER or user/repo"'
+    if not isinstance(model, ClassPath):
+        return f"{load})"
+    if model.init_args is None:
+        return f"{load}, model=…)  # a {model.name} like the one that was saved"
+    return f'onespike.allow_imports("{model.class_path.rpartition(".")[0]}")  # the module of {model.name}\n{load})'
 
 
 def interval(percent: float, images: int) -> tuple[float, float]:

@@ -1,8 +1,11 @@
 """The network that is exported: its outputs are logits and, for the proof, the spikes of every layer."""
 
 import inspect
+import io
 import warnings
 from collections.abc import Sequence
+from contextlib import redirect_stderr
+from functools import partial
 from typing import Any
 
 import torch
@@ -90,17 +93,17 @@ class Exported(nn.Module):
         forget_state(self.network)
         # Up to 2.8 PyTorch refuses some networks whose batch has no upper bound.
         shapes = ({0: torch.export.Dim("batch", max=2**31)},) if dynamic else None
+        export: Any = partial(torch.export.export, self, (images,), dynamic_shapes=shapes, strict=False)
         try:
-            with torch.no_grad(), warnings.catch_warnings():
+            with torch.no_grad(), warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # a failure prints a graph
                 warnings.simplefilter("ignore")  # PyTorch's, about itself and about its recurrent layers
                 try:
-                    program = torch.export.export(self, (images,), dynamic_shapes=shapes, strict=False)
+                    program = export()
                 except Exception:
                     if not dynamic or _LATER not in inspect.signature(torch.export.export).parameters:
                         raise
                     # PyTorch cannot prove that B * min(36, 36 * B) is 36 * B: the graph then looks whether it is.
-                    later: Any = {_LATER: True}
-                    program = torch.export.export(self, (images,), dynamic_shapes=shapes, strict=False, **later)
+                    program = export(**{_LATER: True})
                     for batch in TRIED:
                         program.module()(images[:1].expand(batch, *images.shape[1:]))
         except Exception as error:  # whatever a network's own code does when it meets a placeholder

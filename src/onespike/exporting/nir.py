@@ -43,7 +43,7 @@ def write(exported: Exported, folder: Path) -> dict[str, Target]:
         import nir
     lowering, spikes = lower(exported, _AnyReader, "nir", "f32")
     writer = _Writer(nir, lowering.maps)
-    writer.connect()
+    output = writer.connect()
     try:
         nir.write(folder / FILE, nir.NIRGraph(nodes=writer.nodes, edges=writer.edges))
         graph, names = nir.read(folder / FILE), writer.fired
@@ -54,11 +54,10 @@ def write(exported: Exported, folder: Path) -> dict[str, Target]:
 
     def run(images: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         seen = run_once(graph, exported.reads(images).float())
-        logits = seen[next(one for one in graph.nodes if type(graph.nodes[one]).__name__ == "Output")].flatten(1)
         bits = torch.zeros(len(images), max((one.offset + one.size for one in names), default=0))
         for one, name in names.items():
             bits[:, one.offset : one.offset + one.size] = seen[name].movedim(1, -1).flatten(1)
-        return logits, [read_bits(value, bits) for value in spikes]
+        return seen[output].flatten(1), [read_bits(value, bits) for value in spikes]
 
     return {"nir": run}
 
@@ -119,11 +118,12 @@ class _Writer:
         self._sides: dict[str, tuple[int, int]] = {}  # of each node's output
         self._readers = Counter(read for one in needed(maps) for read in one.reads())
 
-    def connect(self) -> None:
-        """Make all nodes and edges."""
+    def connect(self) -> str:
+        """Make all nodes and edges; returns the name of the output."""
         parts = self._parts(self.maps[-1])
         sides, classes = self._sides[parts[0]], self.maps[-1].channels
-        self._add("output", self.nir.Output(output_type={"output": np.array([classes, *sides])}), parts, sides)
+        node = self.nir.Output(output_type={"output": np.array([classes, *sides])})
+        return self._add("output", node, parts, sides)
 
     def _cannot(self, what: str) -> OnespikeError:
         return OnespikeError(f"nir: it cannot say {what}; onnx and pt2 can, c (--weights fp32) may")
@@ -226,7 +226,7 @@ class _Writer:
     ) -> str:
         kernel = (weight.float().contiguous().numpy(), geometry.stride, geometry.padding, geometry.dilation, 1)
         node = self.nir.Conv2d(sides, *kernel, bias.float().numpy())
-        return self._add(layer, node, parts, (geometry.side(0, sides[0]), geometry.side(1, sides[1])))
+        return self._add(layer, node, parts, geometry.sides(sides))
 
     def _fire(self, of: Fire) -> str:
         source: Map = of.source
@@ -262,8 +262,7 @@ class _Writer:
         elif sides != tuple(of.sides[1:]) or geometry.dilation != (1, 1):
             raise self._cannot(f"this pooling in {of.layer}")
         pairs = (np.array(one) for one in (geometry.kernel, geometry.stride, geometry.padding))
-        after = geometry.side(0, sides[0]), geometry.side(1, sides[1])
-        name = self._add(f"{of.layer}.mean", self.nir.AvgPool2d(*pairs), parts, after)
+        name = self._add(f"{of.layer}.mean", self.nir.AvgPool2d(*pairs), parts, geometry.sides(sides))
         if not of.largest:
             self._counts[of] = math.prod(geometry.kernel)
             return name

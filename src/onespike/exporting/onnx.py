@@ -40,8 +40,8 @@ def write(exported: Exported, folder: Path) -> dict[str, Target]:
     plain.CopyFrom(watched)
     del plain.graph.output[1:]
     onnx.checker.check_model(plain)
-    onnx.save(plain, folder / FILE)
     file, inside = folder / FILE, watched.SerializeToString()
+    onnx.save(plain, file)
     try:
         targets = {"onnx": _runtime(session(file), session(inside), names[1:], exported)}
     except Exception as error:  # ONNX Runtime has errors of its own

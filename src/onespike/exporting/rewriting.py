@@ -142,6 +142,14 @@ def quantise(model: Any) -> None:
 
     kernels = store_taps(model)
     graph, nodes, present = Graph(model), list[Any](), set[str]()
+
+    def once(kind: str, given: list[str], made: str, **attributes: Any) -> str:
+        """Add a node that makes a tensor, unless it is there for another layer with the same weights."""
+        if made not in present:
+            present.add(made)
+            nodes.append(helper.make_node(kind, given, [made], name=made, **attributes))
+        return made
+
     for node in model.graph.node:
         nodes.append(node)
         if node.op_type not in ("Conv", "Gemm", "MatMul") or _is_pixels(node.input[0], graph):
@@ -162,22 +170,16 @@ def quantise(model: Any) -> None:
             continue  # not of 8 bits, such as a recurrent cell's
         nodes.pop()
         stored = graph.store(f"{name}_int8", integers.movedim(0, axis).to(torch.int8).numpy())
-        real = f"{stored}_{'scaled' if step is None else 'dequantised'}"
-        if real not in present:
-            present.add(real)
-            if step is None:  # behind a DequantizeLinear, ONNX Runtime would round what the layer reads to 8 bits, too
-                scales, cast = graph.store(f"{stored}_scales", scale.movedim(0, axis).numpy()), f"{stored}_cast"
-                nodes.append(helper.make_node("Cast", [stored], [cast], to=TensorProto.FLOAT, name=cast))
-                nodes.append(helper.make_node("Mul", [cast, scales], [real], name=real))
-            else:
-                scales = graph.store(f"{stored}_scale", scale.flatten().numpy())
-                nodes.append(helper.make_node("DequantizeLinear", [stored, scales], [real], axis=axis, name=real))
+        if step is None:  # behind a DequantizeLinear, ONNX Runtime would round what the layer reads to 8 bits, too
+            scales = graph.store(f"{stored}_scales", scale.movedim(0, axis).numpy())
+            cast = once("Cast", [stored], f"{stored}_cast", to=TensorProto.FLOAT)
+            real = once("Mul", [cast, scales], f"{stored}_scaled")
+        else:
+            scales = graph.store(f"{stored}_scale", scale.flatten().numpy())
+            real = once("DequantizeLinear", [stored, scales], f"{stored}_dequantised", axis=axis)
         if transpose is not None:
-            real, before = f"{real}_turned", real
-            if real not in present:
-                present.add(real)
-                nodes.append(helper.make_node("Transpose", [before], [real], name=real))
-                nodes[-1].attribute.extend(transpose.attribute)
+            turned = {one.name: helper.get_attribute_value(one) for one in transpose.attribute}
+            real = once("Transpose", [real], f"{real}_turned", **turned)
         node.input[1] = real
         if step is not None:
             scale_and_zero = graph.store(f"step_{step}", np.float32(step)), graph.store("step_zero", np.uint8(0))

@@ -121,7 +121,7 @@ def optimise(
         OnespikeError: The run or its data cannot be read, no engine can run the network, a package is missing, a value
             is out of range.
     """
-    run = run if isinstance(run, Run) else Run.open(run)
+    run = Run.open(run)
     images, rounds = convert(images, int, "images"), convert(rounds, int, "rounds")
     if images < 0 or not 1 <= rounds <= 10**4:
         raise OnespikeError(f"optimise: expected images >= 0, rounds of 1 to 10,000, got {images}, {rounds}")

@@ -52,7 +52,7 @@ def runtimes(network: nn.Module, card: ModelCard, weights: str, images: Tensor, 
     """
     expected = [_spikes(network, part) for part in images.split(WATCHED)]
     network = rounded(network, torch.float32) if weights == "int8" else network
-    contract = Contract.of(card, weights, pixels=False)
+    contract = Contract.of(card, weights)
     targets = write(Exported(network, contract), folder)
     at_hand = zip(RUNTIMES, targets.values(), strict=False)  # OpenVINO, the last, may be missing
     return {

@@ -46,7 +46,9 @@ class Fired(NamedTuple):
         if self.potential is None or self.threshold is None:
             return None
         potential = wide(self.potential)
-        return (potential.abs() if getattr(self.neuron, "signed", False) else potential) - self.threshold - self.rise
+        ternary = _loaded(f"{_SPIKINGJELLY}.neuron", "TernaryIFNode", "TernaryLIFNode")
+        signed = getattr(self.neuron, "signed", isinstance(self.neuron, ternary))
+        return (potential.abs() if signed else potential) - self.threshold - self.rise
 
 
 def neuron_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -113,7 +115,10 @@ def reset_state(model: nn.Module) -> None:
 
 
 def forget_state(model: nn.Module) -> None:
-    """Reset other packages' neurons, and leave them no shape of the last batch: a graph for any would keep to it."""
+    """Reset other packages' neurons, and leave them nothing that a graph for any batch cannot have.
+
+    That is the shape of the last batch, and a choice by a tensor.
+    """
     reset_state(model)
     for neuron in model.modules():
         if isinstance(neuron, _snntorch()):  # SpikingJelly's begin with a number
@@ -122,6 +127,8 @@ def forget_state(model: nn.Module) -> None:
             states = {name: one for name, one in neuron.named_buffers(recurse=False) if one is not before.get(name)}
             for name, one in states.items():
                 setattr(neuron, name, one.new_zeros(0))  # as in a new neuron
+            if (kind := neuron._buffers.pop("reset_mechanism_val", None)) is not None:
+                setattr(neuron, "reset_mechanism_val", int(kind))  # noqa: B010 - a module's attributes are not declared
 
 
 @contextmanager
@@ -191,13 +198,14 @@ def logits_of(model: nn.Module, images: Tensor, classes: int | None = None) -> T
     raise OnespikeError(f"the network answers {batch_of(images)} images with {found}: {expected}")
 
 
-def kept_states(neuron: nn.Module, like: Tensor) -> int:
-    """Count the values that another package's neuron keeps until the next step: its states of the shape of `like`."""
+def kept_states(neuron: nn.Module) -> int:
+    """Count the values that another package's neuron keeps until the next step."""
     if isinstance(neuron, Neuron):
         return 0  # the library's own keeps none
-    memories = getattr(neuron, "_memories", None)  # SpikingJelly's
-    states = memories.values() if memories is not None else dict(neuron.named_buffers(recurse=False)).values()
-    return sum(one.numel() for one in states if isinstance(one, Tensor) and one.shape == like.shape)
+    states = getattr(neuron, "_memories", None)  # SpikingJelly's; snnTorch's are the buffers that are not saved
+    if states is None:
+        states = {name: getattr(neuron, name) for name in neuron._non_persistent_buffers_set}
+    return sum(one.numel() for one in states.values() if isinstance(one, Tensor))
 
 
 def _loaded(module: str, *names: str) -> tuple[type[nn.Module], ...]:
@@ -224,9 +232,10 @@ def _watch(
         with _disable_current_modes():
             potential = (*args, *named.values())[0] if own else _joined(caught, spikes, steps)
         caught.clear()
-        # The axis of windows, of a population or of time comes before that of the images.
+        # The axis of windows, of a population or of time comes before that of the images. Where time or tokens are
+        # folded into it, (T*B, C, …), there may be as many channels as images.
         ahead = steps or (own and (neuron.grouped or spikes.ndim == 5))
-        ahead = ahead or (spikes.ndim > 2 and spikes.shape[1] == images() != len(spikes))
+        ahead = ahead or (spikes.ndim > 2 and 0 < images() == spikes.shape[1] and len(spikes) % images())
         with torch.no_grad():  # nothing may be saved for a backward pass: a recomputed block is not watched
             threshold = getattr(neuron, constant) if fires else None
         if isinstance(threshold, Tensor) and threshold.ndim == 3 > spikes.ndim:
@@ -241,7 +250,9 @@ def _watch(
             # Potentials of other packages are caught where they are compared with the threshold: in the surrogate, or
             # in `fire`.
             surrogate = getattr(neuron, "surrogate_function", None)
-            if isinstance(surrogate, nn.Module) and fires:  # less an infinite threshold, nothing is left of them
+            counts = _loaded(f"{_SPIKINGJELLY}.surrogate", "MultiLevelSpikeCount")  # several spikes: no one threshold
+            # Less an infinite threshold, nothing is left of potentials.
+            if isinstance(surrogate, nn.Module) and not isinstance(surrogate, counts) and fires:
                 neuron.surrogate_function = _Catching(surrogate, caught, neuron.v_threshold)
                 stack.callback(setattr, neuron, "surrogate_function", surrogate)
             for name in ("fire", "fire_inhibition"):

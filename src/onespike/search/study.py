@@ -246,9 +246,8 @@ def _is_surplus(attempt: "Trial", study: "optuna.Study", trials: int, out: Path,
 def tried(study: "optuna.Study", energy: str) -> list[Tried]:
     """The outcome of each slot, in order."""
     trials = study.get_trials(deepcopy=False)
-    best = study.best_trials if any(one.state.name == "COMPLETE" for one in trials) else []
     cheapest = dict[tuple[float, ...], int]()  # of those with equal results
-    for one in sorted(best, key=lambda one: one.user_attrs.get("pflop") or math.inf):
+    for one in sorted(study.best_trials, key=lambda one: one.user_attrs.get("pflop") or math.inf):
         cheapest.setdefault(tuple(one.values), one.number)
     found = []
     for number, attempts in sorted(slots_of(trials).items()):

@@ -13,7 +13,6 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from onespike.errors import OnespikeError
 from onespike.functional import to_integers
-from onespike.neurons.watch import copied
 from onespike.training.monitor import SpikeMonitor
 
 if TYPE_CHECKING:
@@ -96,22 +95,42 @@ class MovingAverage(Callback):
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        try:
-            self.network, self.decay = copied(network), decay
-        except OnespikeError as error:
-            raise OnespikeError(f"train.ema: {error}; set 0") from error
+        self.network, self.decay = network, decay
+        self.begin()
 
-    def after_step(self, trainer: "Trainer", step: Step) -> None:
+    def begin(self) -> None:
+        """Begin with the weights that the network has now."""
+        self._averages = {name: one.clone() for name, one in self.network.state_dict().items()}
+
+    def _pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """The averages, each with the network's own tensor; of weights that layers share there is one."""
+        own = self.network.state_dict(keep_vars=True).items()
+        return list({id(one): (self._averages[name], one) for name, one in own}.values())
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Context in which the network has the averages: a copy of it might compute with the original's weights."""
+        pairs = self._pairs()
+        _swap(pairs)
+        try:
+            yield
+        finally:
+            _swap(pairs)
+
+    def after_step(self, trainer: "Trainer", step: Step) -> None:  # noqa: ARG002
         """Update the average; whole numbers, such as those of batch norm, are copied."""
-        own, its = (one.state_dict(keep_vars=True).values() for one in (self.network, trainer.network))
-        # By identity: weights that layers share are averaged once.
-        pairs = {id(one): (one.data, other.data) for one, other in zip(own, its, strict=True)}.values()
+        pairs = [(average, own.data) for average, own in self._pairs()]
         floats = [pair for pair in pairs if pair[0].is_floating_point()]
         average = get_ema_multi_avg_fn(min(self.decay, 1 - (1 + step.number) ** (-2 / 3)))
         average([one for one, _ in floats], [other for _, other in floats], 0)
         for one, other in pairs:
             if not one.is_floating_point():
                 one.copy_(other)
+
+
+def _swap(pairs: list[tuple[Tensor, Tensor]]) -> None:
+    for one, other in pairs:
+        one.data, other.data = other.data, one.data
 
 
 def to_round(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:

@@ -189,10 +189,20 @@ class Checkpoint:
         weights that are not finite.
         """
         weights = self.weights if weights is None else weights
-        expect_alike(weights, network.state_dict(), complaint)
-        if name := not_finite(weights, network):
+        expect_alike(weights, weights_of(network), complaint)
+        own = {name: weights[_uncompiled(name)] for name in network.state_dict()}
+        if name := not_finite(own, network):
             raise OnespikeError(f"the weights {name} of the checkpoint are not finite numbers: its training failed")
-        network.load_state_dict(weights)
+        network.load_state_dict(own)
+
+
+def weights_of(network: nn.Module) -> dict[str, Tensor]:
+    """The state of a network, by the names that it has where nothing of it is compiled."""
+    return {_uncompiled(name): one for name, one in network.state_dict().items()}
+
+
+def _uncompiled(name: str) -> str:
+    return name.replace("_orig_mod.", "")  # which torch.compile puts before all that it wraps
 
 
 def split_tensors(tree: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:

@@ -17,13 +17,13 @@ class TrainConfig:
         batch_size: Images for each optimiser step, over all processes together.
         accumulate: Parts in which each batch is computed, to save memory; the gradient is the same (batch norm apart).
         optimizer: Any first-order optimiser of timm's: "momentum" is plain SGD with momentum, "sgd" is Nesterov's.
-            "muon" takes orthogonal steps for weights, as matrices of outputs by the rest. AdamW's steps, at the same
-            learning rate, such as 0.002, are for the head, all along a single axis, and weights that timm finds no
-            matrices: with a first or second axis of 1, a side below 4, or one above 128 times the other.
-            "lookahead_sgd", or "lookahead_" before any other: every 6 steps the weights go back half the way to where
-            they were (Zhang et al. 2019), at first from step 12 to step 6.
-        lr: Learning rate at the top of a cosine over all epochs, which falls to `min_lr`. During the warm-up it rises
-            towards `lr` in a line instead, and then goes on where the cosine has come to.
+            "muon" takes orthogonal steps for weights, as matrices of outputs by all else. At the same learning rate,
+            such as 0.002, AdamW trains the head, all parameters with a single axis, and weights that timm does not take
+            for matrices: with a first or second axis of 1, a side below 4, or one above 128 times the other. With
+            "lookahead_" before any name, as in "lookahead_sgd", the weights go back half the way to where they were
+            every 6 steps (Zhang et al. 2019), at first from step 12 to step 6.
+        lr: Learning rate at the top of a cosine over all epochs, which falls to `min_lr`. The warm-up takes the place
+            of the cosine's first epochs: a line from `warmup_lr` towards `lr`.
         norm_lr_factor: Learning rate of parameters exempt from weight decay, as a multiple of that of the weights, > 0.
         min_lr: Learning rate at the end.
         warmup_epochs: Epochs in which the learning rate rises from `warmup_lr`; a fraction is allowed.
@@ -42,7 +42,7 @@ class TrainConfig:
             off.
         hoyer: Weight in the loss of the Hoyer regularisation of potentials (Datta et al. 2022): fewer of them between 0
             and the threshold; 0 is off.
-        energy_budget: Energy that one image may take, in microjoule by the field's convention (4.6 pJ a
+        energy_budget: Energy that one image may take, in microjoules by the field's convention (4.6 pJ a
             multiply-accumulate, 0.9 pJ an accumulate): during training the penalty's weight is raised until the network
             keeps it, and epochs that do are preferred as the best; 0 is off.
         surrogate_width_end: Width of the surrogates at the last step; it moves there geometrically from the neurons'

@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from rich.console import Group
@@ -9,11 +10,14 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from onespike.classpath import command
 from onespike.clock import watch_machine
+from onespike.data.config import PASSED
 from onespike.environment import emulates_bf16
 from onespike.terminal import Terminal, plain_table
 from onespike.training.callbacks import Callback, Step
 from onespike.training.monitor import Activity
+from onespike.training.recipe import Recipe
 from onespike.training.trainer import Trainer
 
 _RUNNING = "loss {task.fields[loss]:.3f}  top-1 {task.fields[top1]:5.1f}%  {task.fields[rate]:,.0f} images/s"
@@ -68,7 +72,7 @@ class Display(Callback):
         groups = trainer.monitor.groups
         valid = "" if row["valid_top1"] is None else f"  held out {row['valid_top1']:6.2f}%"
         rates = [group.firing_rate for group in groups.values()]
-        firing = f"  firing {min(rates):.3f}-{max(rates):.3f}" if rates else ""
+        firing = "  firing " + "-".join(dict.fromkeys((f"{min(rates):.3f}", f"{max(rates):.3f}"))) if rates else ""
         scores = f"loss {row['train_loss']:.4f}  train {row['train_top1']:6.2f}%{valid}{firing}"
         speed = f"{row['images_per_second']:,.0f} images/s  lr {row['lr']:.5f}"
         self._say(f"epoch {row['epoch']:>3}/{trainer.config.epochs}  {scores}  {speed}")
@@ -84,16 +88,26 @@ class Display(Callback):
         if self.machine.busy and not trainer.batches.singly:
             self._say(f"NOT TO BE TRUSTED, the machine was busy: seconds, images/s ({self.machine.busy})", style="dim")
         folder = trainer.run.folder if trainer.run else ""
-        tops = f"top-1 {summary['test_top1']:.2f}%  top-5 {summary['test_top5']:.2f}%"
+        tops = f"top-1 {summary['test_top1']:.2f}%"
+        if len(trainer.card.classes) > 5:  # else it is 100%
+            tops += f"  top-5 {summary['test_top5']:.2f}%"
         images = f"{summary['test_images']:,} images, with the weights of epoch {summary['best_epoch']}"
         pflop = "" if summary["pflop"] is None else f" and {summary['pflop']:.3g} PFLOP"
         self._say(f"test: {tops}  on {images}; {summary['seconds']:.0f} s{pflop} in all")
-        then = f"onespike evaluate {folder}; onespike inspect {folder} --image FILE"
-        self._say(f"the run is in {folder}: see curves.png, then: {then}")
+        self._say(f"the run is in {folder}: see curves.png, then: {_next(trainer.recipe, folder)}")
 
     def close(self) -> None:
         """Remove the bar."""
         self.live.stop()
+
+
+def _next(recipe: Recipe, folder: Path | str) -> str:
+    """What to do with a finished run: commands, or Python where its network or its images were passed from there."""
+    passed = ", model=…" if getattr(recipe.model, "init_args", {}) is None else ""
+    passed += ", data=…" if recipe.data.name == PASSED else ""
+    if passed:
+        return f"onespike.evaluate({str(folder)!r}{passed})"
+    return "; ".join((command("evaluate", folder), command("inspect", folder, "--sample", 0)))
 
 
 def _table(groups: dict[str, Activity]) -> Table:

@@ -244,13 +244,11 @@ def test(trainer: Trainer, run: Run) -> dict[str, Any]:
     """Test the best weights, once; write the summary and return it."""
     trainer.accelerator.wait_for_everyone()
     saved, progress = run.checkpoint("best"), trainer.progress
-    saved.put_into(trainer.evaluated, f"{run.folder} holds the weights of another network")
+    saved.put_into(trainer.network, f"{run.folder} holds the weights of another network")
     scores = trainer.evaluate(trainer.test, as_saved=True)
     if not math.isfinite(scores.loss):
         raise trainer.diverged("the loss on the test images is no longer a finite number")
     trainer.network.eval()  # whose it is goes on with it
-    if trainer.network is not trainer.evaluated:
-        trainer.network.load_state_dict(trainer.evaluated.state_dict())
     progress.tick()
     # The weights that were tested: those of the last checkpoint if the best one is missing or damaged.
     epochs, epoch = {row["epoch"]: row for row in progress.history}, saved.state.get("progress", {}).get("epoch")

@@ -37,7 +37,10 @@ def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimiz
         raise OnespikeError(f"train.optimizer: {config.optimizer} cannot be used here: {error}") from error
     if getattr(optimizer, "is_second_order", False):
         raise OnespikeError(f"train.optimizer: {config.optimizer} wants second derivatives; a spike has none")
-    if more := [key for key in optimizer.state_dict() if key not in ("state", "param_groups")]:
+    more = [key for key in optimizer.state_dict() if key not in ("state", "param_groups")]
+    # A dtype of its own: a checkpoint would give such tensors back in that of the weights.
+    more += [key for group in optimizer.param_groups for key, one in group.items() if isinstance(one, torch.dtype)]
+    if more:
         state = f"keeps {more[0]} beside the state of the weights, so that no run could be resumed; choose another"
         raise OnespikeError(f"train.optimizer: {config.optimizer} {state}")
     return optimizer

@@ -9,6 +9,7 @@ README.md           the model card
 Such a folder is a run to every command that does not train: evaluate, audit, export, inspect, check-spikes.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from onespike.training.progress import counted
 
 #: Prefixes of networks in the package, and on the Hub: "pretrained:digits-spiking-vgg-xs", "hub:user/repo".
 PACKAGE, HUB = "pretrained:", "hub:"
+#: A repository of the Hub, user/name.
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 #: What such a folder holds: data, never code.
 FILES = (WEIGHTS, CARD, "config.yaml", "summary.json", "README.md")
 #: What a summary says of its training and of that of the weights it started from; only `best_epoch` must be there.
@@ -40,6 +43,12 @@ def located(place: str | Path) -> Path:
     if text.startswith(HUB):
         return fetched(text.removeprefix(HUB))
     return path_of(place)
+
+
+def anywhere(place: str | Path) -> Path:
+    """The folder of a place, as by `located`; where there is none, "user/repo" is one of the Hub, too."""
+    folder = located(place)
+    return fetched(str(place)) if not folder.exists() and REPOSITORY.fullmatch(str(place)) else folder
 
 
 def beside(place: str | Path) -> Path:

@@ -4,10 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from onespike.classpath import REFUSALS
+from onespike.data.augment import seed_everything, seeded
 from onespike.data.dataset import Dataset
 from onespike.data.loader import Share
-from onespike.errors import OnespikeError, reason, shown
-from onespike.neurons.watch import aside, logits_of
+from onespike.errors import OnespikeError, reason, shown, warn
+from onespike.neurons.watch import aside, ask, logits_of, reset_state
 from onespike.training.config import TrainConfig
 from onespike.training.growth import sizes
 from onespike.training.losses import Loss
@@ -21,6 +22,7 @@ def expect_suitable(network: nn.Module, loss: Loss, recipe: Recipe, data: Datase
             state = f"{shown(name)} is a {type(one).__name__}, and checkpoints hold tensors alone"
             raise OnespikeError(f"model: {state}: remove its get_extra_state")
     config, logits = recipe.train, expect_logits(network, data, share)
+    warn_of_state(network, data.blank(2, device=share.device, dtype=share.dtype))
     expect_sizes(network, data, share, config)
     frames = frames_of(network) if config.loss == "tet" and logits.ndim == 2 else 1
     logits = logits.expand(frames, *logits.shape) if frames > 1 else logits  # as training gets them
@@ -32,6 +34,20 @@ def expect_suitable(network: nn.Module, loss: Loss, recipe: Recipe, data: Datase
     if config.recompute and not hasattr(network, "recompute"):
         expected = "expected a network of the library, such as conv12 or spiking-resnet-m"
         raise OnespikeError(f"train.recompute: {expected}, got {recipe.model.name}")
+
+
+def warn_of_state(network: nn.Module, like: Tensor) -> None:
+    """Warn of a network that answers the same images differently the second time: nobody resets what it keeps."""
+    answers = list[Tensor]()
+    with aside(network), seeded(0):
+        images = torch.rand_like(like)
+        for _ in range(2):
+            seed_everything(0)
+            reset_state(network)
+            answers.append(ask(network, images))
+    first, second = answers
+    if not torch.allclose(first, second, rtol=1e-3, atol=1e-5, equal_nan=True):
+        warn("model: it answers the same images differently the second time: what it keeps, reset in its forward")
 
 
 def expect_logits(network: nn.Module, data: Dataset, share: Share, side: int | None = None) -> Tensor:
@@ -85,7 +101,8 @@ def expect_loss(loss: Loss, logits: Tensor, soft: bool, splits: int = 1) -> None
         with torch.enable_grad():
             number = loss(logits.detach().requires_grad_(), targets)
     except REFUSALS as error:
-        remedy = "; Mixup makes labels soft: --train.mixup 0" if soft else ""
+        remedy = "; it is a class: call it first, as in loss=…()" if isinstance(loss, type) else ""
+        remedy += "; Mixup makes labels soft: --train.mixup 0" if soft else ""
         remedy += "; logits over time are (T, B, K): take their mean in it" if logits.ndim == 3 else ""
         raise OnespikeError(f"loss: it does not take {shapes}: {reason(error)}{remedy}") from error
     if not isinstance(number, Tensor) or number.numel() != 1:

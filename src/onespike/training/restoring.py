@@ -40,7 +40,8 @@ def restore(trainer: Trainer, run: Run) -> None:
         raise OnespikeError(f"{state}, more than --train.epochs {epochs}: raise it")
     if run.is_complete and (epoch == epochs or trainer.enough):
         raise OnespikeError(f"{run.folder} is complete after {epoch} epochs: to train longer, raise --train.epochs")
-    saved.put_into(trainer.evaluated, f"{run.folder} is of another network")
+    with trainer.averaged():
+        saved.put_into(trainer.network, f"{run.folder} is of another network")
     raw = {name.removeprefix("raw."): t for name, t in saved.training.items() if name.startswith("raw.")}
     saved.put_into(trainer.network, f"{run.folder} is of another network", raw or saved.weights)
     try:

@@ -10,7 +10,6 @@ summary.json        the results; written at the end: if it is there, the run is 
 """
 
 import json
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
@@ -38,7 +37,7 @@ from onespike.environment import environment
 from onespike.errors import OnespikeError, shown, unknown, warn
 from onespike.lock import LOCK
 from onespike.training.checkpoint import Checkpoint
-from onespike.training.pretrained import HUB, PACKAGE, fetched, is_pretrained, located, progress_of, read_pretrained
+from onespike.training.pretrained import HUB, PACKAGE, anywhere, is_pretrained, located, progress_of, read_pretrained
 from onespike.training.progress import counted
 from onespike.training.recipe import RESOLVED, Recipe, dump, load_recipe
 
@@ -62,13 +61,21 @@ class Run:
         self.config, self.best, self.last = folder / "config.yaml", folder / "best", folder / "last"
         self._before = dict[Path, bytes | None]()  # what `begin` replaced; None where there was nothing
 
+    def __repr__(self) -> str:
+        """Say which folder it is."""
+        return f"Run({self.name!r})"
+
     @classmethod
-    def open(cls, folder: str | Path) -> "Run":
+    def open(cls, folder: "str | Path | Run") -> "Run":
         """Open a run or a pretrained network: a folder, "pretrained:NAME" of the package, or "hub:user/repo".
+
+        A run that is open already is returned as it is.
 
         Raises:
             OnespikeError: There is no run, or it is of a version that cannot be read.
         """
+        if isinstance(folder, Run):
+            return folder
         run = cls(located(folder))
         if str(folder).startswith((PACKAGE, HUB)):
             run.name = str(folder)  # as it was typed, not where it lies on this machine
@@ -232,7 +239,7 @@ class Run:
         expect_writable(folder=self.folder)
         there = [one for one in self.folder.iterdir() if not is_temporary(one)] if self.folder.exists() else []
         if any(one.name not in _BEFORE for one in there):
-            advice = f"choose another --out, or go on with the run in it by --resume {self.folder}"
+            advice = "choose another --out, or go on with the run in it by --resume (in Python resume=True)"
             raise OnespikeError(f"{self.folder} is not empty: {advice}")
 
     def expect_resumable(self) -> None:
@@ -304,9 +311,7 @@ def load(folder: str | Path, which: str = "best", model: nn.Module | None = None
     Raises:
         OnespikeError: There is no such network, the Hub cannot be reached, or as for `Run.model`.
     """
-    place = located(folder)
-    if not place.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)):
-        place = fetched(str(folder))
+    place = anywhere(folder)
     if is_pretrained(place):
         return read_pretrained(place).network(model)
     if (place / "model.safetensors").is_file():

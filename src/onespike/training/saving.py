@@ -38,9 +38,10 @@ class Saving(Callback):
 
     def after_epoch(self, trainer: Trainer, row: dict[str, Any]) -> None:  # noqa: ARG002
         """Save, and draw the curves now and then."""
+        checkpoint = trainer.checkpoint()
         if trainer.progress.is_best:
-            trainer.checkpoint().save(self.run.best)
-        trainer.checkpoint().save(self.run.last)
+            checkpoint.save(self.run.best)
+        checkpoint.save(self.run.last)
         self._saved = time.monotonic()
         self._report(trainer)
 
@@ -89,7 +90,7 @@ def draw_curves(progress: Progress, path: Path) -> None:
         axis.set(title=title, xlabel="PFLOP of training" if across == "pflop" else across)
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=across == "epoch"))
         axis.grid(alpha=0.3)
-    firing.set_ylim(0)
+    firing.set_ylim(0, 1.05 * firing.get_ylim()[1])  # room above the highest
     if any(row["valid_loss"] is not None for row in history):
         loss.plot([], [], "C1", label="held out, plain cross-entropy (right)")
         right = loss.twinx()

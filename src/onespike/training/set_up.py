@@ -61,8 +61,9 @@ def set_up(
         learn_from(network, images)
     trainer = Trainer(network, loss or make_loss(recipe), images, recipe, accelerator, callbacks)
     if model is not None:  # now: a network that is refused stays as it was
-        for one in {trainer.network, trainer.evaluated}:  # a moving average has copied what nothing had set
-            learn_from(one, images, passed=True)
+        learn_from(trainer.network, images, passed=True)
+        if trainer.average:
+            trainer.average.begin()
     return trainer
 
 

@@ -21,7 +21,7 @@ class Trackers(Callback):
     """Writes the values of watched steps and of epochs, by accelerate's trackers; only the first process writes."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        self.names, self._accelerator = names, None
+        self.names, self._trackers = names, list[GeneralTracker]()
         for name in names:
             if name not in LOGGER_TYPE_TO_CLASS:
                 raise unknown("train.track", name, LOGGER_TYPE_TO_CLASS)
@@ -33,7 +33,7 @@ class Trackers(Callback):
         if not self.names or trainer.run is None:
             return
         folder, done = str(trainer.run.folder), trainer.progress.epoch * len(trainer.batches) + trainer.progress.step
-        self._accelerator = accelerator = trainer.accelerator
+        accelerator, self._trackers = trainer.accelerator, trainer.accelerator.trackers
         board = LOGGER_TYPE_TO_CLASS["tensorboard"]("tensorboard", logging_dir=folder, purge_step=done)
         # TensorBoard comes last: it writes into the run folder, which goes if another cannot be opened.
         names = sorted(self.names, key=lambda name: name == "tensorboard")
@@ -41,14 +41,14 @@ class Trackers(Callback):
         accelerator.project_configuration.set_directories(folder)
         try:
             accelerator.init_trackers("onespike")
-            for tracker in accelerator.trackers:
+            for tracker in self._trackers:
                 if tracker is not board:  # TensorBoard makes a further run of it; the recipe is in config.yaml anyway
                     tracker.store_init_configuration({key: str(one) for key, one in values_of(trainer.recipe).items()})
         except Exception as error:  # of whatever package, such as wandb without a login
-            for tracker in accelerator.trackers:
+            for tracker in self._trackers:
                 with suppress(Exception):  # some are not open
                     tracker.finish()
-            self._accelerator, accelerator.trackers = None, []
+            self._trackers.clear()
             if is_full(error):
                 raise
             raise ClosedError(f"train.track: {', '.join(names)} cannot be opened: {reason(error)}") from error
@@ -71,8 +71,7 @@ class Trackers(Callback):
     def close(self) -> None:
         """Close the trackers."""
         self._each(lambda tracker: tracker.finish())
-        if self._accelerator is not None:
-            self._accelerator.trackers = []
+        self._trackers.clear()
 
     def _log(self, values: dict[str, Any], step: int) -> None:
         known = {key: one for key, one in values.items() if one is not None}
@@ -80,12 +79,11 @@ class Trackers(Callback):
 
     def _each(self, use: Callable[[GeneralTracker], None]) -> None:
         """Use all trackers; one that fails, such as by its server, is dropped with a warning: the training goes on."""
-        trackers: list[GeneralTracker] = self._accelerator.trackers if self._accelerator is not None else []
-        for tracker in list(trackers):
+        for tracker in list(self._trackers):
             try:
                 use(tracker)
             except Exception as error:  # of whatever package
                 if is_full(error):
                     raise
-                trackers.remove(tracker)
+                self._trackers.remove(tracker)
                 warn(f"train.track: {tracker.name}: {reason(error)}; it is left out from here on")

@@ -22,7 +22,7 @@ from onespike.errors import OnespikeError
 from onespike.neurons.watch import resetter
 from onespike.tensors import not_finite
 from onespike.training.callbacks import Callback, Int8Weights, Monitor, MovingAverage, Step
-from onespike.training.checkpoint import Checkpoint, ModelCard, split_tensors
+from onespike.training.checkpoint import Checkpoint, ModelCard, split_tensors, weights_of
 from onespike.training.flops import Flops
 from onespike.training.growth import resize, size_at
 from onespike.training.layout import laid_out
@@ -53,7 +53,7 @@ class Trainer:
 
     Attributes:
         network: The network that is trained.
-        evaluated: The network that is evaluated and saved: the same, or a moving average of it.
+        average: The moving average of its weights, which is evaluated and saved, if the recipe asks for one.
         callbacks: All callbacks, those that the recipe asks for first.
         monitor: The callback that looks at spikes.
         flops: The callback that counts what training costs.
@@ -91,7 +91,8 @@ class Trainer:
             expected = f"expected a multiple of train.accumulate ({config.accumulate}), and an even number for Mixup"
             raise OnespikeError(f"train.batch_size: {takes}; {expected}")
         expect_suitable(self.network, self.loss, recipe, data, share)
-        self.evaluated, self.reset = self.network, resetter(self.network)
+        self.average = MovingAverage(self.network, config.ema) if config.ema else None
+        self.reset = resetter(self.network)
         self.monitor = Monitor(self.network, config.monitor_every)
         self.teacher = Teacher(self.network, recipe, data, share) if config.teacher else None
         self.flops = Flops(self.network, self.teacher.seeing if self.teacher else None)
@@ -118,10 +119,8 @@ class Trainer:
         config = self.config
         if config.int8_weights:
             yield Int8Weights(self.network)
-        if config.ema:
-            average = MovingAverage(self.network, config.ema)
-            self.evaluated = average.network
-            yield average
+        if self.average:
+            yield self.average
         if config.rate_penalty or config.energy_budget:
             yield EnergyBudget(self.network, self.data.image, config.rate_penalty, config.energy_budget)
         if config.hoyer:
@@ -171,7 +170,7 @@ class Trainer:
                 if not total.requires_grad:
                     found = "in training its logits have no gradient"
                     raise OnespikeError(f"model: {found}; expected some from its weights: look for no_grad and detach")
-                self.accelerator.backward(total)
+                self._backward(total)
             truth = y if y.ndim == 1 else y.argmax(1)
             losses.append(loss.detach())
             hits.append((over_time(logits)[: len(truth)].argmax(1) == truth).sum())
@@ -194,6 +193,15 @@ class Trainer:
             state = "a part of one image gives batch norm one value of a channel, and it needs more"
             raise OnespikeError(f"train.batch_size, train.accumulate: {state}: take larger parts") from error
 
+    def _backward(self, loss: Tensor) -> None:
+        try:
+            self.accelerator.backward(loss)
+        except RuntimeError as error:  # PyTorch's words
+            if not str(error).startswith("Trying to backward through the graph a second time"):
+                raise
+            state = "it goes on from the batch before: reset what it keeps in its forward"
+            raise OnespikeError(f"model: {state}") from error
+
     def _over_time(self, images: Tensor) -> Tensor:
         """Put time first, (T, B, C, H, W); for a loss of each step, images are repeated as frames."""
         if images.ndim == 5:
@@ -211,16 +219,20 @@ class Trainer:
         """Context in which the network has the weights that it computes with, such as rounded ones."""
         return _together(callback.weights() for callback in self.callbacks)
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """Context in which the network has the moving average of its weights, if the recipe asks for one."""
+        return self.average.used() if self.average else nullcontext()
+
     def evaluate(self, batches: EvalLoader, as_saved: bool = False) -> Scores:
         """Score the weights to use, over the images of all processes; `batches` are `held_out` or `test`.
 
         The network has those that are trained or, `as_saved`, those of a checkpoint, which are used as they are.
         """
-        if self.accelerator.num_processes > 1:
-            for buffer in self.evaluated.buffers():  # each process has batch-norm statistics of its own
-                broadcast(buffer)
-        with nullcontext() if as_saved else self.weights():
-            return score(self.evaluated, batches, self.data.num_classes, self.accelerator, self.config.seed)
+        with nullcontext() if as_saved else _together((self.weights(), self.averaged())):
+            if self.accelerator.num_processes > 1:
+                for buffer in self.network.buffers():  # each process has batch-norm statistics of its own
+                    broadcast(buffer)
+            return score(self.network, batches, self.data.num_classes, self.accelerator, self.config.seed)
 
     def add_up(self, numbers: list[float]) -> list[float]:
         """Sum numbers over all processes, so that all of them see and decide the same."""
@@ -233,8 +245,10 @@ class Trainer:
         """Everything that a resumed run needs, as it stands between two steps; `Diverged` if weights are not finite."""
         training: dict[str, Tensor] = {}
         self.reset()
-        for network in {self.network, self.evaluated}:
-            if name := not_finite(network.state_dict(), network):
+        for weights in (nullcontext(), self.averaged()):
+            with weights:
+                name = not_finite(self.network.state_dict(), self.network)
+            if name:
                 place = f"after {self.progress.epoch} epochs and {self.progress.step} steps"
                 raise self.diverged(f"the weights {name} are no longer finite numbers, {place}")
         states = {name: one.state() for name, one in self.named_callbacks().items()}
@@ -247,10 +261,10 @@ class Trainer:
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
         }
         rounded = any(type(one).weights is not Callback.weights for one in self.callbacks)
-        if rounded or self.evaluated is not self.network:  # what is trained is not what is used
-            training |= {f"raw.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        with self.weights():
-            return Checkpoint(self.card, self.evaluated.state_dict(), training, state)
+        if rounded or self.average:  # what is trained is not what is used
+            training |= {f"raw.{name}": tensor for name, tensor in weights_of(self.network).items()}
+        with self.weights(), self.averaged():
+            return Checkpoint(self.card, weights_of(self.network), training, state)
 
     def named_callbacks(self) -> dict[str, Callback]:
         """The callbacks, each by the name that a checkpoint knows its state by."""
@@ -272,8 +286,9 @@ class Trainer:
     def start_from(self, run: Run) -> None:
         """Start from the best weights of another run; an `OnespikeError` lists the tensors that do not fit."""
         saved = run.checkpoint("best")
-        for network in {self.network, self.evaluated}:
-            saved.put_into(network, "the weights to start from do not fit this model")
+        saved.put_into(self.network, "the weights to start from do not fit this model")
+        if self.average:
+            self.average.begin()
         self.progress.epochs_before, self.progress.flops_before = run.epochs(), run.flops()
 
 

@@ -92,7 +92,8 @@ def test_compared_with_twins(make_run, command, tmp_path: Path):
     assert code == 0
     first, second = (audit_run(run, images=24, latency=False) for run in runs[:2])
     ratio = second.energy("field").total / first.energy("field").total
-    assert f"(90.00%) takes {1 / ratio:.2f} times the energy of {runs[1].folder} (91.00%)" in printed
+    assert f"(90.00%) takes {1 / ratio:.2f} times the energy of {runs[1].folder} (91.00%), by field\n" in printed
+    assert printed.count("The twins are estimates") == 1
     assert f"no ratio of energies, since the accuracy of {runs[2].folder} is not known" in printed
     content = json.loads((tmp_path / "all.json").read_text())
     assert [one["name"] for one in (content, *content["compared"])] == [str(run.folder) for run in runs]

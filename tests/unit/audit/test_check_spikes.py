@@ -1,6 +1,9 @@
 import pytest
+import torch
 
 from onespike.models.onespike import PRESETS
+from onespike.units import ConvUnit
+from onespike.units.registry import UNITS
 
 STRICT = {"preset": "strict"}
 
@@ -33,6 +36,21 @@ def test_one_real_valued_place_is_found_and_named(make_run, command, change, lay
     assert code == 1
     assert f"the first in {layer}" in printed
     assert any("NO SPIKES" in line for line in printed.splitlines() if line.startswith(layer))
+
+
+class Waves(ConvUnit):
+    """A unit whose layers read sines of spikes."""
+
+    def forward(self, spikes, potential=None, memory=None):
+        return super().forward(torch.sin(spikes.cumsum(-1)), potential, memory)
+
+
+def test_of_a_strict_network_with_a_unit_of_ones_own_it_says_who_has_to_see_to_it(make_run, command, monkeypatch):
+    monkeypatch.setitem(UNITS, "waves", Waves)
+    code, printed, _ = command("check-spikes", make_run(**STRICT, unit="waves").folder, "--images", 16)
+    assert code == 1
+    assert "the first in layers.0.unit.conv1" in printed
+    assert "; the preset strict does not look into units and neurons of yours: make their layers read spikes" in printed
 
 
 def test_the_papers_network_with_a_recurrent_unit_does_not_hold(make_run, command):

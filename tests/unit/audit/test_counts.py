@@ -70,7 +70,7 @@ def test_synaptic_operations_of_convolutions(options):
 
 
 def test_synaptic_operations_of_a_transposed_convolution():
-    layer, x = nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1, groups=2), spikes(2, 4, 5, 6)
+    layer, x = nn.ConvTranspose2d(4, 10, 3, stride=2, padding=1, output_padding=1, groups=2), spikes(2, 4, 5, 6)
     (product,) = count_operations(layer, [x]).products
     assert product.macs * 4 == flops(layer, x)
     assert product.operations * 2 == by_running(layer, x)
@@ -122,6 +122,7 @@ def test_recurrent_layers(layer, gates, directions):
     assert inner.operations == x.sum() / 2 * directions * gates * 5
     assert (state.name, state.arrives, state.macs) == ("state", "real", 7 * directions * gates * 5 * 5)
     assert state.operations == state.reached == state.nonzero == state.macs
+    assert state.rate == 1
     assert (inner.weights, state.weights) == (directions * gates * 5 * 3, directions * gates * 5 * 5)
     assert (inner.inputs, state.inputs) == (7 * 3, 7 * directions * 5)
     units = 7 * 5 * directions
@@ -223,6 +224,16 @@ def test_graded_values_that_meet_spikes(a, b):
     halves = Forward(lambda _, x: x[:, 0] @ x[:, 1])
     (product,) = count_operations(halves, [torch.stack([0.25 * a, 0.5 * b])[None]]).products
     assert (product.arrives, product.operations) == ("graded", pytest.approx(by_hand))
+
+
+def test_several_spikes_of_each_channels_own_size_are_counted_however_many_sizes_there_are():
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.randint(4, (8, 40, 3, 3), generator=generator).float()
+    sizes = torch.rand(40, 1, 1, generator=generator) + 0.5
+    (product,) = count_operations(nn.Conv2d(40, 2, 1), [counts * sizes]).products
+    assert (product.arrives, product.step, product.levels) == ("graded", None, 3)
+    assert product.operations == pytest.approx(2 * counts.sum().item() / 8)
+    assert product.rate == pytest.approx(counts.mean().item())
 
 
 def test_multi_head_attention():

@@ -269,14 +269,16 @@ def test_a_file_of_ones_own(tmp_path):
         (lambda c: c["operations"]["int8"].update(add="cheap"), r"operations\.int8\.add: expected a number"),
         (lambda c: c["operations"]["int8"].update(add=-1), r"operations\.int8\.add: expected a number of at least 0"),
         (lambda c: c["operations"]["int8"].update(source=""), r"operations\.int8\.source: expected a text"),
+        (lambda c: c["operations"]["int8"].update(source=5), r"operations\.int8\.source: expected a text, got 5"),
         (lambda c: c["memory"].update(width=0), r"memory\.width: expected a number of bits of at least 1"),
         (lambda c: c["memory"].update(levels=[]), r"memory\.levels: expected a list"),
         (lambda c: c["memory"]["levels"].reverse(), r"memory\.levels: expected them from small to large"),
         (lambda c: c["memory"]["levels"][0].update(bytes=32769), r"memory\.levels: expected them from small to large"),
         (lambda c: c["memory"]["levels"][0].update(bytes=None), r"memory\.levels: .* the last with bytes: null"),
+        (lambda c: c["memory"]["levels"][-1].update(bytes=10**15), r"memory\.levels: .* the last with bytes: null"),
         (lambda c: c["bits"].update(real=float("inf")), r"bits\.real: expected a number of at least 0, got inf"),
         (lambda c: c["memory"]["levels"][0].update(bytes=0.5), r"memory\.levels\.0\.bytes: expected a number of bytes"),
-        (lambda c: c.update(bits=8), r"bits\.: expected weight"),
+        (lambda c: c.update(bits=8), r"mine\.yaml: bits: expected weight"),
     ],
 )
 def test_a_file_that_is_wrong(tmp_path, change, message):

@@ -1,8 +1,10 @@
 """Networks over time, of whatever make: their time steps, and what is kept from one step to the next."""
 
 import pytest
+import snntorch
 import torch
-from spikingjelly.activation_based.neuron import IFNode
+from spikingjelly.activation_based import layer
+from spikingjelly.activation_based.neuron import PSN, GatedLIFNode, IFNode
 from torch import Tensor, nn
 
 from onespike import convert
@@ -79,6 +81,38 @@ def test_frames_are_time_steps_whatever_the_neurons_are(batch):
     assert (found.operations.images, found.operations.steps, found.variants) == (batch, STEPS, ("network", "binary"))
     network = Forward(by_hand, first=nn.Linear(64, 8), head=nn.Linear(8, 5))
     assert count_operations(network, [torch.randn(STEPS, batch, 1, 8, 8)], batch_axis=-4).steps == STEPS
+
+
+@pytest.mark.parametrize("batch", [STEPS - 1, STEPS + 1])
+def test_logits_of_each_time_step_tell_how_many_there_are(batch):
+    def loop(net, x):
+        return by_hand(net, x.expand(STEPS, *x.shape)).expand(STEPS, batch, 5)
+
+    found = audit(Forward(loop, first=nn.Linear(64, 8), head=nn.Linear(8, 5)), [torch.randn(batch, 1, 8, 8)])
+    assert (found.operations.images, found.operations.steps, found.variants) == (batch, STEPS, ("network", "binary"))
+    tokens = Forward(lambda net, x: net.head(x), head=nn.Linear(64, 5))  # (B, N, F) to (B, N, K)
+    assert count_operations(tokens, [torch.randn(batch, STEPS, 64)]).steps == 1
+
+
+@pytest.mark.parametrize("node", [GatedLIFNode, PSN])
+def test_spikingjellys_layers_over_all_steps_tell_how_many_there_are(node):
+    def forward(net, x):
+        return net.head(net.node(net.first(x.expand(STEPS, *x.shape)))).mean(0)
+
+    network = Forward(forward, first=layer.Conv2d(1, 4, 3, step_mode="m"), node=node(STEPS), head=nn.Linear(6, 5))
+    network.step_mode = "m"  # its own input has no axis of time
+    assert counted(network, 2, 1, 8, 8).steps == STEPS
+
+
+def test_a_neuron_that_pools_keeps_what_it_pools():
+    def forward(net, x):
+        state = net.neuron.reset_mem()
+        for _ in range(STEPS):
+            spikes, *state = net.neuron(x, *state)
+        return net.head(spikes.flatten(1))
+
+    network = Forward(forward, neuron=snntorch.SConv2dLSTM(1, 2, 3, max_pool=2), head=nn.Linear(32, 5))
+    assert counted(network, 3, 1, 8, 8).potentials == ((STEPS - 1) * 2 * 2 * 64,) * 2  # its membrane, and its synapses
 
 
 def test_a_layer_that_runs_more_often_than_another_makes_no_time_steps():

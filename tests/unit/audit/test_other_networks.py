@@ -6,15 +6,17 @@ import sys
 import pytest
 import torch
 from foreign import STEPS, Jelly, Torch, ours, plain, ternary
+from spikingjelly.activation_based.neuron import ILIFNode
 from torch import Tensor, nn
 
 import onespike
 from onespike.audit import audit
 from onespike.counting.operations import count_operations
-from onespike.neurons import IntegrateFire
+from onespike.neurons import LIF, IntegrateFire
 from onespike.neurons.watch import Fired, neuron_layers, reset_state, watch_neurons
 from onespike.training.cost import CostMeter
 from onespike.training.monitor import SpikeMonitor
+from tests.forward import Forward
 from tests.unit.metered import expect_meter_equals_audit
 
 IMAGES = 5
@@ -266,6 +268,36 @@ def test_a_population_lies_before_the_images_however_many_they_are(count: int):
     with watch_neurons(network, seen.append):
         network(torch.rand(count, 5))
     assert seen[0].batch_axis == 1
+
+
+@pytest.mark.parametrize("kind", ["TernaryIFNode", "TernaryLIFNode"])
+def test_a_ternary_neuron_of_spikingjellys_fires_beyond_either_threshold(kind: str):
+    (call,) = watched(Jelly("m", kind), images())["first"]
+    assert set(call.spikes.unique().tolist()) == {-1.0, 0.0, 1.0}
+    assert torch.equal(call.distance >= 0, call.spikes != 0)
+
+
+@pytest.mark.parametrize("mode", ["s", "m"])
+def test_a_neuron_may_fire_several_spikes_at_once(mode: str):
+    x = images() if mode == "s" else images().expand(STEPS, *images().shape)
+    network = Forward(lambda net, x: net.head(net.neuron(x).flatten(-3)), neuron=ILIFNode(step_mode=mode))
+    network.head = nn.Linear(36, 10)
+    spikes = in_one(watched(network, x)["neuron"], "spikes")
+    assert spikes.max() == 4
+    operations = count_operations(network, [x])
+    product = operations.products[-1]
+    assert (product.arrives, product.levels) == ("graded", 4)
+    assert product.operations == pytest.approx(10 * spikes.sum().item() / IMAGES)
+    assert operations.neurons[0].firing_rate == pytest.approx((spikes > 0).float().mean().item())
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_images_are_told_from_channels_where_parts_of_them_are_images_too(channels: int):
+    network = nn.Sequential(nn.Unflatten(1, (2, 1)), nn.Flatten(0, 1), nn.Conv2d(1, channels, 1), LIF(channels))
+    seen: list[Fired] = []
+    with watch_neurons(network, seen.append):
+        network(torch.rand(4, 2, 6, 6))
+    assert seen[0].batch_axis == 0
 
 
 @pytest.mark.parametrize("mode", ["s", "m"])

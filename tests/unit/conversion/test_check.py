@@ -210,8 +210,9 @@ def test_what_reads_no_real_numbers_is_left_at_one_time_step_alone():
         (lambda net, x: net.layers(x + net.shift[: x.shape[0]]), 12, 1, 12),
         (lambda net, x: net.layers(x + net.shift[: x.shape[0]]), 6, 2, 12),
         (lambda net, x: net.layers(x + net.shift[:3][torch.arange(x.shape[0])]), 12, 1, 4),
+        (lambda net, x: net.layers(x if x.shape[0] == 2 else 2 * x), 12, 1, 4),
     ],
-    ids=["twice as many", "all", "several steps of all", "by an index"],
+    ids=["twice as many", "all", "several steps of all", "by an index", "by a condition"],
 )
 def test_a_graph_that_takes_only_some_numbers_of_images_is_refused(forward, images, steps, most):
     layers = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -250,5 +251,21 @@ def test_max_pooling_that_says_where_is_not_converted():
 
 
 def test_a_forward_pass_that_looks_at_values_cannot_be_traced():
-    with pytest.raises(OnespikeError, match=r"cannot be traced by torch\.fx"):
-        onespike.convert(Forward(lambda _, x: x.relu() if x.sum() > 0 else x), torch.randn(2, 3))
+    def looking(_, x):
+        return x.relu() if x.sum() > 0 else x
+
+    place = r"test_check\.py, line \d+: return x\.relu\(\) if x\.sum\(\) > 0 else x"
+    with pytest.raises(OnespikeError, match=rf"cannot be traced by torch\.fx: .* control flow \({place}\)"):
+        onespike.convert(Forward(looking), torch.randn(2, 3))
+
+
+def test_layers_of_spikingjelly_in_single_step_mode_are_pytorchs():
+    layer = pytest.importorskip("spikingjelly.activation_based.layer")
+    torch.manual_seed(0)
+    own = (nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 3))
+    theirs = [layer.Conv2d(1, 4, 3), layer.BatchNorm2d(4), nn.ReLU(), layer.MaxPool2d(2), layer.Flatten()]
+    plain, jelly = nn.Sequential(*own), nn.Sequential(*theirs, layer.Linear(36, 3))
+    jelly.load_state_dict(plain.state_dict())
+    images = torch.rand(16, 1, 8, 8)
+    made = [onespike.convert(one.eval(), images).network(images) for one in (plain, jelly)]
+    assert torch.equal(*made)

@@ -1,6 +1,7 @@
 """What the forward pass of a network may do, and which layers of neurons come of it."""
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -21,6 +22,32 @@ def test_each_call_of_an_activation_has_neurons_of_its_own(convolutional, images
     twice = nn.Sequential(nn.Linear(4, 4), shared := nn.ReLU(), nn.Linear(4, 4), shared, nn.Linear(4, 2))
     conversion = onespike.convert(twice, torch.randn(16, 4))
     assert [layer.layer for layer in conversion.layers] == ["1", "1_2"]
+
+
+def test_a_function_of_timms_may_look_at_sizes():
+    """This transformer fits its position embedding to the images."""
+    network, images = timm.create_model("test_vit", num_classes=5).eval(), torch.randn(2, 3, 64, 64)
+    converted = spiking(network, ConversionConfig(allow_real=True), images)
+    with torch.no_grad():
+        torch.testing.assert_close(converted.analog()(images), network(images))
+
+
+def test_conditions_on_sizes_are_decided_as_for_the_images():
+    def padded(net, x):
+        hidden = net.act(net.first(x))
+        if rest := hidden.shape[-1] % 4:
+            hidden = F.pad(hidden, (0, 4 - rest))
+        return net.last(net.act(net.first(hidden)).flatten(1))
+
+    torch.manual_seed(0)
+    layers = {"first": nn.Conv1d(1, 1, 3), "last": nn.Linear(6, 3), "act": nn.ReLU()}
+    network, images = Forward(padded, **layers), torch.randn(64, 1, 8)
+    converted = onespike.convert(network, images, time_steps=256, calibration=MAXIMA).network
+    assert error(converted, network, images) < 0.03
+    with torch.no_grad():
+        network(torch.randn(2, 1, 10))
+        with pytest.raises(AssertionError, match="expected images of the sizes that the network was converted for"):
+            converted(torch.randn(2, 1, 10))
 
 
 def twice_and_a_function(net, x):
@@ -85,9 +112,23 @@ def called_twice(net, x):
     return net.last(net.second(net.second(net.first(x).relu()).relu()).relu())
 
 
+def constants_by_shape(net, x):
+    hidden = net.first(x).relu()
+    hidden = torch.ones_like(hidden) - hidden.new_full(hidden.shape, 0.5) + hidden * torch.full_like(hidden, 2)
+    return net.last(net.second(hidden) + torch.zeros_like(hidden))
+
+
+def dropped(net, x):
+    hidden = net.first(x).relu()[:, :, None, None]
+    return net.last(F.dropout2d(hidden, 0.5, net.training).flatten(1))
+
+
 @pytest.mark.parametrize(
     "forward",
-    [in_place, functional_in_place, method_in_place, sliced, with_keywords, pooled_with_keywords, called_twice],
+    [
+        *(in_place, functional_in_place, method_in_place, sliced, with_keywords, pooled_with_keywords, called_twice),
+        *(constants_by_shape, dropped),
+    ],
     ids=lambda forward: forward.__name__,
 )
 def test_forward_passes_of_all_kinds(forward):
@@ -180,6 +221,25 @@ def test_a_subclass_of_a_known_layer_is_looked_into():
     conversion = onespike.convert(network, images, time_steps=256, calibration=MAXIMA)
     assert len(conversion.layers) == 2
     assert error(conversion.network, network, images) < 0.02
+
+
+class Doubled(nn.BatchNorm2d):
+    """A batch norm with a forward pass of its own."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize("batch_norm", ["folded", "kept"])
+def test_a_batch_norm_with_a_forward_pass_of_its_own_is_looked_into(batch_norm):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), Doubled(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 5))
+    images = torch.randn(64, 3, 8, 8)
+    network(images)
+    conversion = onespike.convert(network.eval(), images, time_steps=256, calibration=MAXIMA, batch_norm=batch_norm)
+    assert error(conversion.network, network, images) < 0.02
+    with pytest.raises(ValueError, match="expected 4D input"):
+        network[1](images[0])  # it still looks at its input itself
 
 
 class Optional(nn.Module):

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onespike.data.augment import BatchAugment, PolicyAugment, _policy, cut_out, mirror
+from onespike.data.augment import BatchAugment, PolicyAugment, _policy, are_as_given, cut_out, mirror
 from onespike.data.config import _POLICY, DataConfig
 from onespike.data.sets import ImageSet
 from onespike.errors import OnespikeError
@@ -111,3 +111,9 @@ def test_trying_a_policy_draws_nothing_from_the_global_generators():
     after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
     assert before[:2] == after[:2]
     assert torch.equal(before[2], after[2])
+
+
+def test_floats_have_mean_0_and_deviation_1_in_all_channels():
+    assert are_as_given((0.0, 0.0), (1.0, 1.0))
+    for mean, std in (((0.5,), (1.0,)), ((0.0,), (0.5,)), ((0.0, 0.5), (1.0, 1.0)), ((0.0, 0.0), (1.0, 0.5))):
+        assert not are_as_given(mean, std)  # raw images that never differ have a deviation of 1, too

@@ -148,6 +148,15 @@ def test_torchvisions_image_folder_with_transforms(tmp_path):
     assert np.array_equal(turned.train.labels, 1 - data.train.labels), "what changes labels is asked for each"
 
 
+def test_an_image_folder_whose_samples_were_changed_has_their_labels(tmp_path):
+    for i in range(20):
+        save_image(tmp_path / "abcd"[i % 4] / f"{i}.png", seed=i)
+    folder = torchvision.datasets.ImageFolder(tmp_path)
+    folder.samples = [(path, label // 2) for path, label in folder.samples]
+    data = as_dataset(folder, test=folder, holdout=0)
+    assert data.train.labels.tolist() == [folder[i][1] for i in range(20)] != folder.targets
+
+
 @pytest.mark.parametrize("arguments", [{}, {"count": 3, "colour": "red"}, {"size": 3}])
 def test_arguments_that_do_not_fit(arguments):
     with pytest.raises(OnespikeError) as raised:

@@ -158,7 +158,7 @@ def test_a_part_without_images_or_without_folder(tree, fails):
     fails("folder", tree, tree / "test", "no such folder, nor val")
     shutil.rmtree(tree / "train")
     (tree / "x").mkdir()
-    fails("folder", tree, "not recognised as folder", "train/<class>/")
+    fails("folder", tree, "not recognised as folder", "train/<class>/", "<class>/ alone with --data.name hub")
 
 
 def test_a_root_is_needed(fails):

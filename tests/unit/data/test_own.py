@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from layouts import pixels_of, png
 from PIL import Image
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset, random_split
 from torch.utils.data import Dataset as TorchDataset
-from torch.utils.data import IterableDataset, Subset, TensorDataset
 
 from onespike.data import DataConfig, as_dataset
 from onespike.data.items import ItemSet
@@ -472,6 +472,12 @@ def test_a_label_that_changes_is_named():
         data.train.gather(np.array([0, 3]))
 
 
+def test_what_random_split_gives_are_parts():
+    train, test = as_dataset(parts := random_split(Own(floats(), labels()), [15, 5]), holdout=0), parts[1]
+    assert (len(train.train), len(train.test), train.name) == (15, len(test), "Own")
+    assert torch.equal(train.test[2][0], test[2][0])
+
+
 def test_what_is_no_map_style_data_set():
     class Stream(IterableDataset):
         def __iter__(self):
@@ -482,6 +488,7 @@ def test_what_is_no_map_style_data_set():
 
     fails(["Stream, train: a Stream; expected a map-style data set"], Stream())
     fails(["int, train: a int; expected a map-style"], 3)
+    fails(["a DataLoader; expected a map-style", "pass what it loads, its .dataset"], DataLoader(Own(raw(), labels())))
     fails(["Own, train: empty"], Own([], []))
     fails(["Own: the parts test; expected train"], {"test": Own(raw(), labels())})
     fails(["Own: 1 data sets; expected (train, test)"], (Own(raw(), labels()),))
@@ -535,12 +542,16 @@ def test_a_table_is_found_out_by_its_features(channels):
     assert data.classes == tuple("abcd")
 
 
-def test_a_dictionary_of_tables():
+def test_a_dictionary_of_tables(capsys):
     parts = datasets.DatasetDict({"train": table(), "validation": table(8), "test": table(6)})
     data = as_dataset(parts)
     assert [len(data.train), len(data.validation), len(data.test)] == [20, 8, 6]
     alone = as_dataset(datasets.DatasetDict({"train": table(), "validation": table(8)}), holdout=0)
     assert [len(alone.train), len(alone.validation), len(alone.test)] == [20, 0, 8]
+    parts["test"] = parts["test"].map(lambda _: {"kind": -1})
+    unlabelled = as_dataset(parts, holdout=0)
+    assert "its test images have no labels (-1), and are left out: the validation part" in capsys.readouterr().err
+    assert [len(unlabelled.train), len(unlabelled.validation), len(unlabelled.test)] == [20, 0, 8]
     split_off = as_dataset(datasets.DatasetDict({"train": table()}), holdout=0)
     assert [len(split_off.train), len(split_off.test)] == [16, 4]
     assert "fixed fifth" in split_off.note
@@ -556,6 +567,14 @@ def test_a_table_in_the_format_of_torch_or_shuffled_or_of_whole_numbers():
     assert as_dataset(plain).classes == ("0", "1", "2", "3")
 
 
+def test_a_table_that_says_grey_or_colour_is_read_so():
+    grey = table().cast_column("picture", datasets.Image(mode="L"))
+    expected = np.stack([np.asarray(Image.fromarray(image).convert("L"))[:, :, None] for image in raw()])
+    np.testing.assert_array_equal(pixels_of(as_dataset(grey, test=grey, holdout=0), "train"), expected)
+    colour = table(channels=1).cast_column("picture", datasets.Image(mode="RGB"))
+    assert as_dataset(colour).in_channels == 3
+
+
 def test_the_images_of_a_table_may_be_files(tmp_path):
     paths = []
     for i, image in enumerate(raw()):
@@ -568,8 +587,10 @@ def test_the_images_of_a_table_may_be_files(tmp_path):
 
 
 def test_tables_that_will_not_do():
-    fails(["columns kind, none of images"], table().remove_columns("picture"))
-    fails(["columns picture, none of labels"], table().remove_columns("kind"))
+    fails(["columns kind, none of images", "cast_column"], table().remove_columns("picture"))
+    text = table().cast_column("kind", datasets.Value("string"))
+    fails(["columns picture, kind, none of labels", "text by class_encode_column"], text)
+    assert as_dataset(text.class_encode_column("kind")).num_classes == 4
     twice = table().add_column("sort", labels(), feature=datasets.ClassLabel(names=list("wxyz")))
     fails(["the columns kind, sort of labels", "expected one"], twice)
     assert as_dataset(twice.rename_column("sort", "label")).classes == tuple("wxyz")

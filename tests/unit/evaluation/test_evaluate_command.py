@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from noise import write_images
 
+from onespike.cli.evaluate import _line
 from onespike.evaluation import evaluate
+from onespike.evaluation.evaluate import Spread
 
 
 def test_what_is_printed_and_left(make_run, command):
@@ -27,6 +29,10 @@ def test_what_is_printed_and_left(make_run, command):
     assert [first.truth, first.guess, str(first.images), f"{first.share:.1f}%"] in map(str.split, printed.splitlines())
     assert f"evaluation.json are in {run.folder / 'evaluation'}" in printed
     assert json.loads((run.folder / "evaluation" / "evaluation.json").read_text()) == expected.to_json()
+
+
+def test_of_few_classes_there_is_no_top_5():
+    assert _line(False, Spread(80, None), Spread(100, None), Spread(0.5, None)) == "top-1 80.00%   loss 0.5000"
 
 
 def test_flips_are_an_extra_line_and_have_a_name_of_their_own(make_run, command):

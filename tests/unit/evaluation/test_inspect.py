@@ -357,3 +357,11 @@ def test_a_network_without_neurons(card, image: Path, tmp_path: Path):
     assert view.blocks == ()
     assert view.probabilities.sum().item() == pytest.approx(1)
     save_figure(draw_inspection(view), tmp_path / "a.png", dpi=50)
+
+
+def test_of_equally_probable_classes_the_first_comes_first(image: Path):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(36, 100), nn.Hardtanh(1, 2))
+    nn.init.zeros_(network[1].weight)
+    nn.init.constant_(network[1].bias, 3)
+    card = ModelCard(None, tuple(map(str, range(100))), 1, 6, (0.4,), (0.3,), "tied")
+    assert [name for name, _ in inspect_network(network, card, image).guesses(3)] == ["0", "1", "2"]

@@ -47,6 +47,15 @@ def test_options(make_run, image: Path, command, tmp_path: Path):
     assert not (run.folder / "inspection").exists()
 
 
+def test_a_sample_is_shown_with_its_true_class(make_run, command, tmp_path: Path):
+    run = make_run()
+    code, printed, _ = command("inspect", run.folder, "--sample", 1, "--json", tmp_path / "numbers.json")
+    assert code == 0
+    true = run.dataset().classes[run.dataset().test[1][1]]
+    assert re.search(rf"-1: .*; true class: {true}\n", printed)
+    assert json.loads((tmp_path / "numbers.json").read_text())["label"] == true
+
+
 def test_a_sample_of_images_that_moved_is_found_at_their_new_place(make_run, images: Path, command, tmp_path: Path):
     run, moved = make_run(), tmp_path / "moved"
     assert command("inspect", run.folder, "--sample", 1, "--out", tmp_path / "before.png")[0] == 0

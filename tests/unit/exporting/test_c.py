@@ -89,8 +89,13 @@ class Branches(nn.Module):
         ([nn.AvgPool2d(4), nn.Conv2d(12, 8, 3, padding=1)], 8, 4),
         ([Branches()], 9, 16),
         ([nn.MaxPool2d(16), WindowConv(12, 8)], 8, 1),
+        ([nn.MaxPool2d(2, ceil_mode=True), nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)], 12, 4),
+        ([nn.MaxPool2d(4), nn.Upsample(scale_factor=2), nn.Conv2d(12, 8, 3, padding=1), nn.Upsample(12)], 8, 12),
     ],
-    ids=["stride", "groups", "pooling behind", "pooling before", "poolings", "mean of spikes", "branches", "one pixel"],
+    ids=[
+        *("stride", "groups", "pooling behind", "pooling before"),
+        *("poolings", "mean of spikes", "branches", "one pixel", "ceil_mode", "upsampling"),
+    ],
 )
 def test_every_operation(middle: list[nn.Module], channels: int, side: int, tmp_path: Path, settled: Settle) -> None:
     torch.manual_seed(0)
@@ -192,7 +197,7 @@ def test_the_program_of_the_docs_says_the_class(digits: Tensor, tmp_path: Path) 
     for given in (b"short", digits[0].numpy().tobytes() + b"\n"):
         done = subprocess.run([program], input=given, capture_output=True)
         assert (done.returncode, done.stdout) == (2, b"")
-        assert done.stderr.startswith(b"expected one image, 32 x 32 pixels of 1 bytes each, row by row: 1024 bytes")
+        assert done.stderr.startswith(b"expected the bytes of one image, 32 x 32 x 1 (height, width")
 
 
 def test_the_program_says_what_it_takes(tmp_path: Path) -> None:

@@ -300,15 +300,18 @@ def test_a_network_that_cannot_be_in_float64_is_refused_in_a_line(tmp_path: Path
         export(nn.Sequential(Fixed(), nn.Linear(4, 4)), tmp_path / "out", "c", images=images)
 
 
+@pytest.mark.parametrize("delay", [True, False])
 @pytest.mark.parametrize("hidden", [True, False])
-def test_a_network_of_snntorch_that_was_just_trained_takes_batches_of_any_size(hidden: bool, tmp_path: Path) -> None:
+def test_a_network_of_snntorch_that_was_just_trained_takes_batches_of_any_size(
+    hidden: bool, delay: bool, tmp_path: Path
+) -> None:
     snntorch = pytest.importorskip("snntorch")
 
     class OverTime(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.conv, self.head = nn.Conv2d(1, 4, 3), nn.Linear(16, 3)
-            self.fire = snntorch.Leaky(beta=0.9, threshold=0.2, init_hidden=hidden)
+            self.fire = snntorch.Leaky(beta=0.9, threshold=0.2, init_hidden=hidden, reset_delay=delay)
 
         def forward(self, x: Tensor) -> Tensor:
             state, steps = [] if hidden else [self.fire.init_leaky()], []
@@ -361,6 +364,18 @@ def test_a_network_that_depends_on_the_number_of_images_is_refused(tmp_path: Pat
         export(Depends(), tmp_path / "out", "pt2", images=torch.rand(2, 3, 2, 2))
     with pytest.raises(OnespikeError, match=r"Counted cannot be .* any number of images \(len\(x\) is one number"):
         export(Counted(), tmp_path / "out", "pt2", images=torch.rand(2, 3, 2, 2))
+
+
+def test_a_network_that_depends_on_a_tensor_is_refused_without_a_print_of_its_graph(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    class Chosen(nn.BatchNorm2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return (super().forward(x) if self.num_batches_tracked == 0 else x).flatten(1)
+
+    with pytest.raises(OnespikeError, match="Chosen cannot be traced by torch"):
+        export(Chosen(3), tmp_path / "out", "pt2", images=torch.rand(2, 3, 2, 2))
+    assert capsys.readouterr().err == ""
 
 
 def test_networks_of_others_with_logits_over_time(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -80,6 +80,50 @@ def test_choices_clamps_and_matrices(digits: Tensor, tmp_path: Path) -> None:
     assert made.holds, made.parity
 
 
+def test_attention_sums_by_einstein_maxima_and_larger_maps(tmp_path: Path) -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.mix, self.head = nn.Conv2d(1, 6, 4, 4), nn.Parameter(torch.randn(6, 4)), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            maps = self.conv(x)
+            rows = F.interpolate(maps, scale_factor=1.5).flatten(2).mT  # (B, 36, 6)
+            rows = rows - rows.max(-1, keepdim=True).values
+            rows = F.scaled_dot_product_attention(rows, maps.flatten(2).mT, maps.flatten(2).mT).clamp(-1e6, 1e6)
+            mixed = torch.einsum("oc,bno->bnc", self.mix, rows), torch.einsum("bno,oc->bnc", rows, self.mix)
+            return self.head(torch.cat([mixed[0].max(1)[0], mixed[1].clamp_max(0.1).amax(1)], 1))
+
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (6, 16, 16, 1), dtype=torch.uint8)
+    made = export(Odd(), tmp_path / "out", "c", images=images, weights="fp32")
+    assert made.holds, made.parity
+    assert made.parity[0].logit_error < 1e-6 * made.parity[0].largest_logit
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        (lambda x: x.max(1)[1].float(), "indices of maxima"),
+        (lambda x: torch.max(x, 2 * x), "the larger of two tensors"),
+        (lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True), "attention with a mask"),
+        (lambda x: torch.einsum("bchw,chd->bcwd", x, torch.ones(3, 4, 2)), "constants for each of several matrices"),
+    ],
+)
+def test_operations_that_it_cannot_say_are_named(odd: Callable[[Tensor], Tensor], said: str, tmp_path: Path) -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return odd(self.conv(x)).flatten(1)
+
+    images = torch.zeros(2, 4, 4, 1, dtype=torch.uint8)
+    with pytest.raises(OnespikeError, match=rf"^c: it cannot say {said}.*; onnx and pt2 can$"):
+        export(Odd(), tmp_path / "out", "c", images=images, weights="fp32")
+
+
 def test_spikes_of_linear_layers_over_time(tmp_path: Path) -> None:
     neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
 

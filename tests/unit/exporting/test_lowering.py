@@ -207,6 +207,8 @@ CASES: list[tuple[Callable[[Net, Tensor], Tensor], str, str]] = [
         "c int8",
         "not strictly spiking: head read real values, or what integers cannot say: gelu of .* has to read spikes$",
     ),
+    (lambda n, x: n.mix(F.avg_pool2d(n.a(x), 3, 2, ceil_mode=True)).mean((2, 3)), "c fp32", "windows differ in size"),
+    (lambda n, x: n.mix(F.max_pool2d(n.a(x), 3, 2, ceil_mode=True)).mean((2, 3)), "c fp32", "with ceil_mode in"),
     (lambda n, x: n.head(F.relu(n.a(x)).flatten(1)), "c int8", "head read real values; .*; --weights fp32 may export"),
     (another_order, "c fp32,c int8", HOLDS),
     (shuffled, "c fp32,c int8", HOLDS),

@@ -14,6 +14,7 @@ from torch import nn
 import onespike
 from onespike.classpath import ClassPath
 from onespike.errors import OnespikeError
+from onespike.exporting.model_card import model_card
 from onespike.models import model_config
 from onespike.models.pretrained import WEIGHTS
 from onespike.neurons import LIF
@@ -109,8 +110,20 @@ def test_the_card_says_no_more_than_is_known(
     card = replace(CARD, mean=(mean,), std=(std,))
     text = (onespike.save_pretrained(network, tmp_path / "out", card=card) / "README.md").read_text()
     assert f"{said[0]} written by onespike" in text
-    assert f"1 channels, {said[1]}." in text
+    assert f" 1 channel, {said[1]}." in text
     assert ("- spiking-neural-network" in text) == (said[0] == "A spiking network,")
+
+
+@pytest.mark.parametrize(
+    ("model", "code"),
+    [
+        (model_config("conv-tiny"), 'import onespike\n\nnetwork = onespike.load("FOLDER or user/repo")\n'),
+        (ClassPath("pkg.nets.Net", {}), '\n\nonespike.allow_imports("pkg.nets")  # the module of Net\nnetwork = '),
+        (ClassPath.of(LIF(1)), 'network = onespike.load("FOLDER or user/repo", model=…)  # a LIF like the one'),
+    ],
+)
+def test_the_card_says_how_to_load_the_network(model: Any, code: str) -> None:
+    assert code in model_card(replace(CARD, model=model), True, {}, (), "")
 
 
 def test_a_layer_of_two_names_is_rounded_under_both(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
 from onespike.functional import partition, recompose, region_threshold, window_kinds, window_side
+from onespike.functional.window import window_count, window_kind_at
 
 DILATED_SIDES = [4, 8, 12, 16, 20]
 MAPS = [(side, "average") for side in range(1, 21)] + [(side, "dilated") for side in DILATED_SIDES]
@@ -226,6 +227,22 @@ def test_region_threshold_of_spikes_with_a_sign_is_odd():
 )
 def test_kinds_of_blocks_in_turn(windows: str, kinds: list[str]):
     assert list(islice(window_kinds(windows), 3)) == kinds
+
+
+def test_a_whole_map_is_one_window():
+    x = random(2, 3, 5, 5)
+    assert (window_count("whole"), window_side(5, "whole")) == (1, 5)
+    assert torch.equal(partition(x, "whole"), x[None])
+    assert torch.equal(recompose(x[None], 5, "whole"), x)
+    with pytest.raises(
+        ValueError, match=r"^recompose: expected windows \(1, B, C, 5, 5\) for a whole map of side 5, got"
+    ):
+        recompose(x.expand(4, *x.shape), 5, "whole")
+
+
+def test_where_dilated_windows_do_not_fit_they_are_average():
+    assert [window_kind_at("dilated", side) for side in (4, 6, 7, 8)] == ["dilated", "average", "average", "dilated"]
+    assert [window_kind_at(kind, 6) for kind in ("average", "whole")] == ["average", "whole"]
 
 
 def test_windows_that_do_not_exist_are_refused():

@@ -191,7 +191,9 @@ def test_a_forward_hook_sees_the_potentials_that_come_in_and_the_spikes_that_go_
         ({"decay": 1.1}, "decay: .*got 1.1"),
         ({"decay": float("nan")}, "decay: .*got nan"),
         ({"name": "lief"}, "unknown neuron 'lief': did you mean 'lif'"),
-        ({"options": {"beta": 1.0}}, "unknown option of the neuron lif 'beta'"),
+        ({"options": {"beta": 1.0}}, "unknown option of the neuron lif 'beta': known: none$"),
+        ({"options": {"channels": 1.0}}, "unknown option of the neuron lif 'channels': known: none$"),
+        ({"options": {"integrates": 1.0}}, "unknown option of the neuron lif 'integrates': known: none$"),
         ({"name": "adaptive", "options": {"adaption": 1.0}}, "did you mean 'adaptation'"),
         (
             {"name": "adaptive", "options": {"adaptation": -1.0}},

@@ -22,6 +22,7 @@ def test_every_form(read):
     space = read(
         """
         train.batch_size: [16, 64]
+        data.image_size: [16, 64]
         train.epochs: {low: 2, high: 9, step: 3}
         train.warmup_epochs: [0, 1]
         train.lr: {low: 0.001, high: 1, log: true}
@@ -35,6 +36,7 @@ def test_every_form(read):
     )
     assert space == {
         "train.batch_size": IntDistribution(16, 64),
+        "data.image_size": IntDistribution(16, 64),
         "train.epochs": IntDistribution(2, 8, step=3),
         "train.warmup_epochs": FloatDistribution(0, 1),  # the option is a number, whole ends or not
         "train.lr": FloatDistribution(0.001, 1, log=True),
@@ -65,8 +67,15 @@ def test_every_form(read):
         ("train.lr: {low: 0.1}", r"train.lr: expected \[low, high\]"),
         ("train.lr: {low: 0.1, high: 1, lgo: true}", r"unknown option '.*space.yaml: train.lr.lgo'"),
         ("model.preset: {choices: [paper]}", r"model.preset: expected \{choices: .* at least two values"),
+        ("model.preset: {choices: paper}", r"model.preset: expected \{choices: .* at least two values"),
+        ("model.preset: {choices: [paper, strict], low: 0}", r"model.preset: expected \{choices: .* at least two"),
+        ("1: [0, 1]", r"space.yaml: 1: expected the name of an option, such as train.lr"),
+        ("train.lr: {low: 0.1, high: 1, log: true, step: 0.1}", r"train.lr: log: true needs a low above 0 and no step"),
+        ("train.lr: {low: 0.1, high: 1, step: 0}", r"train.lr.step: expected more than 0"),
+        ("train.lr: {low: 0.1, high: 1, step: 1e-7}", r"train.lr.step: .* 1,000,000 steps at most, got 1e-07"),
         ("model.preset: {choices: [paper, papre]}", r"space.yaml: .*preset.*papre"),
         ("", "expected options and what each may be"),
+        ("{}", "expected options and what each may be"),
         ("- 1", "expected options and what each may be"),
     ],
 )
@@ -91,6 +100,11 @@ def test_a_value_that_suits_some_of_the_others_is_possible(read):
 def test_an_option_of_some_models_alone_is_a_whole_number_where_the_model_is_searched_for_as_well(read):
     model = "model.name: {choices: [spiking-vgg-xs, spiking-resnet-xs]}"
     assert read(f"{model}\nmodel.width: [8, 32]")["model.width"] == IntDistribution(8, 32)
+
+
+def test_an_argument_of_ones_own_class_is_whole_if_its_ends_are(read):
+    space = read("data.init_args.size: [4, 8]\ndata.init_args.noise: [0.0, 1]", data__class_path="pkg.Data")
+    assert space == {"data.init_args.size": IntDistribution(4, 8), "data.init_args.noise": FloatDistribution(0, 1)}
 
 
 ROOT = Path(__file__).parents[3]

@@ -124,6 +124,7 @@ def test_the_values_of_a_trial_outlive_processes_that_died_before_they_drew_them
     dies_early("c")
     again = claim(study, SPACE, 1, tmp_path, "d")
     assert (again.number, again.params) == (3, drawn.params)
+    assert [one.values for one in tried(study, "")] == [drawn.params]
 
 
 def test_what_was_stopped_is_made_again_before_anything_new(study, tmp_path, alive):
@@ -200,6 +201,16 @@ def test_of_trials_that_are_equally_good_the_cheapest_is_the_best(study):
         trial.set_user_attr("pflop", pflop)
         study.tell(trial, accuracy)
     assert [one.best for one in tried(study, "")] == [False, False, True, False, False]
+
+
+def test_a_slot_is_given_up_after_so_many_deaths_whatever_else_is_attempted():
+    def attempt(state: str, **attributes: object) -> SimpleNamespace:
+        return SimpleNamespace(state=SimpleNamespace(name=state), user_attrs=attributes)
+
+    dead, stopped = [attempt("FAIL") for _ in range(studies.DEATHS)], attempt("FAIL", stopped="stopped")
+    assert studies.result_of([*dead, stopped]) is dead[-1]
+    assert studies.result_of([*dead[1:], stopped, attempt("RUNNING")]) is None
+    assert studies.result_of([*dead, refused := attempt("FAIL", outcome="refused")]) is refused
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 import math
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ from onespike.neurons import Neuron, NeuronConfig, make_neuron
 from onespike.training import Diverged, Stopped, load_recipe, train
 from onespike.training.callbacks import Callback, Monitor, MovingAverage, Step
 from onespike.training.config import TrainConfig
-from onespike.training.display import Display
+from onespike.training.display import Display, _next
 from onespike.training.interrupt import Interrupt
 from onespike.training.loop import expect_numbers, finish_epoch, train_epoch
 from onespike.training.monitor import SpikeMonitor
@@ -77,9 +77,9 @@ def test_a_whitening_that_nothing_has_set_is_set_by_the_images_in_a_network_that
 def test_a_moving_average_of_a_network_that_was_passed_has_its_whitening(small):
     recipe = replace(small(train__mixup=0.0, train__ema=0.9), model=model_config("spiking-vgg-xs", width=4))
     trainer = set_up(recipe, create_model("spiking-vgg-xs", width=4, in_channels=1))
-    assert trainer.evaluated is not trainer.network
-    assert torch.equal(trainer.evaluated.stem[0].weight, set_up(recipe).network.stem[0].weight)
-    assert torch.equal(trainer.evaluated.stem[0].weight, trainer.network.stem[0].weight)
+    with trainer.averaged():
+        assert torch.equal(trainer.network.stem[0].weight, set_up(recipe).network.stem[0].weight)
+    assert torch.equal(trainer.checkpoint().weights["stem.0.weight"], trainer.network.stem[0].weight)
 
 
 def test_a_whitening_under_a_norm_that_has_seen_images_stays(small):
@@ -235,6 +235,25 @@ def test_that_bf16_is_emulated_is_said(capability, precision, small, monkeypatch
     assert said == ((capability, precision) == ("AVX2", "bf16"))
 
 
+@pytest.mark.parametrize(
+    ("passed", "modules", "then"),
+    [
+        ((), [], "onespike evaluate 'my run'; onespike inspect 'my run' --sample 0"),
+        ((), ["pkg"], "onespike evaluate 'my run' --import pkg; onespike inspect 'my run' --sample 0 --import pkg"),
+        (("model",), [], "onespike.evaluate('my run', model=…)"),
+        (("model", "data"), ["pkg"], "onespike.evaluate('my run', model=…, data=…)"),
+        (("data",), [], "onespike.evaluate('my run', data=…)"),
+    ],
+)
+def test_what_to_do_next_with_a_run_is_what_works(passed, modules, then, small, monkeypatch):
+    monkeypatch.setattr("onespike.classpath.allowed", lambda: modules)
+    images = TensorDataset(torch.zeros(200, 1, 16, 16), torch.arange(200) % 10)
+    network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(1, 10))
+    parts = {"model": network, "data": images}
+    made = set_up(small(), **{name: parts[name] for name in passed})
+    assert _next(made.recipe, Path("my run")) == then
+
+
 @pytest.mark.parametrize("hoyer", [0.0, 0.01])
 def test_accumulating_in_parts_is_the_same_step(small, hoyer):
     whole = some_steps(small(**QUIET, train__precision="fp64", train__hoyer=hoyer), 2)
@@ -378,10 +397,11 @@ def test_a_loss_of_images_that_nobody_trains_on_stops_the_run_if_it_is_no_number
     assert not Run.open(tmp_path / "run").is_complete
 
 
-@pytest.mark.parametrize("which", ["network", "evaluated"])
-def test_weights_that_are_not_finite_are_not_saved(small, which):
+@pytest.mark.parametrize("average", [False, True])
+def test_weights_that_are_not_finite_are_not_saved(small, average):
     trainer = set_up(small(train__ema=0.9, data__limit=60))
-    getattr(trainer, which).head.bias.data[0] = math.inf
+    with trainer.averaged() if average else nullcontext():
+        trainer.network.head.bias.data[0] = math.inf
     with pytest.raises(
         Diverged, match=r"^the weights head\.bias are no longer finite numbers, after 0 epochs and 0 steps: "
     ):
@@ -472,7 +492,8 @@ def test_ema_is_the_moving_average_of_the_weights(small):
         # timm's warm-up of the decay: 0 at first, then 1 - n^(-2/3), at most the one asked for
         decay = min(0.5, 1 - (1 + number) ** (-2 / 3)) if number else 0.0
         average = weight if average is None else decay * average + (1 - decay) * weight
-    assert torch.allclose(made.evaluated.head.weight, average, rtol=0, atol=1e-12)
+    assert torch.allclose(made.checkpoint().weights["head.weight"], average, rtol=0, atol=1e-12)
+    assert torch.equal(made.network.head.weight, weight)
 
 
 def test_of_a_shared_layer_the_average_moves_once_a_step():
@@ -482,16 +503,22 @@ def test_of_a_shared_layer_the_average_moves_once_a_step():
     torch.nn.init.ones_(shared.weight)
     network[1].num_batches_tracked += 5
     average.after_step(SimpleNamespace(network=network), Step(9, 1.0, 16, 0.1))
-    assert torch.equal(average.network[0].weight, before.lerp(torch.ones(3, 3), 0.75))
-    assert average.network[2] is average.network[0]
-    assert average.network[1].num_batches_tracked == 5
+    with average.used():
+        assert torch.equal(shared.weight, before.lerp(torch.ones(3, 3), 0.75))
+        assert network[1].num_batches_tracked == 5
+    assert torch.equal(shared.weight, torch.ones(3, 3))
 
 
-def test_a_network_that_cannot_be_copied_has_no_average(small):
+def test_the_average_of_a_network_that_no_copy_stands_for_is_evaluated(small):
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 10))
-    network.lock = threading.Lock()
-    with pytest.raises(OnespikeError, match=r"^train\.ema: the network cannot be copied: .*lock.*; set 0$"):
-        set_up(small(train__ema=0.9), network)
+    network.lock = threading.Lock()  # cannot be copied
+    network.forward = lambda images: network[1](network[0](images))  # of a copy, too
+    trainer = set_up(small(train__ema=0.9, data__limit=60), network)
+    with trainer.averaged():
+        torch.nn.init.zeros_(network[1].weight)
+        torch.nn.init.zeros_(network[1].bias)
+    assert trainer.evaluate(trainer.test).loss == pytest.approx(math.log(10))
+    assert network[1].weight.any()
 
 
 def test_scores_equal_a_count_by_hand(small):
@@ -513,6 +540,17 @@ def test_scores_equal_a_count_by_hand(small):
     for truth, guess in zip(labels, order[:, 0], strict=True):
         table[truth, guess] += 1
     assert torch.equal(scores.confusion, table)
+
+
+def test_of_equal_logits_the_first_is_the_guess(small):
+    made = set_up(small(**QUIET))
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 100), torch.nn.Hardtanh(1, 2))
+    with torch.no_grad():
+        network[1].weight.zero_()
+        network[1].bias.fill_(3).view(2, 50)[0] = 0  # 50 of 1, and 50 of 2, as counts of spikes are
+    scores = score(network, [(torch.rand(100, 1, 32, 32), torch.arange(100))], 100, made.accelerator)
+    assert scores.confusion.sum(0).nonzero().tolist() == [[50]]
+    assert (scores.top1, scores.top5) == (1, 5)
 
 
 def test_scoring_is_repeatable_with_bernoulli_draws_and_leaves_the_mode(small):

@@ -44,8 +44,8 @@ def test_what_an_optimiser_refuses_is_one_line() -> None:
         make_optimizer(TrainConfig(optimizer="sgd", momentum=0.0), nn.Linear(3, 3))
     with pytest.raises(OnespikeError, match=r"^model: it has no weights to train; expected some that require"):
         make_optimizer(TrainConfig(), nn.Linear(3, 3).requires_grad_(False))
-    for name in ("kron", "lookahead_kronw"):
-        with pytest.raises(OnespikeError, match=rf"^train.optimizer: {name} keeps rng_state beside the state of the"):
+    for name, kept in (("kron", "rng_state"), ("lookahead_kronw", "rng_state"), ("adafactorbv", "momentum_dtype")):
+        with pytest.raises(OnespikeError, match=rf"^train.optimizer: {name} keeps {kept} beside the state of the"):
             make_optimizer(TrainConfig(optimizer=name), nn.Linear(3, 3))
 
 
@@ -142,6 +142,34 @@ def test_the_rate_rises_in_a_line_then_follows_the_cosine_and_is_noisy_in_betwee
     noisy = rates(replace(config, noise_range=(0.5, 0.9), noise_limit=0.3))
     assert [step for step in range(20) if noisy[step] != plain[step]] == list(range(10, 18))
     assert all(abs(one / other - 1) < 0.3 for one, other in zip(noisy, plain, strict=True))
+    assert rates(replace(config, noise_range=(0.5, 0.9), noise_limit=0.3, seed=1)) != noisy
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"momentum": 1.0}, "momentum: expected 0 <= momentum < 1, got 1.0"),
+        ({"label_smoothing": 1.0}, "label_smoothing: expected 0 <= label_smoothing < 1, got 1.0"),
+        ({"ema": 1.0}, "ema: expected 0 <= ema < 1, got 1.0"),
+        ({"lr": 0.0}, "lr: expected more than 0, got 0"),
+        ({"teacher_weight": 1.1}, "teacher_weight: expected at most 1, got 1.1"),
+        ({"noise_range": (0.5, 0.5)}, r"noise_range: expected 0 <= from < to <= 1, got \[0.5, 0.5\]"),
+        ({"noise_range": (0.5, 1.5)}, r"noise_range: expected 0 <= from < to <= 1, got \[0.5, 1.5\]"),
+        ({"noise_range": (-0.5, 0.5)}, r"noise_range: expected 0 <= from < to <= 1, got \[-0.5, 0.5\]"),
+        ({"accumulate": 3}, "accumulate: 128 images cannot be split into 3 parts"),
+        ({"epochs": 10**6 + 1}, "epochs: expected at most 1,000,000, got 1000001"),
+        ({"seed": -1}, "seed: expected at least 0, got -1"),
+    ],
+)
+def test_options_out_of_their_ranges(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(OnespikeError, match=f"^train.{message}$"):
+        TrainConfig(**values)
+
+
+def test_the_ends_of_the_ranges_are_options() -> None:
+    TrainConfig(momentum=0.0, label_smoothing=0.0, teacher_weight=1.0, epochs=10**6, seed=2**63 - 1)
+    TrainConfig(noise_range=(0, 1), noise_limit=1.0, lr=0.1, min_lr=0.1)
+    TrainConfig(noise_range=(0, 1), noise_limit=1e-3, accumulate=128)
 
 
 def test_the_warm_up_never_falls() -> None:

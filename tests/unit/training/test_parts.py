@@ -2,7 +2,9 @@
 
 import errno
 import os
+from contextlib import nullcontext
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from onespike.classpath import ClassPath
 from onespike.training import Pruning, run
 from onespike.training.requirements import expect_loss
 from onespike.training.set_up import set_up
+from tests.forward import Forward
 from tests.running import raising
 
 
@@ -99,6 +102,7 @@ def sparse() -> nn.Module:
             {"model": plain(), "loss": lambda logits, labels: F.cross_entropy(logits[:1], labels)},
             r"loss: it does not take logits \(2, 10\) and labels \(2,\)",
         ),
+        ({"model": plain(), "loss": nn.CrossEntropyLoss}, r"^loss: it does not take .*; it is a class: call it first"),
         ({"model": plain(), "loss": Scaled()}, "loss: its weight scale would not be trained: put it into the model"),
         *(
             (
@@ -339,6 +343,39 @@ def test_logits_without_a_gradient_are_named():
     made = set_up(onespike.load_recipe("digits", {"data.limit": 100, "data.workers": 0}), network)
     with pytest.raises(OnespikeError, match=r"^model: in training its logits have no gradient; .* no_grad and detach$"):
         made.step(0, *next(made.batches.epoch(0)))
+
+
+class Leaky(nn.Linear):
+    """It keeps a potential from batch to batch, its graph, too, if it is not detached."""
+
+    potential: Tensor | float = 0.0
+
+    def __init__(self, detached: bool) -> None:
+        super().__init__(1024, 10)
+        self.detached = detached
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = self.potential if isinstance(self.potential, Tensor) and len(self.potential) == len(x) else 0.0
+        self.potential = torch.sigmoid(super().forward(x.flatten(1)) + before)
+        logits = self.potential
+        self.potential = logits.detach() if self.detached else logits
+        return logits
+
+
+@pytest.mark.parametrize("detached", [True, False])
+def test_a_state_that_nobody_resets_is_told(detached: bool, capsys: pytest.CaptureFixture):
+    made = set_up(onespike.load_recipe("digits", {"data.limit": 200, "data.workers": 0}), Leaky(detached))
+    assert "it answers the same images differently the second time" in capsys.readouterr().err
+    first, second = islice(made.batches.epoch(0), 2)
+    made.step(0, *first)
+    with nullcontext() if detached else pytest.raises(OnespikeError, match=r"^model: it goes on from the batch before"):
+        made.step(1, *second)
+
+
+def test_draws_are_no_state(capsys: pytest.CaptureFixture):
+    drawing = Forward(lambda net, x: net.linear(torch.rand_like(x).flatten(1)), linear=nn.Linear(1024, 10))
+    set_up(onespike.load_recipe("digits", {"data.limit": 100}), drawing)
+    assert capsys.readouterr().err == ""
 
 
 def test_weights_that_are_computed_cannot_be_rounded_to_8_bits():

@@ -466,8 +466,8 @@ def test_a_moving_average_starts_from_the_old_weights_too_and_what_they_took_cou
     run.begin(old.recipe)
     trainer = set_up(recipe)
     trainer.start_from(run)
-    for network in (trainer.network, trainer.evaluated):
-        assert same(network.state_dict(), run.checkpoint("best").weights)
+    for state in (trainer.network.state_dict(), trainer.checkpoint().weights):
+        assert same(state, run.checkpoint("best").weights)
     assert (trainer.progress.epochs_before, trainer.progress.flops_before) == (5, 15.0)
 
 
@@ -625,3 +625,17 @@ def test_a_state_that_no_checkpoint_could_be_read_with_is_refused(value, small, 
     mine.state = lambda: {"seen": value}
     with pytest.raises(OnespikeError, match=r"^callbacks\.\d+\.Counting\.seen: .* cannot be saved; expected finite"):
         train(small(train__epochs=1), tmp_path / "run", callbacks=[mine], quiet=True)
+
+
+def test_a_compiled_network_and_one_that_is_not_take_each_others_weights(small, tmp_path: Path):
+    def network(compiled: bool) -> nn.Module:
+        made = nn.Sequential(nn.Flatten(), nn.Linear(1024, 10))
+        return torch.compile(made, backend="eager") if compiled else made
+
+    recipe = small(train__epochs=1, train__ema=0.5, data__limit=60)
+    train(recipe, tmp_path / "run", model=network(compiled=True), quiet=True)
+    plain, compiled = (Run.open(tmp_path / "run").model(model=network(kind)) for kind in (False, True))
+    assert sorted(plain.state_dict()) == sorted(weights(tmp_path / "run")) == ["1.bias", "1.weight"]
+    assert torch.equal(compiled.state_dict()["_orig_mod.1.weight"], plain[1].weight)
+    longer = small(train__epochs=2, train__ema=0.5, data__limit=60)
+    assert train(longer, tmp_path / "run", model=network(compiled=False), resume=True, quiet=True)["epochs"] == 2

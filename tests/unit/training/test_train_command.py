@@ -1,6 +1,7 @@
 """What `onespike train` trains, by its options, and what it says when it is interrupted; so does `prune-time`."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from onespike.cli.train import _folder
 from onespike.training import Recipe, Run, Stopped
 from tests.running import raising
+from tests.unit.search.trial import TINY
 
 
 @pytest.mark.parametrize(("named", "epochs"), [((), 7), (("--recipe", "cifar10/finetune"), 3)])
@@ -53,3 +55,13 @@ def test_ctrl_c_in_the_test_of_a_stage_says_how_to_go_on(command, tmp_path: Path
     monkeypatch.setattr("onespike.training.pruning.prune_time", raising(KeyboardInterrupt))
     code, _, complaint = command("prune-time", "--from", 2, "--out", tmp_path, "--recipe", "cifar10/conv12")
     assert (code, complaint) == (130, "the same command goes on\ninterrupted\n")
+
+
+def test_what_to_do_with_a_run_of_a_class_of_ones_own_is_told_by_commands_that_work(command, tmp_path: Path):
+    values = [word for name, value in TINY.items() if not name.startswith("model.") for word in (f"--{name}", value)]
+    of_class = ("--model.class_path", "tests.unit.search.trial.Net")
+    _, printed, _ = command("train", "--out", tmp_path / "my run", *values, *of_class)
+    run, allowing = f"'{tmp_path}/my run'", "--import tests.unit.search.trial"
+    then = f"onespike evaluate {run} {allowing}; onespike inspect {run} --sample 0 {allowing}"
+    assert f"see curves.png, then: {then}\n" in printed
+    assert command(*shlex.split(then.split(";")[0])[1:])[0] == 0

@@ -17,7 +17,7 @@ from onespike.data.sources import Content, Part, Source
 from onespike.data.sources.cifar import CIFAR10_CLASSES
 from onespike.data.sources.files import Files, not_recognised, open_files
 from onespike.data.sources.folders import Listing, below, in_class_folders, parts_of_files
-from onespike.errors import OnespikeError, shown, warn
+from onespike.errors import OnespikeError, shown
 
 DVS128, NMNIST, COCHLEA = Sensor(128, 128), Sensor(34, 34), Sensor(1, 1, 700)
 _GESTURES: tuple[str, ...] = ("hand clapping", "right hand wave", "left hand wave", "right arm clockwise")
@@ -172,17 +172,10 @@ def open_folder(config: DataConfig, root: Path | None) -> Iterator[Source]:
     if config.sensor is None:
         expected = "expected its width and height in pixels, such as --data.sensor 346,260"
         raise OnespikeError(f"data.sensor: events-folder does not say which camera recorded it; {expected}")
-    sensor, endings = Sensor(*config.sensor), tuple(READERS)
+    sensor = Sensor(*config.sensor)
     with _opened(config, root, {"train/": "beside test/ or val/, each <class>/<recording>"}) as files:
-        classes, listings, others = in_class_folders(files, endings, "recording")
-        names = [name for listing in listings.values() for name, _ in listing]
+        names, content = in_class_folders(files, tuple(READERS), "recording", _reader(files, READERS, sensor))
         _expect_one_format(files, names)
-
-        def content() -> Content:
-            if others:
-                warn(others)
-            return Content(tuple(classes), parts_of_files(files, classes, listings, _reader(files, READERS, sensor)))
-
         yield source(config, sensor, str(files.root), lambda: files.key(names), content)
 
 

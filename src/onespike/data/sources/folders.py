@@ -31,22 +31,18 @@ def open_folder(root: Path | None) -> Iterator[Source]:
     with open_files(root) as opened:
         files = opened.find("train/")
         if files is None:
-            raise not_recognised(root, "folder", ["train/<class>/ beside val/<class>/ or test/<class>/"])
-        classes, listings, others = in_class_folders(files, EXTENSIONS, "image")
-
-        def content() -> Content:
-            if others:
-                warn(others)
-            return Content(tuple(classes), _images(files, classes, listings))
-
-        names = [name for listing in listings.values() for name, _ in listing]
+            alone = "<class>/ alone with --data.name hub"  # which splits them
+            raise not_recognised(root, "folder", ["train/<class>/ beside val/<class>/ or test/<class>/", alone])
+        names, content = in_class_folders(files, EXTENSIONS, "image", _decoder(files))
         yield Source("folder", str(files.root), lambda: files.key(names), content)
 
 
-def in_class_folders(files: Files, endings: tuple[str, ...], what: str) -> tuple[list[str], Mapping[str, Listing], str]:
+def in_class_folders(
+    files: Files, endings: tuple[str, ...], what: str, read: Callable[[str], np.ndarray]
+) -> tuple[list[str], Callable[[], Content]]:
     """Find the files of train/<class>/, and of val/<class>/ or test/<class>/ or both; `what` they are, such as "image".
 
-    Returns the classes, the files of each part, and a warning of other files, for when these are read; often empty.
+    Returns their names, and the function that gives the content, which warns of other files.
     """
     places = []
     for part, names in NAMES.items():
@@ -62,8 +58,14 @@ def in_class_folders(files: Files, endings: tuple[str, ...], what: str) -> tuple
     listings = {folder: [(name, name.split("/")[1]) for name in names] for folder, names in found.items()}
     classes = _classes_of(files, listings, f"{what}s")  # now: what is decoded already is not decoded again
     others = {one for one in every if "/" in one}.difference(*found.values())
-    parts = PARTS if all(places) else ("train", "test")
-    return classes, dict(zip(parts, listings.values(), strict=True)), files.left_out(others, f"{what} of a class")
+    parts = dict(zip(PARTS if all(places) else ("train", "test"), listings.values(), strict=True))
+
+    def content() -> Content:
+        if others:
+            warn(files.left_out(others, f"{what} of a class"))
+        return Content(tuple(classes), parts_of_files(files, classes, parts, read))
+
+    return [name for names in found.values() for name in names], content
 
 
 def below(
@@ -108,8 +110,8 @@ def parts_of_files(
     return {name: part(listing) for name, listing in listings.items()}
 
 
-def _images(files: Files, classes: Iterable[str], listings: Mapping[str, Listing]) -> dict[str, Part]:
-    return parts_of_files(files, classes, listings, lambda name: decode(files.read(name), files.where(name)))
+def _decoder(files: Files) -> Callable[[str], np.ndarray]:
+    return lambda name: decode(files.read(name), files.where(name))
 
 
 def open_tiny_imagenet(root: Path | None) -> Iterator[Source]:
@@ -146,7 +148,7 @@ def _tiny_imagenet(files: Files) -> Source:
         rows = (line.split("\t") for line in _lines(files, "words.txt"))
         words = {row[0]: row[1].split(",")[0].strip() for row in rows if len(row) == 2}
         classes = tuple(words.get(wnid, wnid) for wnid in wnids)
-        return Content(classes, _images(files, wnids, {"train": train, "test": test}))
+        return Content(classes, parts_of_files(files, wnids, {"train": train, "test": test}, _decoder(files)))
 
     used = ["wnids.txt", "words.txt", _ANNOTATIONS, *(name for name, _ in train + test)]
     return Source(_HOSTED.name, str(files.root), lambda: files.key(used), content)

@@ -41,13 +41,13 @@ class Bodies(Memory):
         return written
 
     def _body_conv(self, one: Conv) -> list[str]:
-        window = self._window(one, one.geometry, one.sides, one.source.channels)
+        window = self._window(one)
         weights = self._table(one.weight, "float" if one.kind == "f32" else "int8_t")
         kernel = "conv_bits_f32" if (one.source.kind, one.kind) == ("bits", "f32") else f"conv_{one.source.kind}"
         return [f"{kernel}(&{window}, {weights}, {self._at(one.source)}, p, out);"]
 
     def _body_pixelconv(self, one: PixelConv) -> list[str]:
-        window = self._window(one, one.geometry, one.sides, one.source.channels)
+        window = self._window(one)
         weights = self._table(one.weight, "int8_t")
         groups = torch.zeros(one.source.channels, dtype=torch.int64)
         for number, channels in enumerate(one.groups):
@@ -61,7 +61,7 @@ class Bodies(Memory):
         if of.kind == "u8":
             return [f"{spaces}const uint8_t *v = image + ({pixel}) * {of.channels};"]
         if of.kind == "bits":
-            at = f"{self._at(of)} + ({pixel}) * {of.words}"
+            at = f"{self._at(of)} + ({pixel}) * {of.width}"
             return [f"{spaces}int32_t v[{of.channels}];", f"{spaces}unpack({at}, {of.channels}, v);"]
         if of in self._stored:
             return [f"{spaces}const {TYPES[of.kind]} *v = {self._at(of)} + ({pixel}) * {of.channels};"]
@@ -79,13 +79,13 @@ class Bodies(Memory):
 
     def _body_pool(self, one: Pool) -> list[str]:
         of = one.read.map
-        window = self._window(one, one.geometry, one.sides, of.channels)
+        window = self._window(one)
         count, columns = math.prod(one.geometry.kernel), one.geometry.kernel[1]
         place = f"    int q = tap(&{window}, p, t / {columns}, t % {columns});"
         loop = [f"for (int t = 0; t < {count}; t++) {{", place, "    if (q < 0)", "        continue;"]
         pixel = self._pixel(one.read, "q")
         if one.kind == "bits":
-            each, word = f"for (int i = 0; i < {one.words}; i++)", f"({self._at(of)})[({pixel}) * {of.words} + i]"
+            each, word = f"for (int i = 0; i < {one.width}; i++)", f"({self._at(of)})[({pixel}) * {of.width} + i]"
             return [each, "    out[i] = 0;", *loop, f"    {each}", f"        out[i] |= {word};", "}"]
         add = "out[c] = v[c] > out[c] ? v[c] : out[c];" if one.largest else "out[c] += v[c];"
         start = {"i32": "INT32_MIN", "i64": "INT64_MIN", "f32": "-3.402823466e+38f"}[one.kind] if one.largest else "0"
@@ -138,7 +138,8 @@ class Bodies(Memory):
         return lines
 
     def _body_function(self, one: Function) -> list[str]:
-        return [*self._fetch(one.source, "p"), _each(one), f"    out[c] = {MATH.get(one.name, one.name)}(v[c]);"]
+        arguments = ", ".join(["v[c]", *(literal(value, "float") for value in one.arguments)])
+        return [*self._fetch(one.source, "p"), _each(one), f"    out[c] = {MATH.get(one.name, one.name)}({arguments});"]
 
     def _body_matmul(self, one: Matmul) -> list[str]:
         (left, right), depth = one.factors, one.factors[0].channels
@@ -149,7 +150,7 @@ class Bodies(Memory):
         kind = one.source.kind if one.source.kind in ("i64", "f32") else "i32"
         if one.source.channels > 2**16:
             raise OnespikeError(f"c: expected at most 65,536 channels, got {one.source.channels:,} before {one.layer}")
-        inverted = torch.zeros(32 * one.words, dtype=torch.int64)
+        inverted = torch.zeros(32 * one.width, dtype=torch.int64)
         inverted[: one.channels] = one.inverted.long()
         words = (inverted.view(-1, 32) << torch.arange(32)).sum(1)
         chosen, thresholds = self._table(one.chosen, "uint16_t"), self._table(one.thresholds, TYPES[kind])
@@ -161,7 +162,7 @@ class Bodies(Memory):
         bits = one.kind == "bits"
         table = torch.zeros(one.pixels, one.channels, dtype=torch.int64)  # 0 is none
         for part in one.parts:
-            places = part.pixels[:, None] * (32 * of.words if bits else of.channels) + part.channels
+            places = part.pixels[:, None] * (32 * of.width if bits else of.channels) + part.channels
             table[part.to_pixels[:, None], part.to_channels] = 1 + places
         loop = f"for (int i = 0; i < {one.channels}; i++) {{"
         lines = [loop, f"    int q = (int){self._table(table)}[p * {one.channels} + i] - 1;", "    if (q >= 0)"]
@@ -171,7 +172,7 @@ class Bodies(Memory):
 
     def _body_collect(self, one: Collect) -> list[str]:
         bits = one.kind == "bits"
-        lines = [f"for (int i = 0; i < {one.words if bits else one.channels}; i++)", "    out[i] = 0;"]
+        lines = [f"for (int i = 0; i < {one.width}; i++)", "    out[i] = 0;"]
         if len(one.parts) > FEW and len({part.map for part in one.parts}) == 1:
             return [*lines, *self._gather(one, one.parts[0].map)]
         for part in one.parts:
@@ -180,7 +181,7 @@ class Bodies(Memory):
             table[part.to_pixels] = part.pixels + 1
             whole = torch.equal(part.to_channels, torch.arange(one.channels)) and part.map.channels == one.channels
             whole = whole and torch.equal(part.channels, part.to_channels)
-            at, size = self._at(part.map), part.map.words if bits else part.map.channels
+            at, size = self._at(part.map), part.map.width
             lines += ["{", f"    int q = {self._table(table)}[p] - 1;"]
             if whole:
                 count, copy = size, f"out[i] = ({at})[q * {size} + i];"

@@ -41,7 +41,7 @@ class Writer(Bodies):
             steps.append(f"    /* {comment(one.layer)} */")
             steps += [f"    fill{self._names[one]}(image);"]
             if one.kind == "bits":
-                steps.append(f"    MODEL_SPIKES({self._names[one]}, {self._at(one)}, {one.pixels * one.words});")
+                steps.append(f"    MODEL_SPIKES({self._names[one]}, {self._at(one)}, {one.pixels * one.width});")
         kind, number = TYPES[scores.kind], SCORES[scores.kind]
         run = [
             f"int model_run(const uint8_t *image, {number} *scores)",
@@ -84,10 +84,9 @@ class Writer(Bodies):
         text = f"/* {comment(one.layer)}: {type(one).__name__.lower()}, {' x '.join(map(str, one.shape))} */\n"
         text += f"{head}\n{{\n{unused}" + "".join(f"    {line}\n" for line in body) + "}\n"
         if one in self._stored:
-            each = one.words if one.kind == "bits" else one.channels
             text += f"\nstatic void fill{self._names[one]}(const uint8_t *image)\n{{\n"
             text += f"    for (int p = 0; p < {one.pixels}; p++)\n"
-            text += f"        map{self._names[one]}(image, p, {self._at(one)} + p * {each});\n}}\n"
+            text += f"        map{self._names[one]}(image, p, {self._at(one)} + p * {one.width});\n}}\n"
         return text
 
 

@@ -176,6 +176,13 @@ static float reciprocal(float x)
     return 1.0f / x;
 }
 
+/* kernel: clamp */
+static float clamp(float x, float least, float most)
+{
+    x = x > least ? x : least;
+    return x < most ? x : most;
+}
+
 /* kernel: dot */
 /* The product of two rows. */
 static float dot(const float *a, const float *b, int count)

@@ -1,11 +1,12 @@
 """Places of maps in memory, and of constants in tables."""
 
 import math
+from dataclasses import astuple
 
 from torch import Tensor
 
 from onespike.exporting.c.text import SIZES, TYPES, lines_of, literal
-from onespike.exporting.lowering.maps import Collect, Conv, Geometry, Map, Matmul, PixelConv, Pixels, Pool, needed
+from onespike.exporting.lowering.maps import Collect, Conv, Map, Matmul, PixelConv, Pixels, Pool, needed
 
 
 class Memory:
@@ -43,9 +44,9 @@ class Memory:
             for used in self._touched(one):
                 ends[used] = max(ends[used], step.get(one, len(step)))
         spans: dict[Map, tuple[int, int]] = {}
-        for one in sorted(self._stored, key=lambda stored: -stored.bytes):
+        for one in sorted(self._stored, key=lambda stored: -_bytes(stored)):
             others = [span for other, span in spans.items() if step[other] <= ends[one] and step[one] <= ends[other]]
-            place, size = 0, -(-one.bytes // 8) * 8
+            place, size = 0, -(-_bytes(one) // 8) * 8
             for start, end in sorted(others):
                 if place + size <= start:
                     break
@@ -89,14 +90,20 @@ class Memory:
             self._flash += len(values) * SIZES[kind]
         return self._known[key]
 
-    def _window(self, one: Map, geometry: Geometry, sides: tuple[int, int, int], channels: int) -> str:
-        _, rows, columns, out = one.shape
-        pairs = (geometry.kernel, geometry.stride, geometry.padding, geometry.dilation)
-        numbers = [*sides[1:], channels, rows, columns, out, *(f"{{{a}, {b}}}" for a, b in pairs)]
+    def _window(self, one: Conv | Pool) -> str:
+        """The name of the table of a map's windows."""
+        (source,) = one.reads()
+        pairs = (f"{{{rows}, {columns}}}" for rows, columns in astuple(one.geometry))
+        numbers = [*one.sides[1:], source.channels, *one.shape[1:], *pairs]
         name = f"window{self._names[one]}"
         self._tables.append(f"static const window {name} = {{{', '.join(map(str, numbers))}}};")
         self._flash += 4 * (6 + 8)
         return name
+
+
+def _bytes(one: Map) -> int:
+    """Bytes of a stored map."""
+    return one.pixels * one.width * SIZES[TYPES[one.kind]]
 
 
 def _reads_of(one: Map) -> int:

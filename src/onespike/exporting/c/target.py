@@ -103,7 +103,7 @@ class _Compiled:
         images, count = images.contiguous(), len(images)
         number = torch.int32 if self.contract.weights == "int8" else torch.float32
         scores = torch.zeros(count, len(self.contract.classes), dtype=number)
-        words = [one.pixels * one.words for one in self.maps]
+        words = [one.pixels * one.width for one in self.maps]
         fired = torch.zeros(count, sum(words), dtype=torch.int32)
         for one in zip(images, scores, fired, strict=True):
             image, row, spikes = (ctypes.c_void_p(tensor.data_ptr()) for tensor in one)
@@ -111,7 +111,7 @@ class _Compiled:
             self.library.model_run(image, row)
         bits = torch.zeros(count, max((one.offset + one.size for one in self.maps), default=0))
         for of, part in zip(self.maps, fired.split(words, 1), strict=True):
-            spread = part.reshape(count, of.pixels, of.words, 1) >> torch.arange(32, dtype=torch.int32) & 1
+            spread = part.reshape(count, of.pixels, of.width, 1) >> torch.arange(32, dtype=torch.int32) & 1
             bits[:, of.offset : of.offset + of.size] = spread.flatten(2)[..., : of.channels].flatten(1)
         return scores.double() * self.unit, [read_bits(value, bits) for value in self.spikes]
 

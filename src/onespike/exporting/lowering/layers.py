@@ -61,12 +61,12 @@ class Layers(Sums):
         a, b = (one.expand(shape) for one in (a, b))
         a, b = (self._summed([one]) if one.shift.any() else one for one in (a, b))
         for axis in axes_of(shape):
-            decoded = [self._decoded(one, axis) for one in (a, b)]
-            if all(one is not None and len(one) == 1 and bool((one[0].read.channels >= 0).all()) for one in decoded):
+            terms = [term for one in (a, b) if (term := self._of_one_map(one, axis))]
+            if len(terms) == 2:
                 break
         else:
             raise CannotSayError(f"a product of two tensors of several maps in {self._layer}")
-        first, second = (one[0] for one in decoded if one)
+        first, second = terms
         kind, bound, size = self._product_of(first.read.map, second.read.map)
         factors = first.read, second.read
         self._add(new := Product(shape=sides_of(shape, axis), kind=kind, bound=bound, factors=factors))
@@ -120,13 +120,13 @@ class Layers(Sums):
             dense = weight.new_zeros(len(weight), groups, *weight.shape[1:])
             dense[torch.arange(len(weight)), torch.arange(groups).repeat_interleave(len(weight) // groups)] = weight
             weight = dense.flatten(1, 2)
-        geometry = Geometry(tuple(weight.shape[2:]), pair(stride), pair(padding), pair(dilation))  # type: ignore[arg-type]
-        return self._weighed(self._contiguous(x, 1), weight, bias, geometry)
+        geometry = Geometry(*map(pair, (weight.shape[2:], stride, padding, dilation)))
+        return self._weighed(self._contiguous(x), weight, bias, geometry)
 
     def _laid_out(self, x: Value, read: Read, weight: Tensor, geometry: Geometry) -> dict[str, Any]:
         """Where a convolution of (N, C, H, W) lies, and its weights for all channels of the map that is read."""
         sides = (x.shape[0], *x.shape[2:])
-        shape = (x.shape[0], geometry.side(0, sides[1]), geometry.side(1, sides[2]), len(weight))
+        shape = (x.shape[0], *geometry.sides(sides[1:]), len(weight))
         spread = weight.new_zeros(len(weight), read.map.channels, *weight.shape[2:])
         spread[:, read.channels] = weight
         laid = spread.permute(2, 3, 1, 0).contiguous()  # (kh, kw, C_in, C_out)
@@ -135,24 +135,30 @@ class Layers(Sums):
     def _op_linear(self, x: Value, weight: Tensor, bias: Tensor | None = None) -> Value:
         if not isinstance(weight, Tensor):
             raise CannotSayError(f"weights that depend on the image in {self._layer}")
-        axis = x.index.ndim - 1
-        read = self._single(x, axis)
-        if read is None and x.index.numel() == x.shape[-1]:  # a flattened map: the kernel is the whole map
-            maps = self.maps_of(x.index)
-            if len(maps) == 1 and not (x.index < 0).any():
-                of, places = maps[0], x.index.flatten() - maps[0].offset
-                if of.shape[0] == 1 and len(places.unique()) == len(places):
-                    spread, gains, shifts = (torch.zeros(n, of.size, dtype=torch.float64) for n in (len(weight), 1, 1))
-                    gains += x.gain.flatten()[0]  # where nothing is read
-                    spread[:, places], gains[:, places], shifts[:, places] = weight, x.gain.flatten(), x.shift.flatten()
-                    flat = [one.view(-1, *of.shape[1:]).permute(0, 3, 1, 2) for one in (spread, gains, shifts)]
-                    if all(bool((one == one[..., :1, :1]).all()) for one in flat[1:]):  # the same for all pixels
-                        whole = Value(self._value(of).index, flat[1], flat[2])
-                        out = self._weighed(whole, flat[0], bias, Geometry(of.shape[1:3]))
-                        return out.each(lambda part: part.reshape(self._shape))
+        shape = (*x.shape[:-1], len(weight))
+        if self._single(x, x.index.ndim - 1) is None and (found := self._on_whole_map(x, weight)):
+            whole, kernel = found
+            out = self._weighed(whole, kernel, bias, Geometry(pair(kernel.shape[2:])))
+            return out.each(lambda part: part.reshape(shape))
         column = x.each(lambda part: part.reshape(1, -1, x.shape[-1], 1).transpose(1, 2))
-        out = self._weighed(self._contiguous(column, 1), weight[:, :, None, None], bias, Geometry((1, 1)))
-        return out.each(lambda part: part.movedim(1, -1).reshape(self._shape))
+        out = self._weighed(self._contiguous(column), weight[:, :, None, None], bias, Geometry((1, 1)))
+        return out.each(lambda part: part.movedim(1, -1).reshape(shape))
+
+    def _on_whole_map(self, x: Value, weight: Tensor) -> tuple[Value, Tensor] | None:
+        """A linear layer on a flattened map as a kernel that is as large as the map; None if it reads anything else."""
+        maps = self.maps_of(x.index)
+        if x.index.numel() > x.shape[-1] or len(maps) != 1 or (x.index < 0).any():
+            return None
+        of, places = maps[0], x.index.flatten() - maps[0].offset
+        if of.shape[0] > 1 or len(places.unique()) < len(places):
+            return None
+        spread, gains, shifts = (torch.zeros(n, of.size, dtype=torch.float64) for n in (len(weight), 1, 1))
+        gains += x.gain.flatten()[0]  # where nothing is read
+        spread[:, places], gains[:, places], shifts[:, places] = weight, x.gain.flatten(), x.shift.flatten()
+        kernel, gain, shift = (one.view(-1, *of.shape[1:]).permute(0, 3, 1, 2) for one in (spread, gains, shifts))
+        if not all(bool((one == one[..., :1, :1]).all()) for one in (gain, shift)):  # they differ from pixel to pixel
+            return None
+        return Value(self._value(of).index, gain, shift), kernel
 
     # Activations, thresholds.
 
@@ -171,11 +177,15 @@ class Layers(Sums):
         return unique[order], order.argsort()[which]
 
     def _op_relu(self, x: Value) -> Value:
-        out = self._summed([x])
+        out = self._in_new_sums(x)
         for of in self.maps_of(out.index):
             assert isinstance(of, Sum)
             of.rectified = True
-        return out
+        return Value(out.index, out.gain, out.shift.relu())
+
+    def _in_new_sums(self, x: Value) -> Value:
+        """A value as elements of sums that nobody else reads."""
+        return self._summed([x])
 
     def _op_prelu(self, x: Value, weight: Tensor) -> Value:
         """max(x, 0) - weight * max(-x, 0)."""
@@ -214,8 +224,6 @@ class Layers(Sums):
             unique, which = self._channels(of, place, limits, inverted[here].double())
             new = Fire(
                 shape=(*of.shape[:3], len(unique)),
-                kind="bits",
-                bound=1,
                 source=of,
                 chosen=unique[:, 0].long(),
                 thresholds=unique[:, 1] if of.kind == "f32" else unique[:, 1].long(),

@@ -11,6 +11,9 @@ from onespike.exporting.lowering.maps import Map, Sum, needed
 from onespike.exporting.lowering.values import Value, as_value
 from onespike.exporting.network import Exported
 
+#: Operations that PyTorch takes apart into others, which are known.
+APART = (torch.ops.aten.einsum.default,)
+
 
 def lower(
     exported: Exported, numbers: type[Layers], name: str, image: str = "u8"
@@ -31,7 +34,8 @@ def lower(
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch's: what will change, and, up to 2.7, of constants
-        graph: Any = exported.program(dynamic=False).run_decompositions({}).module()
+        apart = {one: torch.export.default_decompositions()[one] for one in APART}
+        graph: Any = exported.program(dynamic=False).run_decompositions(apart).module()
     lowering = numbers(graph)
     with torch.no_grad():
         outputs = lowering.run(lowering.image(torch.Size((1, *exported.contract.shape)), image))

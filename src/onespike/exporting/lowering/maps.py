@@ -19,6 +19,7 @@ A linear layer is a convolution, of one pixel or of the whole map. Elements are 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +32,7 @@ class Map:
 
     shape: tuple[int, int, int, int]  # N, H, W, C
     kind: str
-    bound: int  # no value is larger, with either sign; 0 for real numbers
+    bound: int = 0  # no value is larger, with either sign; 0 for real numbers
     layer: str = ""  # the path of the module that makes it
     image: bool = False  # linear in the image: the first layers may read it
     offset: int = 0  # number of its first element
@@ -52,14 +53,9 @@ class Map:
         return math.prod(self.shape)
 
     @property
-    def words(self) -> int:
-        """Words of 32 bits that hold the spikes of a pixel."""
-        return -(-self.channels // 32)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes in memory where it is stored; bits are packed, 32 channels to a word."""
-        return 4 * self.words * self.pixels if self.kind == "bits" else (8 if self.kind == "i64" else 4) * self.size
+    def width(self) -> int:
+        """Numbers in memory for a pixel: one for each channel; of bits, a word for 32 channels."""
+        return -(-self.channels // 32) if self.kind == "bits" else self.channels
 
     def holds(self, index: Tensor) -> Tensor:
         """Which elements of an index are its own."""
@@ -100,10 +96,11 @@ class Geometry:
     padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
 
-    def side(self, axis: int, size: int) -> int:
-        """Number of rows or columns of the output, for an input of `size`."""
-        reach = self.dilation[axis] * (self.kernel[axis] - 1) + 1
-        return (size + 2 * self.padding[axis] - reach) // self.stride[axis] + 1
+    def sides(self, sizes: Sequence[int]) -> tuple[int, int]:
+        """Rows and columns of the output, for an input of `sizes`."""
+        axes = zip(sizes, self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        rows, columns = ((size + 2 * pad - dilation * (k - 1) - 1) // step + 1 for size, k, step, pad, dilation in axes)
+        return rows, columns
 
     @property
     def overlaps(self) -> bool:
@@ -182,10 +179,11 @@ class Product(Map):
 
 @dataclass(eq=False, kw_only=True)
 class Function(Map):
-    """A function of one real number, element by element."""
+    """A function of one real number, and of constants, element by element."""
 
     source: Map
     name: str
+    arguments: tuple[float, ...]
 
 
 @dataclass(eq=False, kw_only=True)
@@ -200,6 +198,8 @@ class Matmul(Map):
 class Fire(Map):
     """1 where the value of a channel exceeds a threshold (C,), else 0; the other way round where it is inverted."""
 
+    kind: str = "bits"
+    bound: int = 1
     source: Map
     chosen: Tensor  # channels of the source
     thresholds: Tensor

@@ -10,6 +10,9 @@ from onespike.exporting.lowering.layers import Layers
 from onespike.exporting.lowering.maps import Conv, Function, Geometry, Map, Matmul, Read, Sum, Term
 from onespike.exporting.lowering.values import CannotSayError, Value
 
+#: The largest number.
+LARGEST = torch.finfo(torch.float32).max
+
 
 class Reals(Layers):
     """Turns a graph into maps of real numbers, and of spikes where something fires."""
@@ -26,7 +29,7 @@ class Reals(Layers):
         return "f32", 0, 1.0
 
     def _sum(self, terms: list[Term], constant: Tensor) -> tuple[Sum, float]:
-        return Sum(shape=(1, 1, 1, len(constant)), kind="f32", bound=0, terms=terms, constant=constant), 1.0
+        return Sum(shape=(1, 1, 1, len(constant)), kind="f32", terms=terms, constant=constant), 1.0
 
     def _plain(self, value: Value, anew: bool = False) -> Value:
         """A value as elements of maps of floats, without gain and shift; if `anew`, of new sums."""
@@ -41,13 +44,13 @@ class Reals(Layers):
             unique, which = self._channels(of, place, gain, shift)
             terms = [Term(Read(of, unique[:, 0].long()), unique[:, 1])]
             shape = (*of.shape[:3], len(unique))
-            self._add(new := Sum(shape=shape, kind="f32", bound=0, terms=terms, constant=unique[:, 2]))
+            self._add(new := Sum(shape=shape, kind="f32", terms=terms, constant=unique[:, 2]))
             index[here] = new.offset + place // of.channels * new.channels + which
         constant = value.index < 0
         return Value(index, torch.ones_like(value.gain), torch.where(constant, value.shift, 0.0))
 
-    def _contiguous(self, value: Value, axis: int) -> Value:
-        return value if self._single(value, axis) is not None else self._gathered(value, axis)
+    def _contiguous(self, value: Value) -> Value:
+        return value if self._single(value, 1) is not None else self._gathered(value, 1)
 
     def _gathered(self, value: Value, axis: int) -> Value:
         """A value that covers one whole map of spikes, or of floats."""
@@ -78,12 +81,8 @@ class Reals(Layers):
         except CannotSayError:
             return super()._product(*self._together([a, b]))
 
-    def _op_relu(self, x: Value) -> Value:
-        out = self._plain(x, anew=True)
-        for of in self.maps_of(out.index):
-            assert isinstance(of, Sum)
-            of.rectified = True
-        return Value(out.index, out.gain, out.shift.relu())
+    def _in_new_sums(self, x: Value) -> Value:
+        return self._plain(x, anew=True)
 
     def _weighed(self, x: Value, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Value:
         shift = x.shift[0, :, 0, 0]
@@ -94,7 +93,7 @@ class Reals(Layers):
         if read is None:
             raise CannotSayError(f"values of several scales side by side in {self._layer}")
         scaled = weight * x.gain[0, :, 0, 0].view(-1, 1, 1)
-        new = Conv(kind="f32", bound=0, source=read.map, **self._laid_out(x, read, scaled, geometry))
+        new = Conv(kind="f32", source=read.map, **self._laid_out(x, read, scaled, geometry))
         self._add(new)
         return self._value(new, 1.0, (weight.sum((2, 3)) * shift).sum(1) + (bias if bias is not None else 0.0))
 
@@ -103,16 +102,20 @@ class Reals(Layers):
     def _op_matmul(self, a: Any, b: Any) -> Value:
         """(…, M, K) times (…, K, N)."""
         if isinstance(b, Tensor):
-            return self._op_linear(a, b.movedim(-1, -2))
-        if isinstance(a, Tensor):
-            raise CannotSayError(f"a constant times a tensor in {self._layer}")
+            if any(side > 1 for side in b.shape[:-2]):
+                raise CannotSayError(f"constants for each of several matrices in {self._layer}")
+            shape = (*torch.broadcast_shapes(a.shape[:-2], b.shape[:-2]), *a.shape[-2:-1], b.shape[-1])
+            return self._op_linear(a, b.view(b.shape[-2:]).T).each(lambda part: part.reshape(shape))
+        if isinstance(a, Tensor):  # of what is turned, it is the second
+            turned = self._op_matmul(b.each(lambda part: part.transpose(-1, -2)), a.transpose(-1, -2))
+            return turned.each(lambda part: part.transpose(-1, -2))
         outer = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
         first = a.expand((*outer, *a.shape[-2:]))
         turned = b.each(lambda part: part.transpose(-1, -2))
         second = turned.expand((*outer, *turned.shape[-2:]))
         rows, columns = first.shape[-2], second.shape[-2]
         (left,), (right,) = (self.maps_of(self._rows(one).index) for one in (first, second))
-        new = Matmul(shape=(1, 1, outer.numel() * rows, columns), kind="f32", bound=0, rows=rows, factors=(left, right))
+        new = Matmul(shape=(1, 1, outer.numel() * rows, columns), kind="f32", rows=rows, factors=(left, right))
         self._add(new)
         return self._laid(new, (*outer, rows, columns), -1)
 
@@ -132,14 +135,29 @@ class Reals(Layers):
         return self._op_mul(a, self._op_reciprocal(b))
 
     def _op__softmax(self, x: Value, dim: int, *_: Any) -> Value:
-        whole, self._shape = self._shape, torch.Size(1 if n == dim % len(x.shape) else s for n, s in enumerate(x.shape))
-        peak = self._reduced(x, dim, largest=True)
+        peak = self._reduced(x, dim, True, largest=True)
         raised = self._op_exp(self._add_tensors(x, peak, -1.0))
-        total = self._reduced(raised, dim, largest=False)
-        self._shape = whole
-        return self._product(raised, self._op_reciprocal(total))
+        return self._product(raised, self._op_reciprocal(self._reduced(raised, dim, True, largest=False)))
 
     _op_softmax = _op__softmax
+
+    def _op_scaled_dot_product_attention(
+        self,
+        query: Any,
+        key: Any,
+        value: Any,
+        mask: Any = None,
+        dropout: float = 0.0,
+        causal: bool = False,
+        *,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Value:
+        if mask is not None or dropout or causal or enable_gqa:
+            raise CannotSayError(f"attention with a mask, dropout or shared heads in {self._layer}")
+        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        pairs = self._op_matmul(query * scale, key.each(lambda part: part.transpose(-1, -2)))
+        return self._op_matmul(self._op_softmax(pairs, -1), value)
 
     def _op_where(self, condition: Any, one: Any, other: Any) -> Any:
         """Choose: other + condition * (one - other)."""
@@ -153,11 +171,19 @@ class Reals(Layers):
         return self._op_where(weight, end, start)
 
     def _op_clamp(self, x: Value, least: float | None = None, most: float | None = None) -> Value:
+        if not isinstance(least, Tensor) and not isinstance(most, Tensor):
+            bounds = (-LARGEST if least is None else least), (LARGEST if most is None else most)
+            return self._function(x, "clamp", tuple(max(-LARGEST, min(LARGEST, one)) for one in bounds))
         if least is not None:
             x = self._op_relu(x + -least) + least
         if most is not None:
             x = self._op_relu(x * -1.0 + most) * -1.0 + most
         return x
+
+    _op_clamp_min = _op_clamp
+
+    def _op_clamp_max(self, x: Value, most: float) -> Value:
+        return self._op_clamp(x, None, most)
 
     def _op_hardtanh(self, x: Value, least: float = -1.0, most: float = 1.0) -> Value:
         return self._op_clamp(x, least, most)
@@ -166,15 +192,16 @@ class Reals(Layers):
 
     # Functions, element by element.
 
-    def _function(self, x: Value, name: str) -> Value:
+    def _function(self, x: Value, name: str, arguments: tuple[float, ...] = ()) -> Value:
         x = self._plain(x)
         index = torch.full_like(x.index, -1)
         for of in self.maps_of(x.index):
             here = of.holds(x.index)
-            self._add(new := Function(shape=of.shape, kind="f32", bound=0, source=of, name=name))
+            new = Function(shape=of.shape, kind="f32", bound=0, source=of, name=name, arguments=arguments)
+            self._add(new)
             index[here] = x.index[here] - of.offset + new.offset
-        known = nn.functional.gelu if name == "gelu" else getattr(torch, name)
-        return Value(index, (index >= 0).double(), torch.where(index < 0, known(x.shift), 0.0))
+        known: Any = nn.functional.gelu if name == "gelu" else getattr(torch, name)
+        return Value(index, (index >= 0).double(), torch.where(index < 0, known(x.shift, *arguments), 0.0))
 
     def _op_gelu(self, x: Value, approximate: str = "none") -> Value:
         if approximate != "none":

@@ -59,9 +59,9 @@ class Sums(Walk, ABC):
     def _op_max_pool2d(
         self, x: Value, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
     ) -> Value:
-        if ceil_mode:
-            raise CannotSayError(f"max pooling with ceil_mode in {self._layer}")
         geometry = Geometry(pair(kernel), pair(stride or kernel), pair(padding), pair(dilation))
+        if ceil_mode and not _fits(geometry, x):
+            raise CannotSayError(f"max pooling with ceil_mode in {self._layer}")
         return self._pooled(x, geometry, largest=True)
 
     def _op_max_pool2d_with_indices(self, *args: Any) -> list[Value]:
@@ -78,9 +78,9 @@ class Sums(Walk, ABC):
         count_include_pad: bool = True,
         divisor_override: int | None = None,
     ) -> Value:
-        if ceil_mode or (any(pair(padding)) and not count_include_pad):
-            raise CannotSayError(f"average pooling whose windows differ in size in {self._layer}")
         geometry = Geometry(pair(kernel), pair(stride or kernel), pair(padding))
+        if (ceil_mode and not _fits(geometry, x)) or (any(geometry.padding) and not count_include_pad):
+            raise CannotSayError(f"average pooling whose windows differ in size in {self._layer}")
         return self._pooled(x, geometry, largest=False) / (divisor_override or math.prod(geometry.kernel))
 
     def _adaptive(self, x: Value, size: Any) -> Geometry:
@@ -97,36 +97,41 @@ class Sums(Walk, ABC):
     def _op_adaptive_max_pool2d(self, x: Value, size: Any) -> list[Value]:
         return [self._pooled(x, self._adaptive(x, size), largest=True)]
 
-    def _reduced(self, x: Value, dim: Any = (), *_: Any, largest: bool, **__: Any) -> Value:
-        """Reduce axes: all pixels of a map, seen as one column; the node's own shape says whether they stay, as 1."""
+    def _reduced(self, x: Value, dim: Any = (), keepdim: bool = False, *_: Any, largest: bool, **__: Any) -> Value:
+        """Reduce axes: all pixels of a map, seen as one column."""
         axes = [dim] if isinstance(dim, int) else list(dim or range(x.index.ndim))
         axes = sorted(axis % x.index.ndim for axis in axes)
         kept = [axis for axis in range(x.index.ndim) if axis not in axes]
+        shape = [1 if axis in axes else side for axis, side in enumerate(x.shape) if keepdim or axis in kept]
         if any(x.shape[axis] > 1 for axis in axes):
             channels = math.prod(x.shape[axis] for axis in kept)
             column = x.each(lambda part: part.permute(*axes, *kept).reshape(1, -1, channels, 1).transpose(1, 2))
             x = self._pooled(column, Geometry((column.shape[2], 1)), largest)
-        return x.each(lambda part: part.reshape(self._shape))
+        return x.each(lambda part: part.reshape(shape))
 
     _op_amax = partialmethod(_reduced, largest=True)
     _op_sum = partialmethod(_reduced, largest=False)
 
-    def _op_mean(self, x: Value, dim: Any = (), *_: Any, **__: Any) -> Value:
-        out = self._reduced(x, dim, largest=False)
+    def _op_max(self, x: Value, dim: Any = None, keepdim: bool = False) -> Any:
+        """The largest value of all, or those along an axis, without where they are."""
+        if isinstance(dim, Value | Tensor):
+            raise CannotSayError(f"the larger of two tensors in {self._layer}")
+        return self._reduced(x, largest=True) if dim is None else [self._reduced(x, dim, keepdim, largest=True)]
+
+    def _op_mean(self, x: Value, *args: Any, **_: Any) -> Value:
+        out = self._reduced(x, *args, largest=False)
         return out / (x.index.numel() // out.index.numel())
 
     def _pooled(self, x: Value, geometry: Geometry, largest: bool) -> Value:
         """Pool (N, C, H, W)."""
         if largest and bool((x.gain < 0).any()):
             x = self._summed([x])
-        decoded = self._decoded(x, 1)
-        if decoded is None or len(decoded) != 1 or (decoded[0].read.channels < 0).any():
+        if (term := self._of_one_map(x, 1)) is None:
             x = self._collected(x, 1)
-            decoded = self._decoded(x, 1)
-            assert decoded is not None
-        read = decoded[0].read
+            term = self._of_one_map(x, 1)
+            assert term is not None
+        read = term.read
         images, height, width = x.shape[0], *x.shape[2:]
-        sides = geometry.side(0, height), geometry.side(1, width)
         count = 1 if largest else math.prod(geometry.kernel)
         of, factor = self._coarser(read.map, count)
         kind = of.kind if largest and of.kind != "u8" else self._sum_kind(of)
@@ -136,7 +141,7 @@ class Sums(Walk, ABC):
             raise CannotSayError(f"max pooling of the image in {self._layer}")
         source = Read(of, torch.arange(of.channels), read.pixels)
         new = Pool(
-            shape=(images, *sides, of.channels),
+            shape=(images, *geometry.sides((height, width)), of.channels),
             kind=kind,
             bound=bound,
             image=of.image,
@@ -189,3 +194,9 @@ class Sums(Walk, ABC):
         new.image = False
         self._add(new)
         return size
+
+
+def _fits(geometry: Geometry, x: Value) -> bool:
+    """Whether no window reaches beyond a map (N, C, H, W) and its padding, so that ceil_mode makes no difference."""
+    sizes = zip(x.shape[-2:], geometry.kernel, geometry.stride, geometry.padding, geometry.dilation, strict=True)
+    return all((size + 2 * pad - apart * (kernel - 1) - 1) % step == 0 for size, kernel, step, pad, apart in sizes)

@@ -27,6 +27,8 @@ MOVES = {
 }
 #: Operations that move the elements of their first tensor to where others, of whole numbers, say.
 BY_NUMBERS = {"index_select", "index", "repeat_interleave"}
+#: Those that move elements, and know no whole numbers.
+NEAREST = {f"{kind}{axes}d" for kind in ("upsample_nearest", "_upsample_nearest_exact") for axes in (1, 2, 3)}
 SAME = {"to", "_to_copy", "contiguous", "clone", "alias", "detach", "lift_fresh_copy", "dropout", "type_as", "float"}
 SAME |= {"feature_dropout", "double"}
 #: Second names of operations.
@@ -89,7 +91,9 @@ class Walk(fx.Interpreter):
         if not any(isinstance(leaf, Value | Unsaid) for leaf in leaves):
             return super().call_function(target, args, kwargs)
         if name == "getitem":
-            return args[0] if isinstance(args[0], Unsaid) else args[0][args[1]]
+            if isinstance(args[0], Unsaid):
+                return args[0]
+            return args[0][args[1]] if args[1] < len(args[0]) else self._refuse(f"indices of maxima in {self._layer}")
         if name in SAME:
             if self._dtype.is_floating_point or isinstance(args[0], Unsaid) or self._are_spikes(args[0]):
                 return args[0]
@@ -103,6 +107,8 @@ class Walk(fx.Interpreter):
         try:
             if name in BY_NUMBERS:
                 return self._move_by_numbers(target, args, kwargs)
+            if name in NEAREST:
+                return args[0].each(lambda part: target(part.double(), *args[1:], **kwargs).to(part.dtype))
             if name in MOVES:
                 return self._move(target, args, kwargs)
             if handler is not None:
@@ -206,18 +212,20 @@ class Walk(fx.Interpreter):
         plain = (value.index >= 0) & (value.gain == 1) & (value.shift == 0)
         return bool((constant | plain).all()) and all(of.kind == "bits" for of in self.maps_of(value.index))
 
+    def _of_one_map(self, value: Value, axis: int) -> Term | None:
+        """A value that reads one map, and has no channel of constants; None if it has no such form."""
+        decoded = self._decoded(value, axis) or []
+        return decoded[0] if len(decoded) == 1 and bool((decoded[0].read.channels >= 0).all()) else None
+
     def _single(self, value: Value, axis: int) -> Read | None:
         """The one map that a value reads, all its pixels in order; None if it has no such form."""
-        decoded = self._decoded(value, axis)
-        if decoded is None or len(decoded) != 1 or decoded[0].read.pixels is not None:
+        if (term := self._of_one_map(value, axis)) is None or term.read.pixels is not None:
             return None
-        read = decoded[0].read
-        fits = bool((read.channels >= 0).all()) and len(read.channels.unique()) == len(read.channels)
-        return read if fits else None
+        return term.read if len(term.read.channels.unique()) == len(term.read.channels) else None
 
-    def _contiguous(self, value: Value, axis: int) -> Value:
-        """A value that covers one whole map."""
-        return value if self._single(value, axis) is not None else self._collected(value, axis)
+    def _contiguous(self, value: Value) -> Value:
+        """A value (N, C, H, W) that covers one whole map."""
+        return value if self._single(value, 1) is not None else self._collected(value, 1)
 
     def _collected(self, value: Value, axis: int) -> Value:
         flat = value.rows(axis)
