@@ -56,7 +56,8 @@ def test_recipes_say_what_they_reached_or_that_they_were_not_run_to_their_end():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_recipe_that_is_named_exists(page: str):
-    assert set(re.findall(r"--recipe ([a-z0-9/-]+)", PAGES[page])) <= set(recipe_names())
+    named = re.findall(r"--recipe ([a-z0-9/-]+)(?![\w/-]|\.\w)", PAGES[page])  # a file of one's own ends in .yaml
+    assert set(named) <= set(recipe_names())
 
 
 @pytest.mark.parametrize("page", PAGES)
