@@ -182,7 +182,7 @@ def as_dataset(
         raise OnespikeError(f"classes: expected a list of names, got {shown(classes)}")
     if not isinstance(name, str | None):
         raise OnespikeError(f"name: expected a text, got {shown(name)}")
-    if isinstance(data, list) and data and isinstance(data[0], TorchDataset):  # as random_split gives them
+    if type(data) is list and data and isinstance(data[0], TorchDataset):  # as random_split gives them
         data = tuple(data)
     name = name or _name(data)
     parts = parts_of(data, name, test, validation)
