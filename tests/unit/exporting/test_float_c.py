@@ -101,6 +101,23 @@ def test_attention_sums_by_einstein_maxima_and_larger_maps(tmp_path: Path) -> No
     assert made.parity[0].logit_error < 1e-6 * made.parity[0].largest_logit
 
 
+@pytest.mark.parametrize("product", [lambda x, v: x.mT @ v, lambda x, v: v @ x], ids=["behind", "before"])
+def test_products_with_a_vector(product: Callable[[Tensor, Tensor], Tensor], tmp_path: Path) -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.vector, self.head = nn.Conv2d(1, 6, 4, 4), nn.Parameter(torch.randn(6)), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(product(self.conv(x).flatten(2), self.vector))
+
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (6, 16, 16, 1), dtype=torch.uint8)
+    made = export(Mixed(), tmp_path / "out", "c", images=images, weights="fp32")
+    assert made.holds, made.parity
+    assert made.parity[0].logit_error < 1e-6 * made.parity[0].largest_logit
+
+
 @pytest.mark.parametrize(
     ("odd", "said"),
     [

@@ -100,7 +100,11 @@ class Reals(Layers):
     # Products of two tensors.
 
     def _op_matmul(self, a: Any, b: Any) -> Value:
-        """(…, M, K) times (…, K, N)."""
+        """(…, M, K) times (…, K, N); a constant may be a vector."""
+        if isinstance(b, Tensor) and b.ndim == 1:
+            return self._op_matmul(a, b[:, None]).each(lambda part: part.squeeze(-1))
+        if isinstance(a, Tensor) and a.ndim == 1:
+            return self._op_matmul(a[None], b).each(lambda part: part.squeeze(-2))
         if isinstance(b, Tensor):
             if any(side > 1 for side in b.shape[:-2]):
                 raise CannotSayError(f"constants for each of several matrices in {self._layer}")
