@@ -53,6 +53,28 @@ def trusts_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onespike.classpath._ALLOWED", set())
 
 
+@pytest.fixture(scope="session")
+def curves(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+    """What trainings draw curves with: the picture is that of the first one."""
+    from onespike.durable import write_whole
+    from onespike.training.saving import draw_curves
+
+    first = tmp_path_factory.mktemp("curves") / "curves.png"
+
+    def draw(progress: Any, path: Path) -> None:
+        if not first.exists():
+            draw_curves(progress, first)
+        write_whole(path, first.read_bytes())
+
+    return draw
+
+
+@pytest.fixture(autouse=True)
+def draws_once(monkeypatch: pytest.MonkeyPatch, curves: Callable[..., None]) -> None:
+    """Draw the curves of one training for all: a picture takes as long as to train a network as small as here."""
+    monkeypatch.setattr("onespike.training.saving.draw_curves", curves)
+
+
 @pytest.fixture
 def main() -> Callable[[list[str]], None]:
     """The command line that `command` runs."""

@@ -4,9 +4,11 @@ import csv
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 ONESPIKE = (sys.executable, "-m", "onespike")
 #: No test waits for longer, in seconds, be the machine as busy as it may.
@@ -38,3 +40,9 @@ def raising(error: BaseException | type[BaseException]) -> Callable[..., Any]:
         raise error
 
     return act
+
+
+def thorough(cases: Sequence[Any], fast: int) -> list[Any]:
+    """Cases for `parametrize`, of which all but the first are slow."""
+    rest = (case if isinstance(case, tuple) else (case,) for case in cases[fast:])
+    return [*cases[:fast], *(pytest.param(*case, marks=pytest.mark.slow) for case in rest)]

@@ -13,14 +13,18 @@ from torch import Tensor, nn
 import onespike
 from onespike.cli.main import main
 from onespike.functional.kernels import kernels_for
-from tests.contract.test_every_model import every_family, every_unit, images, make
+from onespike.units import UNITS
+from tests.contract.test_every_model import every_family, images, make
 from tests.elsewhere import There, emulate
+from tests.running import thorough
 
 SMALL = ["--recipe=digits", "--data.workers=0", "--data.limit=60", "--train.batch_size=30", "--train.epochs=2"]
 STRICT = [*SMALL, "--model.name", "spiking-vgg-xs"]
 RECURRENT = [*SMALL, "--model.channels", "[8,8,8,8]", "--model.name"]
 #: What trains by ways of its own.
 TRAININGS = {
+    "batches": [*STRICT, "--data.crop_padding=2", "--data.flip=0.5", "--data.cutout=2", "--train.mixup=0.2"],
+    "8 bits": [*STRICT, "--train.int8_weights=true"],
     "teacher": [
         *STRICT,
         "--train.teacher=twin",
@@ -36,13 +40,9 @@ TRAININGS = {
         "--train.accumulate=2",
     ],
     "budget": [*STRICT, "--train.energy_budget=20", "--train.optimizer=muon", "--train.norm_lr_factor=2"],
-    "batches": [*STRICT, "--data.crop_padding=2", "--data.flip=0.5", "--data.cutout=2", "--train.mixup=0.2"],
     "views": [*STRICT, "--data.auto_augment=augmix-m3", "--data.augmix_splits=2", "--data.random_erasing=0.2"],
     "growing": [*STRICT, "--data.image_size=32", "--train.start_size=16", "--train.surrogate_width_end=1"],
-    "8 bits": [*STRICT, "--train.int8_weights=true"],
     "time": [*STRICT, "--model.time_steps=3", "--train.loss=tet"],
-}
-SLOW_TRAININGS = {
     "recomputed": [*RECURRENT, "lstm12", "--train.recompute=true"],
     "recurrent": [*RECURRENT, "gru12", "--train.rate_penalty=0.1"],
 }
@@ -86,7 +86,7 @@ def test_every_family_computes_there_what_it_computes_here(kind, name, mixed):
     _alike(make(name), kind, mixed)
 
 
-@every_unit
+@pytest.mark.parametrize("name", thorough(["conv-tiny", *(f"{unit}12" for unit in UNITS)], 2))
 def test_every_unit_computes_there_what_it_computes_here(kind, name):
     _alike(make(name), kind, False, rtol=1e-2, atol=1e-3)  # the CPU's recurrent units add up in another order
 
@@ -107,10 +107,10 @@ def _alike(here, kind, mixed, **near):
     torch.testing.assert_close(*found, **near)
 
 
-@pytest.mark.parametrize("how", [*TRAININGS, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_TRAININGS)])
+@pytest.mark.parametrize("how", thorough([*TRAININGS], 2))
 @pytest.mark.usefixtures("kind")
 def test_every_training_takes_the_same_steps_there(tmp_path, how):
-    found, words = [], (TRAININGS | SLOW_TRAININGS)[how]
+    found, words = [], TRAININGS[how]
     for device in ("auto", "cpu"):
         run("train", *words, "--out", tmp_path / device, "--train.device", device)
         rows = (tmp_path / device / "metrics.csv").read_text().splitlines()
@@ -118,6 +118,7 @@ def test_every_training_takes_the_same_steps_there(tmp_path, how):
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_what_follows_a_training_runs_there(kind, tmp_path):
     out = tmp_path / "run"
     run("train", *STRICT, "--model.time_steps", 2, "--out", out)

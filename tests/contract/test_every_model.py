@@ -23,12 +23,14 @@ CHANNELS = (8, 12, 16, 24)
 #: What makes a model small.
 FEW_CHANNELS: dict[str, dict] = {name: {"channels": CHANNELS} for name in VARIANTS if name != "conv-tiny"}
 FEW_CHANNELS["spiking-resnet19"] = {"width": 16}
-STRICT = [name for name, ours in MODELS.items() if issubclass(ours.config, StrictConfig)]
+#: Other tests register models of their own.
+OURS = {name: one for name, one in MODELS.items() if one.builder.__module__.startswith("onespike.")}
+STRICT = [name for name, ours in OURS.items() if issubclass(ours.config, StrictConfig)]
 FEW_CHANNELS |= {name: {"width": 8} for name in STRICT}
-every_model = pytest.mark.parametrize("name", list(MODELS))
+every_model = pytest.mark.parametrize("name", list(OURS))
 every_unit = pytest.mark.parametrize("name", ["conv-tiny", *(f"{unit}12" for unit in UNITS)])
 #: The first model of each family.
-FAMILIES = list({ours.config: name for name, ours in reversed(MODELS.items())}.values())
+FAMILIES = list({ours.config: name for name, ours in reversed(OURS.items())}.values())
 every_family = pytest.mark.parametrize("name", FAMILIES)
 every_preset = pytest.mark.parametrize("preset", list(PRESETS))
 

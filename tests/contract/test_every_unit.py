@@ -11,6 +11,7 @@ from onespike.functional import FUSIONS, SURROGATES, encode, partition, recompos
 from onespike.neurons import NeuronConfig, base
 from onespike.units import UNITS, Unit, UnitConfig
 from tests.forward import losses_of
+from tests.running import thorough
 
 CHANNELS = 3
 #: The output of a token layer is small, so its threshold is lower unless it stands here.
@@ -229,7 +230,7 @@ def leaves(unit):
 
 
 @every_unit
-@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("fusion", thorough(sorted(FUSIONS, key="sincos".__ne__), 1))
 def test_without_the_threshold_the_gradients_are_those_of_finite_differences(name, fusion):
     unit = make(name, fusion, kind="relu").double()
     given = leaves(unit)

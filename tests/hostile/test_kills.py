@@ -210,6 +210,7 @@ def test_under_nohup_a_hangup_ends_no_command():
     assert ended.value.code == 0
 
 
+@pytest.mark.slow
 def test_a_backend_that_matplotlib_does_not_know(start, tmp_path):
     environment = {**os.environ, "MPLBACKEND": "nonsense"}
     process = start("train", "--out", tmp_path / "run", "--data.limit", 60, "--train.epochs", 1, env=environment)

@@ -14,6 +14,7 @@ from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader, Share, TrainLoader, derive_seed
 from onespike.data.sets import ImageSet
 from onespike.errors import OnespikeError
+from tests.running import thorough
 
 PLAIN = DataConfig(crop_padding=2, flip=0.5)
 #: What else is done to images, by the loader itself.
@@ -95,7 +96,7 @@ def spawned(monkeypatch):
     monkeypatch.setattr("onespike.data.loader.START", "spawn")
 
 
-@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("start", thorough(["fork", "spawn"], 1))
 def test_draws_do_not_depend_on_the_number_of_workers(data, start, request):
     if start == "spawn":
         request.getfixturevalue("spawned")

@@ -211,7 +211,7 @@ def test_the_accuracy_is_that_of_the_weights(
     ("steps", "preset", "said"),
     [
         (1, "", "a spiking network that answers in one time step"),
-        (4, "", "a spiking network that answers in 4 time steps"),
+        pytest.param(4, "", "a spiking network that answers in 4 time steps", marks=pytest.mark.slow),
         (1, "ann", "a network that answers in one time step"),
     ],
 )

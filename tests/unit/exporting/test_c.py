@@ -23,6 +23,7 @@ from onespike.exporting.c.target import FLAGS
 from onespike.exporting.c.text import kernels_for
 from onespike.neurons import LIF, NeuronConfig
 from onespike.units.conv import WindowConv
+from tests.running import thorough
 from tests.unit.exporting.program import SANITIZERS, answers
 
 if shutil.which("cc") is None:
@@ -113,9 +114,7 @@ STRICT: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "overrides"), [*STRICT[:4], pytest.param(*STRICT[4], marks=pytest.mark.slow), STRICT[5]], ids=str
-)
+@pytest.mark.parametrize(("name", "overrides"), thorough(STRICT, 2), ids=str)
 def test_strict_networks_on_digits(
     name: str, overrides: dict[str, Any], digits: Tensor, tmp_path: Path, settled: Settle
 ) -> None:

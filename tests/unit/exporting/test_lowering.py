@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from onespike import create_model, export
 from onespike.errors import OnespikeError
 from onespike.neurons import LIF
+from tests.running import thorough
 from tests.unit.exporting.program import SANITIZERS, answers
 
 if shutil.which("cc") is None:
@@ -235,7 +236,7 @@ CASES: list[tuple[Callable[[Net, Tensor], Tensor], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("compute", "targets", "message"), CASES)
+@pytest.mark.parametrize(("compute", "targets", "message"), thorough(CASES, 12))
 def test_a_few_operations(compute: Callable[[Net, Tensor], Tensor], targets: str, message: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network, images = Net(compute).eval(), torch.randint(0, 256, (1, 4, 4, 1), dtype=torch.uint8)

@@ -15,7 +15,7 @@ from onespike.errors import OnespikeError
 from onespike.exporting.nir import _Writer, run_once
 from onespike.neurons import LIF, NeuronConfig
 from onespike.neurons.watch import reset_state
-from tests.running import raising
+from tests.running import raising, thorough
 
 nir = pytest.importorskip("nir")
 Settle = Callable[[nn.Module, Tensor], nn.Module]
@@ -98,7 +98,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", thorough([*NETWORKS], 3))
 def test_what_is_read_back_computes_the_same(name: str, digits: Tensor, tmp_path: Path, settled: Settle) -> None:
     torch.manual_seed(0)
     written(NETWORKS[name](), digits[:20], tmp_path / "out", settled)

@@ -94,6 +94,7 @@ def test_create_model_takes_the_weights() -> None:
         onespike.create_model("spiking-vgg-xs", pretrained="imagenet")
 
 
+@pytest.mark.slow
 def test_commands_list_and_run_them(
     tmp_path: Path, command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

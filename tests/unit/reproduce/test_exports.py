@@ -11,6 +11,7 @@ from onespike.data.config import DataConfig
 from onespike.models import model_config
 from onespike.training.run import Run
 from reproduce import exports
+from tests.running import thorough
 from tests.unit.written_run import write_run
 
 
@@ -84,7 +85,7 @@ def test_what_is_not_there_is_no_refusal_of_a_format(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("change", ["images", "weights", "damage", "no list", "version"])
+@pytest.mark.parametrize("change", thorough(["weights", "images", "damage", "no list", "version"], 1))
 def test_a_proof_of_something_else_is_made_anew(
     change: str, run: Run, tmp_path: Path, command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

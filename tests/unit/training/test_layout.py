@@ -32,6 +32,7 @@ def last(images: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.slow
 def test_a_network_with_a_view_of_maps_goes_through_all(channels: int, tmp_path):
     data = torch.utils.data.TensorDataset(torch.rand(60, channels, 8, 8), torch.arange(60) % 10)
     recipe = onespike.load_recipe("digits", {"train.epochs": 1, "train.warmup_epochs": 0})

@@ -32,7 +32,7 @@ from onespike.training.saving import Saving
 from onespike.training.scores import score
 from onespike.training.set_up import learn_from, set_up
 from onespike.training.trainer import Trainer
-from tests.running import raising
+from tests.running import raising, thorough
 
 QUIET = {"model__encoding": "threshold", "model__norm": "none", "model__dropout": 0.0, "train__mixup": 0.0}
 
@@ -670,7 +670,7 @@ def test_times_of_a_busy_machine_are_marked(small, tmp_path, monkeypatch, capsys
         assert ("NOT TO BE TRUSTED, the machine was busy" in capsys.readouterr().out) == (load > 0)
 
 
-@pytest.mark.parametrize("sessions", [1, 2], ids=["straight", "resumed"])
+@pytest.mark.parametrize("sessions", thorough([2, 1], 1), ids=["resumed", "straight"])
 def test_tensorboard_has_the_rows_of_metrics_csv(small, sessions, tmp_path: Path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -169,7 +169,8 @@ def test_features_of_blocks_that_run_again_are_compared_all_the_same(small, taug
     assert all(torch.allclose(weights[0][name], weights[1][name], rtol=0, atol=1e-12) for name in weights[0])
 
 
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.slow
 def test_a_twin_is_trained_first_by_the_same_recipe(small, tmp_path, precision):
     recipe = small(
         train__teacher="twin", train__teacher_features=0.5, train__precision=precision, train__rate_penalty=0.1
