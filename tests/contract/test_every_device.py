@@ -20,7 +20,7 @@ from tests.running import thorough
 
 SMALL = ["--recipe=digits", "--data.workers=0", "--data.limit=60", "--train.batch_size=30", "--train.epochs=2"]
 STRICT = [*SMALL, "--model.name", "spiking-vgg-xs"]
-RECURRENT = [*SMALL, "--model.channels", "[8,8,8,8]", "--model.name"]
+RECURRENT = [*SMALL, "--model.channels=[8,8]", "--model.depths=[1,1]", "--model.name"]
 #: What trains by ways of its own.
 TRAININGS = {
     "batches": [*STRICT, "--data.crop_padding=2", "--data.flip=0.5", "--data.cutout=2", "--train.mixup=0.2"],

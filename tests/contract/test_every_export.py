@@ -10,12 +10,16 @@ from torch import nn
 from onespike import create_model, export
 from onespike.models import MODELS, model_config
 from onespike.models.spiking import OverTimeConfig
+from onespike.units import UNITS
 
 #: What makes a model small, and deterministic; the image size by the family's need.
 SMALL: list[tuple[str, dict[str, Any]]] = [
-    ("channels", {"channels": (8,), "depths": (2,), "preset": "modern"}),
+    ("channels", {"channels": (8,), "depths": (1,), "preset": "modern"}),
     ("width", {"width": 4}),
 ]
+#: Whose blocks follow one another, in windows of two kinds: with all units that takes minutes.
+DEEPER = ("conv12", "lstm12")
+OTHER_UNITS = {f"{unit}12" for unit in UNITS}.difference(DEEPER)
 #: One depth of each unit, and one size of each family, stand for the others: they have the same operations.
 NAMES = [name for name in MODELS if not name.endswith(("20", "24", "36", "-s", "-l", "-xl", "-m"))]
 
@@ -23,6 +27,8 @@ NAMES = [name for name in MODELS if not name.endswith(("20", "24", "36", "-s", "
 def small(name: str) -> nn.Module:
     fields = vars(model_config(name))
     overrides: dict[str, Any] = next((values for field, values in SMALL if field in fields), {})
+    if name in DEEPER:
+        overrides = {**overrides, "depths": (2,)}
     if isinstance(model_config(name), OverTimeConfig):
         overrides = {**overrides, "time_steps": 2}
     torch.manual_seed(0)
@@ -35,9 +41,16 @@ def small(name: str) -> nn.Module:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("to", "options"), [(("pt2", "onnx"), {}), ("onnx", {"weights": "int8"})], ids=["floats", "integers"]
+    ("name", "to", "options"),
+    [
+        *(pytest.param(name, ("pt2", "onnx"), {}, id=f"{name}-floats") for name in NAMES),
+        *(
+            pytest.param(name, "onnx", {"weights": "int8"}, id=f"{name}-integers")
+            for name in NAMES
+            if name not in OTHER_UNITS
+        ),
+    ],
 )
-@pytest.mark.parametrize("name", NAMES)
 def test_files_compute_what_the_network_does(
     name: str, to: str | tuple[str, ...], options: dict[str, Any], tmp_path: Path
 ) -> None:
