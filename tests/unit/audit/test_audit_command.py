@@ -292,6 +292,7 @@ def test_latency_and_scaling(make_run, command, monkeypatch: pytest.MonkeyPatch)
     assert content["joules"]["per_image"] is not None or content["joules"]["meter"].startswith("not measured")
 
 
+@pytest.mark.slow
 def test_an_axis_without_an_exponent_is_said_to_have_none(command, tmp_path: Path):
     stages = ("--model.depths", "[1,1,1,1,1,1]", "--model.channels", "[2,2,2,2,2,2]", "--data.image_size", 64)
     options = ("--data.cache", tmp_path, "--no-latency", "--images", 2, "--device", "cpu", "--scaling")

@@ -226,6 +226,7 @@ def test_times_of_a_busy_machine_are_marked(monkeypatch):
     assert [one.busy for one in scaling(config, in_channels=3, image_size=4)] == [None] * len(found)
 
 
+@pytest.mark.slow
 def test_where_one_image_size_alone_suits_the_stem_there_is_no_exponent_of_it():
     config = replace(model_config("mlp12"), depths=(1,) * 6, channels=(2,) * 6)
     assert [one.axis for one in scaling(config, in_channels=1, image_size=64)] == ["width", "depth"]

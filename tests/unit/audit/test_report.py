@@ -30,6 +30,7 @@ def test_it_needs_nothing_else(report: Path):
     assert len(json.loads(data[1])["audits"]) == 2
 
 
+@pytest.mark.slow
 def test_in_a_browser(report: Path, browser):
     page = browser.new_page(viewport={"width": 1100, "height": 900}, color_scheme="light")
     complaints: list[str] = []
@@ -88,6 +89,7 @@ def test_in_a_browser(report: Path, browser):
     assert complaints == []
 
 
+@pytest.mark.slow
 def test_dark_where_the_reader_likes_it_dark(report: Path, browser):
     page = browser.new_page(color_scheme="dark")
     page.goto(report.as_uri())

@@ -20,6 +20,7 @@ from onespike.models import create_model
 from onespike.models.artificial import LAYERS
 from onespike.neurons import IntegrateFire
 from tests.forward import Forward
+from tests.running import thorough
 from tests.unit.conversion.networks import MAXIMA, error, outputs, three_layers
 
 
@@ -100,16 +101,21 @@ def test_every_weight_layer_behind_a_neuron_reads_zeros_and_thresholds(convoluti
 
 @pytest.mark.parametrize(
     "make",
-    [
-        lambda: timm.create_model("resnet10t", num_classes=5),
-        lambda: timm.create_model("regnetx_002", num_classes=5),
-        lambda: timm.create_model("resnetv2_18", num_classes=5),
-        lambda: nn.Sequential(nn.Conv2d(3, 8, 8, 8), ConvMlp(8, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
-        lambda: torchvision.models.squeezenet1_1(num_classes=5),
-        lambda: torchvision.models.shufflenet_v2_x0_5(num_classes=5),
-        lambda: torchvision.models.DenseNet(8, (2, 2, 2, 2), 16, num_classes=5),
-        lambda: torchvision.models.googlenet(num_classes=5, transform_input=True, aux_logits=False, init_weights=False),
-    ],
+    thorough(
+        [
+            lambda: timm.create_model("resnet10t", num_classes=5),
+            lambda: timm.create_model("regnetx_002", num_classes=5),
+            lambda: timm.create_model("resnetv2_18", num_classes=5),
+            lambda: nn.Sequential(nn.Conv2d(3, 8, 8, 8), ConvMlp(8, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+            lambda: torchvision.models.squeezenet1_1(num_classes=5),
+            lambda: torchvision.models.shufflenet_v2_x0_5(num_classes=5),
+            lambda: torchvision.models.DenseNet(8, (2, 2, 2, 2), 16, num_classes=5),
+            lambda: torchvision.models.googlenet(
+                num_classes=5, transform_input=True, aux_logits=False, init_weights=False
+            ),
+        ],
+        3,
+    ),
     ids=["resnet", "regnet", "preactivation", "vgg", "squeezenet", "shufflenet", "densenet", "googlenet"],
 )
 def test_other_peoples_networks(make):
@@ -247,6 +253,7 @@ def test_more_neurons_for_each_activation_come_closer_to_it(convolutional, image
     assert errors[-1] < 0.4 * errors[0]
 
 
+@pytest.mark.slow
 def test_spiking_attention_has_a_binary_side_in_every_product():
     network = create_model("vit12", activation="relu", branches="spiking", image_size=16)
     images = torch.randn(8, 3, 16, 16)

@@ -55,6 +55,7 @@ def test_a_converted_run_is_a_run_like_any_other(ann_run, command, tmp_path):
     assert evaluate(Run(out), time_steps=8).loss.mean != evaluate(Run(out)).loss.mean
 
 
+@pytest.mark.slow
 def test_an_audit_shows_no_accuracy_at_other_time_steps(ann_run, command, tmp_path):
     out = tmp_path / "snn"
     assert command("convert", ann_run.folder, "--out", out, *FAST)[0] == 0

@@ -195,6 +195,7 @@ def nothing_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("nothing_fetched")
+@pytest.mark.slow
 def test_the_accuracy_is_that_of_the_weights(
     make_run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,7 +213,7 @@ def test_the_accuracy_is_that_of_the_weights(
     [
         (1, "", "a spiking network that answers in one time step"),
         pytest.param(4, "", "a spiking network that answers in 4 time steps", marks=pytest.mark.slow),
-        (1, "ann", "a network that answers in one time step"),
+        pytest.param(1, "ann", "a network that answers in one time step", marks=pytest.mark.slow),
     ],
 )
 def test_the_page_says_in_how_many_time_steps_the_network_answers(

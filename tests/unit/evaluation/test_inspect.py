@@ -22,6 +22,7 @@ from onespike.training import load
 from onespike.training.checkpoint import ModelCard
 from onespike.units import ConvUnit
 from tests.forward import Forward
+from tests.running import thorough
 
 
 @pytest.fixture
@@ -338,7 +339,7 @@ def test_neurons_of_two_places_have_a_view_for_each_size(card, image: Path):
 OURS = [one for one in MODELS.values() if one.builder.__module__.startswith("onespike.")]  # others may be registered
 
 
-@pytest.mark.parametrize("name", sorted({[*one.variants][-1] for one in OURS}))
+@pytest.mark.parametrize("name", thorough(sorted({[*one.variants][-1] for one in OURS}), 4))
 def test_every_family_can_be_looked_into(name: str, image: Path, tmp_path: Path):
     small = {"width": 8} if "width" in {field.name for field in fields(MODELS[name].config)} else {}
     network = create_model(name, image_size=32, in_channels=1, **small).eval()

@@ -69,6 +69,7 @@ os.kill(os.getpid(), signal.SIGUSR1)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.slow
 def test_signals_after_openvino_are_handled() -> None:
     pytest.importorskip("openvino")
     program = subprocess.run([sys.executable, "-c", SIGNALLED], capture_output=True, text=True, timeout=120)

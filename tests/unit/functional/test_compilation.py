@@ -21,6 +21,7 @@ from onespike.functional import (
     region_threshold,
     spike,
 )
+from tests.running import thorough
 
 # The compiler itself instantiates an autograd function, and is warned about it.
 pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
@@ -66,7 +67,7 @@ def output_and_gradients(function, inputs):
     return output, torch.autograd.grad(output, inputs, upstream, allow_unused=True)
 
 
-@pytest.mark.parametrize("name", list(CASES))
+@pytest.mark.parametrize("name", thorough([*CASES], 10))
 def test_compiled_in_one_graph_a_function_has_the_same_values_and_gradients(name):
     function, *inputs = CASES[name]
     torch.compiler.reset()

@@ -88,6 +88,7 @@ def test_bad_input_is_one_line(command, space, tmp_path, more: tuple, complaint:
     assert "geheim" not in error
 
 
+@pytest.mark.slow
 def test_a_search_without_a_result_is_an_error(command, space, tmp_path):
     space.write_text("loss.class_path: {choices: [pkg.One, pkg.Two]}\n")
     code, printed, error = command("search", "--space", space, "--out", tmp_path / "out", *OPTIONS, "--trials", 2)

@@ -14,6 +14,7 @@ from onespike.training import Run, Stopped, train
 from onespike.training.checkpoint import read_state
 from onespike.training.flops import Flops
 from onespike.training.progress import Progress, counted
+from onespike.training.saving import draw_curves
 from onespike.training.set_up import set_up
 from onespike.training.trainer import Trainer
 from tests.running import read_rows
@@ -130,6 +131,7 @@ def test_the_end_line_names_them_and_accuracy_is_drawn_over_them(small, tmp_path
     labels = []
     from matplotlib.axes import Axes
 
+    monkeypatch.setattr("onespike.training.saving.draw_curves", draw_curves)
     set_ = Axes.set
     monkeypatch.setattr(Axes, "set", lambda self, **values: (labels.append(values.get("xlabel")), set_(self, **values)))
     summary = train(small(train__epochs=1), tmp_path / "run")
