@@ -47,15 +47,15 @@ def execute(path: Path) -> Any:
     return book
 
 
-def executed(path: Path, anew: bool = False) -> Any:
-    """A notebook with what came out, from what is kept for this code unless it is to be run `anew`."""
+def executed(path: Path) -> Any:
+    """A notebook with what came out, from what is kept for this code."""
     book, state = nbformat.read(path, as_version=4), hashlib.sha256(f"{sys.version} {torch.__version__}".encode())
     cells = [cell for cell in book.cells if cell.cell_type == "code"]
     state.update(json.dumps([cell.source for cell in cells]).encode())
     for one in sorted(one for one in (ROOT / "src").rglob("*") if one.is_file() and "__pycache__" not in one.parts):
         state.update(one.read_bytes())
     kept = KEPT / f"{path.stem}-{state.hexdigest()[:16]}.json"
-    if anew or not kept.exists():
+    if not kept.exists():
         came = [cell.outputs for cell in execute(path).cells if cell.cell_type == "code"]
         for old in KEPT.glob(f"{path.stem}-*"):
             old.unlink(missing_ok=True)

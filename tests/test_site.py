@@ -1,6 +1,7 @@
 """The documentation, built as `make docs` builds it, and opened in a browser."""
 
 import os
+import runpy
 import subprocess
 import sys
 import threading
@@ -17,6 +18,11 @@ PHONE = {"width": 390, "height": 844}
 pytestmark = pytest.mark.slow
 
 
+def files() -> set[Path]:
+    """What lies where notebooks lie, and would run if they were opened there."""
+    return {one for one in (ROOT / "docs").rglob("*") if "__pycache__" not in one.parts}
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     """Where the site lies, and where it is served."""
@@ -24,8 +30,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]
     folder = tmp_path_factory.mktemp("site") / "site"
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    before = files()
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert files() == before
     serving = server(folder)
     thread = threading.Thread(target=serving.serve_forever)
     thread.start()
@@ -82,6 +90,14 @@ def test_tutorials_show_what_their_code_gave(site: tuple[Path, str], browser: An
         assert len(drawn) >= (notebook.name[0] != "5")
         download = page.locator("article a[download]").get_attribute("href")
         assert (site[0] / "tutorials" / download).read_bytes() == notebook.read_bytes()
+
+
+@pytest.mark.usefixtures("site")
+def test_tutorials_run_without_complaints() -> None:
+    executed = runpy.run_path(str(ROOT / "docs" / "notebooks.py"))["executed"]  # from what building the site kept
+    cells = [cell for path in sorted((ROOT / "docs" / "tutorials").glob("*.ipynb")) for cell in executed(path).cells]
+    said = [one.text for cell in cells for one in cell.get("outputs", ()) if one.get("name") == "stderr"]
+    assert said == [one for one in said if "TqdmWarning" in one]
 
 
 def test_the_demo_is_offered_and_answers(site: tuple[Path, str], browser: Any) -> None:

@@ -3,7 +3,6 @@
 import ast
 import json
 import re
-import runpy
 from pathlib import Path
 from typing import Any
 
@@ -47,23 +46,3 @@ def test_its_links_and_names_lead_somewhere(path: Path) -> None:
     recipes = re.findall(r'load_recipe\(\s*"([^"]+)"', "\n".join(code(book)))
     assert set(recipes) <= set(recipe_names())
     assert all(load_recipe(name) for name in recipes)
-
-
-def files() -> set[Path]:
-    """What lies where a notebook lies, and would run if it were opened there."""
-    return {one for one in (ROOT / "docs").rglob("*") if "__pycache__" not in one.parts}
-
-
-@pytest.mark.slow
-def test_it_runs_and_shows_something(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MPLBACKEND", "agg")  # a notebook draws whatever the one who runs it draws with
-    pytest.importorskip("nbclient", reason="notebooks cannot be run: pip install 'onespike[docs]'")
-    hook = runpy.run_path(str(ROOT / "docs" / "notebooks.py"))
-    before = files()
-    book = hook["executed"](path, anew=True)  # and the site, if it is built in these tests, need not run it again
-    assert files() == before
-    complaints = [one.text for cell in book.cells for one in cell.get("outputs", ()) if one.get("name") == "stderr"]
-    assert [one for one in complaints if "TqdmWarning" not in one] == []
-    page, pictures = hook["rendered"](book, path.stem)
-    assert len(pictures) >= (path.name[0] != "5")  # that one draws nothing
-    assert page.count("{.text .output}") >= 2
