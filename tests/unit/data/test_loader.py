@@ -194,6 +194,15 @@ def test_policies_change_images(policy, share, data):
     assert differ.float().mean() > share
 
 
+@pytest.mark.parametrize("policy", [{"auto_augment": "original"}, {"random_erasing": 0.5}, {"augmix_splits": 2}])
+def test_policies_are_for_grey_and_colour_alone(policy, data):
+    two = replace(data, train=images_of(8, channels=2), mean=data.mean[:2], std=data.std[:2])
+    with pytest.raises(
+        OnespikeError, match=f"^data.{next(iter(policy))}: some has images of 2 channels; it is for grey"
+    ):
+        TrainLoader(two, replace(PLAIN, **policy), 4, seed=0)
+
+
 def test_a_batch_larger_than_the_set_is_an_error(data):
     with pytest.raises(OnespikeError, match=r"24 is more than the 23 training images"):
         TrainLoader(data, PLAIN, 24, seed=0)
