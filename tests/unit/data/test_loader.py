@@ -321,3 +321,11 @@ def test_a_reflected_border_holds_pixels_of_the_image(policy, data):
 def test_what_is_larger_than_the_images_is_an_error(options, message, data):
     with pytest.raises(OnespikeError, match=f"^{message}"):
         TrainLoader(data, DataConfig(**options), 4, seed=0)
+
+
+@pytest.mark.parametrize("options", [{"crop_padding": 1}, {"cutout": 1}])
+def test_of_a_single_pixel_nothing_is_cropped_or_cut_out(options, data):
+    pixels, plain = replace(data, train=images_of(8, side=1)), {"crop_padding": 0, "cutout": 0}
+    TrainLoader(pixels, DataConfig(**plain), 4, seed=0)
+    with pytest.raises(OnespikeError, match=r"expected at most 0 for images of 1 pixels a side, got 1; lower --data"):
+        TrainLoader(pixels, DataConfig(**plain | options), 4, seed=0)
