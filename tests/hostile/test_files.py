@@ -188,6 +188,7 @@ EVENT_FILES = {
     "no AEDAT 4.aedat4": (b"#!AER-DAT4.0\r\n" + bytes(100), "not read by tonic"),
     "two axes.npz": (_saved(**dict.fromkeys("xytp", np.zeros((3, 2), np.int64))), "whole numbers"),
     "a single number.npz": (_saved(**EIGHT | {"t": np.int64(3)}), "whole numbers"),
+    "single numbers.npz": (_saved(**dict.fromkeys("xytp", np.int64(3))), "t is int64 of shape (); expected 1 whole"),
     "the end of time.npz": (_saved(**EIGHT | {"t": np.array([-(2**63), *[2**63 - 1] * 7])}), "a time of"),
     "behind the end of time.npz": (_saved(**EIGHT | {"t": np.full(8, 2**64 - 1, np.uint64)}), "a time of"),
 }
@@ -217,7 +218,9 @@ SPOKEN: dict[str, dict[str, object]] = {
     "labels that are no whole numbers": {"labels": np.array([0.7, 0.7])},
     "labels of two axes": {"labels": np.zeros((2, 1), np.int64)},
     "one time for each recording": {"spikes/times": np.zeros(2)},
+    "times in microseconds": {"spikes/times": np.full((2, 1), 500_000)},
     "times without end": {"spikes/times": np.full((2, 1), 1e300)},
+    "a label too many": {"labels": np.array([0, 1, 1])},
     "labels beyond memory": {"labels": 1 << 40},
     "units of two axes": {"spikes/units": np.zeros((2, 1, 1), np.int64)},
 }

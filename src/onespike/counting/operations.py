@@ -166,7 +166,7 @@ def _answer(model: nn.Module, batch: Any, counter: ProductCounter) -> Any:
 
 def _images_in(model: nn.Module, batch: Tensor, answer: Any, axis: int | None) -> tuple[int, int]:
     """How many images a batch holds, and how many frames over time of each."""
-    of_volumes = any(isinstance(module, nn.Conv3d) for module in model.modules())
+    of_volumes = any(isinstance(module, nn.Conv3d | nn.ConvTranspose3d) for module in model.modules())
     if axis is None:
         axis = int(batch.ndim == 5 and not of_volumes)
         is_logits = isinstance(answer, Tensor) and answer.ndim == 2 and len(answer) in batch.shape[:2]

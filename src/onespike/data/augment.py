@@ -121,7 +121,7 @@ class PolicyAugment:
 
         self.images, self.splits = images, max(1, config.augmix_splits)
         fill = {"zero": "constant", "reflect": "reflect"}[config.crop_fill]
-        crop = v2.RandomCrop(images.shape[1], padding=config.crop_padding or None, padding_mode=fill)
+        crop = v2.RandomCrop(images.shape[1], padding=config.crop_padding, padding_mode=fill)
         # Alternating flips depend on the epoch, which is not known here: the loader does them.
         self.crop = v2.Compose([crop, v2.RandomHorizontalFlip(0.0 if config.alternate_flip else config.flip)])
         try:  # what cannot be made or applied is refused before a run begins

@@ -49,7 +49,7 @@ def open_cache(source: Source, directory: Path, image_size: int | None = None) -
             return _read(known)
         raise
     # A folder's name may begin with a dot, as do entries that are not finished, or be too long for one more word.
-    entry = directory / f"{source.name.lstrip('.')[:40] or 'folder'}-{mixed[:16]}"
+    entry = directory / f"{source.name.lstrip('.')[:40]}-{mixed[:16]}"
     try:
         if entry.is_dir():
             try:

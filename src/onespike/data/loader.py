@@ -181,7 +181,7 @@ def _expect_fitting(config: DataConfig, data: Dataset) -> None:
     if isinstance(data.train, ItemSet):
         return
     side = data.image_size
-    largest = side if side > 1 else 0  # beyond, a crop may be border alone
+    largest = side if side > 1 else 0  # beyond, ever more crops are border alone
     border = side - 1 if config.crop_fill == "reflect" else largest
     for key, most in (("cutout", largest), ("crop_padding", border)):
         if (value := getattr(config, key)) > most:

@@ -204,7 +204,7 @@ class Dataset:
         With `of_events`, recordings are told apart by the pixels that saw an event, however events become frames.
         """
         some = self.test.spread(_KNOWN_BY)
-        images = some.gather(np.arange(len(some)))[0].detach().cpu()
+        images = some.gather(np.arange(len(some)))[0]
         if of_events:
             images = (images.amax(3) if images.ndim == 5 else images) > 0  # (B, H, W, T, C), or without T
         digest = hashlib.sha256(json.dumps(self.classes).encode())

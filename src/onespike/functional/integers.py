@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from onespike.tensors import wide
+
 #: The largest whole number that a weight can be. -128 is left out, so that both signs reach as far.
 LARGEST = 127
 #: Largest distance from whole numbers times a scale, relative to the largest weight, that still counts as exact.
@@ -12,10 +14,10 @@ _WHOLE = 1e-9
 def to_integers(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Round weights to 8 bits: integers = round(w / scale), scale = max |w| / 127 over an output channel.
 
-    Returns the integers, in the shape (C_out, ...) and dtype of `weight`, and the scales, (C_out, 1, ...). A channel of
-    zeros has the scale 1. A scale is at least the smallest normal number of the dtype, so a channel of far smaller
-    weights becomes zeros. Rounding twice equals rounding once: integers times their scale come out as the same
-    integers.
+    Returns the integers, in the shape (C_out, ...) and dtype of `weight`, and the scales, (C_out, 1, ...), in float32
+    at least. A channel of zeros has the scale 1. A scale is at least the smallest normal number of the weights' dtype,
+    so a channel of far smaller weights becomes zeros. Rounding twice equals rounding once: integers times their scale,
+    in the weights' dtype, come out as the same integers.
 
     Raises:
         ValueError: A weight is infinite or NaN, or the shape has no axis behind the output channels, or an empty one.
@@ -25,9 +27,9 @@ def to_integers(weight: Tensor) -> tuple[Tensor, Tensor]:
     largest = weight.abs().amax(tuple(range(1, weight.ndim)), keepdim=True)
     if not largest.is_meta and not largest.isfinite().all():
         raise ValueError(f"weight: expected finite numbers, got {largest[~largest.isfinite()][0].item()} among them")
-    scale = largest / LARGEST
-    scale = torch.where(largest > 0, scale.clamp(min=torch.finfo(scale.dtype).tiny), 1.0)
-    return (weight / scale).round_(), scale
+    scale = wide(largest) / LARGEST  # in bfloat16 the largest weight could be 127.5 of them
+    scale = torch.where(largest > 0, scale.clamp(min=torch.finfo(weight.dtype).tiny), 1.0)
+    return (weight / scale).round_().to(weight.dtype), scale
 
 
 def find_integers(weight: Tensor) -> tuple[Tensor, Tensor]:

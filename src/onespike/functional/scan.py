@@ -177,7 +177,7 @@ def _expect_weights(gates: int, x: Tensor, **weights: Tensor) -> None:
     if x.dim() != 3 or not x.is_floating_point():
         raise ValueError(f"x: expected floats (N, T, C_in), got {x.dtype} {tuple(x.shape)}")
     dtype = computed_in(x)
-    rows = gates * weights["w_hh"].shape[-1] if weights["w_hh"].dim() else 0
+    rows = gates * weights["w_hh"].shape[-1:].numel()  # of a single number it is 1
     shapes = {"w_ih": (rows, x.shape[2]), "w_hh": (rows, rows // gates), "b_ih": (rows,), "b_hh": (rows,)}
     for name, one in weights.items():
         if one.shape != shapes[name] or one.device != x.device or computed_in(one) != dtype:

@@ -415,9 +415,11 @@ def test_a_recurrent_layer_takes_its_input_by_name():
 # ---------------------------------------------------------------- how many images there are
 
 
-def test_volumes_are_no_time_steps():
-    parts = {"layer": nn.Conv3d(1, 2, 3)}
-    assert counted(lambda self, x: self.layer(x), torch.randn(8, 1, 5, 5, 5), **parts).macs == 27 * 2 * 27
+@pytest.mark.parametrize(
+    ("layer", "macs"), [(nn.Conv3d(1, 2, 3), 27 * 2 * 27), (nn.ConvTranspose3d(1, 2, 3), 125 * 2 * 27)]
+)
+def test_volumes_are_no_time_steps(layer, macs):
+    assert counted(lambda self, x: self.layer(x), torch.randn(8, 1, 5, 5, 5), layer=layer).macs == macs
 
 
 @pytest.mark.parametrize("axis", [None, 1])

@@ -32,12 +32,12 @@ def aedat2_bytes(made, header=b"#!AER-DAT2.0\r\n# This is a raw AE data file - d
     return header + rows.tobytes()
 
 
-def aedat3_bytes(made, packet=16, kind=1):
+def aedat3_bytes(made, packet=16, kind=1, size=8):
     """AEDAT 3.1 of DVS128 Gesture, little-endian: packets of polarity events behind 28 bytes each."""
     out = b"#!AER-DAT3.1\r\n#Format: RAW\r\n#!END-HEADER\r\n"
     for start in range(0, len(made), packet):
         part = made[start : start + packet]
-        header = np.array([kind | 1 << 16, 8, 4, 0, len(part), len(part), len(part)], "<u4")
+        header = np.array([kind | 1 << 16, size, 4, 0, len(part), len(part), len(part)], "<u4")
         rows = np.empty((len(part), 2), "<u4")
         x, y, p = (part[name].astype(np.uint32) for name in "xyp")
         rows[:, 0], rows[:, 1] = x << 17 | y << 2 | p << 1 | 1, part["t"]

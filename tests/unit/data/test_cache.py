@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -210,6 +211,34 @@ def test_a_damaged_entry_is_named_and_made_anew(cache, file, damage, capsys):
     assert f"{entry.name}: damaged cache entry" in capsys.readouterr().err
     assert verify_cache(cache) == {entry: ""}
     assert list(cache.iterdir()) == [entry]
+
+
+BYTES = np.zeros((6, 4, 4, 3), np.uint8)
+#: Arrays that do not fit the others, and what is said of them.
+ODD = {
+    "images of floats": ("images", BYTES / 1, "train images: float64"),
+    "images of two axes": ("images", BYTES[..., 0, 0], "train images: uint8, \\(6, 4\\)"),
+    "an image too many": ("images", np.zeros((7, 4, 4, 3), np.uint8), "train images: uint8"),
+    "a label too many": ("labels", np.zeros(7, np.int64), "train images: .*, of 7 labels"),
+    "a label of no class": ("labels", np.full(6, 2), "train labels: labels of no class"),
+    "a sum too many": ("sums", np.zeros(7, np.uint32), "train images: "),
+    "events of another kind": ("events", np.zeros(18), "train events: 18 events, 7 bounds"),
+    "a bound too many": ("bounds", np.array([0, *range(0, 19, 3)]), "train events: 18 events, 8 bounds"),
+    "an event too few": ("bounds", np.arange(1, 22, 3), "train events: 18 events, 7 bounds"),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_an_entry_whose_arrays_do_not_fit_is_damaged_whatever_its_checksums_say(cache, what):
+    open_cache(Made(recorded=True), cache)
+    (entry,) = cache.iterdir()
+    name, array, message = ODD[what]
+    np.save(entry / f"train-{name}.npy", array)
+    meta = json.loads((entry / "meta.json").read_text())
+    meta["sha256"][f"train-{name}.npy"] = durable.file_digest(entry / f"train-{name}.npy")
+    meta["sha256"]["meta"] = durable.digest_of(meta)
+    (entry / "meta.json").write_text(json.dumps(meta))
+    assert re.search(rf"damaged cache entry \({message}", verify_cache(cache)[entry])
 
 
 def test_two_processes_that_meet_damage_make_it_anew(cache, monkeypatch):

@@ -14,7 +14,7 @@ from onespike.data import DataConfig, open_dataset
 from onespike.data.events.frames import Framing, jittered
 from onespike.data.events.readers import read_arrays, read_dvs128, read_gesture_array, read_ibm, read_mnist
 from onespike.data.events.saccades import simulate
-from onespike.data.events.stream import EVENT, Sensor
+from onespike.data.events.stream import EVENT, Sensor, recording
 from onespike.data.loader import EvalLoader
 from onespike.data.sources import open_source
 from onespike.data.sources.files import Files
@@ -207,6 +207,30 @@ def test_nmnist_has_every_digit(tmp_path, part):
         recordings_of("nmnist", tmp_path)
 
 
+@pytest.mark.parametrize("digit", ["10", "0003", "²", "three"])
+def test_nmnist_has_no_other_class(tmp_path, digit):
+    write_nmnist(tmp_path, [events()] * 20)
+    (tmp_path / "Train" / "3").rename(tmp_path / "Train" / digit)
+    with pytest.raises(OnespikeError, match=rf"{digit}/00006.bin: class '{digit}'; expected 0 to 9; move it"):
+        recordings_of("nmnist", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ((1, 5, 4), "class 1, from 5 to 4; expected a class of 1 to 11, and an end behind the start; correct it"),
+        ((0, 4, 5), "class 0, from 4 to 5; expected a class of 1 to 11"),
+        ((12, 4, 5), "class 12, from 4 to 5; expected a class of 1 to 11"),
+        ((1, 4), "not three whole numbers; expected class, start, end"),
+        ((1, 400_000, 400_000), "no events"),
+    ],
+)
+def test_gestures_have_a_class_and_a_time(tmp_path, row, message):
+    write_gesture(tmp_path, *(events(200, 128, seed) for seed in (1, 2)), [row])
+    with pytest.raises(OnespikeError, match=f"user01_led_labels.csv: line 2: {re.escape(message)}"):
+        recordings_of("dvs-gesture", tmp_path)
+
+
 def test_cifar10_dvs_has_two_recordings_of_a_class(tmp_path):
     for name in OBJECTS:
         (tmp_path / name).mkdir()
@@ -322,6 +346,18 @@ def test_a_wide_sensor_is_cut_and_shrunk():
         Framing.of(DataConfig(), Sensor(12, 8))
     with pytest.raises(OnespikeError, match="at most 8"):
         Framing.of(DataConfig(image_size=9), Sensor(12, 8))
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+@pytest.mark.parametrize("representation", ["histogram", "binary", "voxel", "timesurface"])
+def test_frames_are_empty_where_no_event_is_left(representation, frames):
+    assert not framed(np.empty(0, EVENT), representation=representation, frames=frames).any()
+
+
+@pytest.mark.parametrize(("option", "lacks"), [("denoise", "neighbours"), ("spatial_jitter", "place to move to")])
+def test_a_single_pixel_has_no_neighbours(option, lacks):
+    with pytest.raises(OnespikeError, match=f"^data.{option}: a sensor of 700 channels has no {lacks}.*leave it at 0$"):
+        Framing.of(DataConfig(**{option: 5.0}), Sensor(1, 1, 700))
 
 
 @pytest.mark.parametrize("representation", ["histogram", "voxel"])
@@ -471,6 +507,7 @@ def test_damaged_nmnist(tmp_path, change, message):
     [
         (read_dvs128, lambda e: aedat2_bytes(e)[:-3], "truncated, 317 bytes"),
         (read_dvs128, lambda e: aedat3_bytes(e), "AEDAT 3.1; expected 2.0"),
+        (read_dvs128, lambda e: aedat2_bytes(e, b"#!AER-DAT1.0\r\n"), "AEDAT 1; expected 2.0"),
         (read_dvs128, lambda e: aedat2_bytes(e, b""), "no AEDAT header"),
         (read_dvs128, lambda e: aedat2_bytes(e[:0]), "no events"),
         (read_dvs128, lambda e: aedat2_bytes(e) + b"\0\1\0\0\0\0\0\0", "the address 0x10000"),
@@ -481,6 +518,7 @@ def test_damaged_nmnist(tmp_path, change, message):
         (read_ibm, lambda e: aedat3_bytes(e[:0]), "no events"),
         (read_ibm, lambda e: aedat3_bytes(e, kind=2), "no events"),
         (read_ibm, lambda e: aedat3_bytes(e, kind=99), "a packet of events of kind 99"),
+        (read_ibm, lambda e: aedat3_bytes(e, size=4), "a packet of events of kind 1, 4 bytes each"),
         (read_ibm, lambda e: aedat3_bytes(np.roll(e, 1)), "time runs backwards"),
     ],
 )
@@ -531,9 +569,39 @@ def test_damaged_arrays(tmp_path, made, message):
         read_arrays(Files(tmp_path), "a.npz", Sensor(16, 16))
 
 
+def test_arrays_without_names(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((3, 4), np.int64))
+    with pytest.raises(
+        OnespikeError, match=r"a\.npy: x is missing, it has no names; expected x, y, t and p; convert it"
+    ):
+        read_arrays(Files(tmp_path), "a.npy", Sensor(16, 16))
+
+
+def test_arrays_may_be_columns_but_are_no_larger_than_a_file(tmp_path, monkeypatch):
+    np.savez(tmp_path / "a.npz", **{name: one[:, None] for name, one in arrays().items()})
+    assert np.array_equal(read_arrays(Files(tmp_path), "a.npz", Sensor(16, 16)), events(20, 16))
+    monkeypatch.setattr("onespike.data.events.readers.MOST", 700)
+    with pytest.raises(OnespikeError, match=r"a\.npz: not numpy's plain arrays.*[\d,]+ bytes come out of it"):
+        read_arrays(Files(tmp_path), "a.npz", Sensor(16, 16))
+
+
 def test_two_polarities_may_be_minus_one_and_one(tmp_path):
     np.savez(tmp_path / "a.npz", **arrays(p=lambda p: 2 * p - 1))
     assert np.array_equal(read_arrays(Files(tmp_path), "a.npz", Sensor(16, 16)), events(20, 16))
+
+
+def test_a_nerve_has_no_polarity():
+    nothing = np.zeros(2, np.int64)
+    with pytest.raises(OnespikeError, match=r"event 1 has p = -1; expected 0 to 699, for a sensor of 700 channels"):
+        recording((nothing, nothing, nothing, np.array([5, -1])), Sensor(1, 1, 700), "a.h5")
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_the_largest_time_is_one_whose_differences_are_times(sign):
+    nothing, largest = np.zeros(1, np.int64), sign * ((1 << 62) - 1)
+    assert recording((nothing + largest, nothing, nothing, nothing), Sensor(1, 1), "a.npy")["t"] == largest
+    with pytest.raises(OnespikeError, match=r"a\.npy: a time of 4,611,686,018,427,387,904 microseconds; expected less"):
+        recording((nothing + largest + sign, nothing, nothing, nothing), Sensor(1, 1), "a.npy")
 
 
 def test_a_command_says_it_in_one_line(tmp_path, command):

@@ -195,6 +195,15 @@ def test_policies_change_images(policy, share, data):
     assert differ.float().mean() > share
 
 
+@pytest.mark.parametrize("policy", [{"auto_augment": "original"}, {"random_erasing": 0.5}, {"augmix_splits": 2}])
+def test_policies_are_for_grey_and_colour_alone(policy, data):
+    two = replace(data, train=images_of(8, channels=2), mean=data.mean[:2], std=data.std[:2])
+    with pytest.raises(
+        OnespikeError, match=f"^data.{next(iter(policy))}: some has images of 2 channels; it is for grey"
+    ):
+        TrainLoader(two, replace(PLAIN, **policy), 4, seed=0)
+
+
 def test_a_batch_larger_than_the_set_is_an_error(data):
     with pytest.raises(OnespikeError, match=r"24 is more than the 23 training images"):
         TrainLoader(data, PLAIN, 24, seed=0)
@@ -313,3 +322,11 @@ def test_a_reflected_border_holds_pixels_of_the_image(policy, data):
 def test_what_is_larger_than_the_images_is_an_error(options, message, data):
     with pytest.raises(OnespikeError, match=f"^{message}"):
         TrainLoader(data, DataConfig(**options), 4, seed=0)
+
+
+@pytest.mark.parametrize("options", [{"crop_padding": 1}, {"cutout": 1}])
+def test_of_a_single_pixel_nothing_is_cropped_or_cut_out(options, data):
+    pixels, plain = replace(data, train=images_of(8, side=1)), {"crop_padding": 0, "cutout": 0}
+    TrainLoader(pixels, DataConfig(**plain), 4, seed=0)
+    with pytest.raises(OnespikeError, match=r"expected at most 0 for images of 1 pixels a side, got 1; lower --data"):
+        TrainLoader(pixels, DataConfig(**plain | options), 4, seed=0)

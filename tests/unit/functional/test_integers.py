@@ -8,15 +8,22 @@ from hypothesis import strategies as st
 from onespike.functional import find_integers, to_integers
 
 
-@given(seed=st.integers(0, 2**31), outer=st.integers(1, 5), inner=st.integers(1, 7), spread=st.floats(1e-4, 1e4))
-def test_an_error_is_at_most_half_a_scale_and_rounding_twice_is_rounding_once(seed, outer, inner, spread):
-    weight = spread * torch.randn(outer, inner, 3, generator=torch.Generator().manual_seed(seed))
+@given(
+    seed=st.integers(0, 2**31),
+    outer=st.integers(1, 5),
+    inner=st.integers(1, 7),
+    spread=st.floats(1e-4, 1e4),
+    dtype=st.sampled_from([torch.bfloat16, torch.float32]),
+)
+def test_an_error_is_at_most_half_a_scale_and_rounding_twice_is_rounding_once(seed, outer, inner, spread, dtype):
+    weight = (spread * torch.randn(outer, inner, 3, generator=torch.Generator().manual_seed(seed))).to(dtype)
     integers, scale = to_integers(weight)
     assert scale.shape == (outer, 1, 1)
     assert torch.equal(integers, integers.round())
-    assert torch.equal(integers.abs().amax((1, 2)), torch.full((outer,), 127.0))
+    assert integers.dtype == dtype
+    assert (integers.abs().amax((1, 2)) == 127).all()
     assert (weight - integers * scale).abs().le(0.5001 * scale).all()
-    again, scale_again = to_integers(integers * scale)
+    again, scale_again = to_integers((integers * scale).to(dtype))
     assert torch.equal(again, integers)
     torch.testing.assert_close(scale_again, scale, rtol=3e-7, atol=0)
 
@@ -37,7 +44,7 @@ def test_a_channel_too_small_for_a_scale_becomes_whole_numbers_all_the_same(dtyp
     assert torch.equal(integers, integers.round())
     assert integers.abs().max() == 127
     assert (weight - integers * scale).abs().le(0.51 * scale).all()
-    assert torch.equal(to_integers(integers * scale)[0], integers)
+    assert torch.equal(to_integers((integers * scale).to(dtype))[0], integers)
     assert find_integers(weight)[0].isfinite().all()
 
 

@@ -98,6 +98,8 @@ def test_what_does_not_fit_is_refused(function, odd, size):
     for other in others[: 1 if odd == "x" else 2]:
         with pytest.raises(ValueError, match=f"^(w_hh|{odd}|w_ih): expected"):
             function(**given | {odd: other})
+    with pytest.raises(ValueError, match=r"^w_ih: expected .*, got"):
+        function(**given | {"w_hh": weights[1].detach()[0, 0]})
     elsewhere = weights[3].detach().to("meta")
     with pytest.raises(ValueError, match=r"^b_hh: expected .* on cpu .*got .* on meta"):
         function(**given | {"b_hh": elsewhere})

@@ -93,7 +93,7 @@ class Framing:
         when, span = elapsed / last, len(times) if by_count else last  # when: 0..1
         if self.representation == "voxel":
             position = when * (frames - 1)
-            first = np.minimum(position.astype(np.int64), frames - 1)
+            first = position.astype(np.int64)
             share = position - first
             counts: np.ndarray = np.bincount(first * size + place, 1 - share, frames * size)
             later = np.minimum(first + 1, frames - 1)

@@ -195,7 +195,7 @@ def _opened(config: DataConfig, root: Path | None, forms: Mapping[str, str], ton
 
 
 def _number(files: Files, name: str, text: str, count: int) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 4 and int(text) < count):
+    if not (re.fullmatch("[0-9]{1,3}", text) and int(text) < count):
         raise OnespikeError(f"{files.where(name)}: class {text!r}; expected 0 to {count - 1}; move it to its class")
     return int(text)
 

@@ -132,5 +132,5 @@ def _evt3(kinds: np.ndarray, values: np.ndarray) -> list[np.ndarray]:
 
 def _last(values: np.ndarray, where: np.ndarray) -> np.ndarray:
     """For each place the value at the last place so far that is in `where`; 0 before the first."""
-    place = np.maximum.accumulate(np.where(where, np.arange(len(values)), -1)) if len(values) else values
+    place = np.maximum.accumulate(np.where(where, np.arange(len(values)), -1))
     return np.where(place >= 0, values[place], 0)

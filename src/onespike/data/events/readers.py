@@ -121,7 +121,7 @@ def read_arrays(files: Files, name: str, sensor: Sensor) -> np.ndarray:
     if missing := [key for key in "xytp" if key not in (keys or ())]:
         what = f"{', '.join(keys)}" if keys else "no names"
         raise OnespikeError(f"{origin}: {missing[0]} is missing, it has {what}; expected x, y, t and p; convert it")
-    arrays = [np.atleast_1d(found[key]) for key in "txyp"]
+    arrays = (found[key] for key in "txyp")
     return recording((one.ravel() if one.ndim == 2 and 1 in one.shape else one for one in arrays), sensor, origin)
 
 

@@ -49,7 +49,7 @@ def recording(columns: Iterable[np.ndarray], sensor: Sensor, origin: str) -> np.
         if values.dtype.kind not in "uib" or values.shape != (t.size,):
             found = f"{values.dtype} of shape {values.shape}"
             raise OnespikeError(f"{origin}: {name} is {found}; expected {t.size:,} whole numbers; convert it")
-    if p.dtype.kind == "i" and sensor.channels == 2 and p.min() == -1:  # the other way to write two polarities
+    if sensor.channels == 2 and p.min() == -1:  # the other way to write two polarities
         if (p == 0).any():
             raise OnespikeError(f"{origin}: polarities -1, 0 and 1; expected two; convert them to 0 and 1")
         p = p > 0
