@@ -437,6 +437,18 @@ def test_of_several_processes_one_that_was_asked_to_stop_goes_on_until_all_know_
     assert (steps(1), steps(2)) == ([0, 1, 2, 3], [0, 1, 2, 3, 4])
 
 
+def test_processes_share_statistics_but_no_potentials(small, monkeypatch):
+    made = set_up(small(**QUIET | {"model__norm": "batch"}))
+    made.network.register_buffer("potentials", torch.zeros(3), persistent=False)  # of as many images as each has
+    made.accelerator, shared = SimpleNamespace(num_processes=2), []
+    monkeypatch.setattr("onespike.training.trainer.broadcast", shared.append)
+    monkeypatch.setattr("onespike.training.trainer.score", lambda *_: None)
+    made.evaluate(made.held_out)
+    statistics = [one for name, one in made.network.named_buffers() if name != "potentials"]
+    assert statistics
+    assert [id(one) for one in shared] == [id(one) for one in statistics]
+
+
 def test_a_silent_block_is_warned_of(small, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     train(small(model__neuron__threshold=50.0, train__epochs=1), tmp_path / "run")
     assert "warning: block01, block02: a layer fires less than once in a thousand" in " ".join(
