@@ -731,8 +731,8 @@ def test_before_the_first_step_only_a_run_at_its_end_is_drawn(epoch, enough, dra
     """A session that could not draw its last epoch owes that to the run; any other epoch is drawn by the next one."""
     pictures = []
     monkeypatch.setattr("onespike.training.saving.draw_curves", lambda drawn, _: pictures.append(len(drawn.history)))
-    progress = SimpleNamespace(epoch=epoch, enough=enough, history=[{"epoch": n + 1} for n in range(epoch)])
-    Saving(Run(tmp_path)).start(SimpleNamespace(progress=progress, config=TrainConfig(epochs=2)))
+    progress = SimpleNamespace(epoch=epoch, history=[{"epoch": n + 1} for n in range(epoch)])
+    Saving(Run(tmp_path)).start(SimpleNamespace(progress=progress, enough=enough, config=TrainConfig(epochs=2)))
     assert pictures == [epoch] * drawn
     assert (tmp_path / "metrics.csv").exists() == bool(drawn)
 
@@ -762,6 +762,7 @@ def test_a_callback_may_set_the_rate_of_a_step_or_end_the_training(small, tmp_pa
     ):
         train(fewer, tmp_path / "run", resume=True, callbacks=[Mine()], quiet=True)
     more = replace(recipe, train=replace(recipe.train, epochs=6))
+    Run.open(tmp_path / "run").begin(more)  # and is killed before it saves anything
     assert train(more, tmp_path / "run", resume=True, quiet=True)["epochs"] == 6
 
 
