@@ -125,9 +125,8 @@ def _mend(path: Path) -> None:
         except OnespikeError as error:
             state = f"{path} is no journal of a search: line {number}: {error}"
             raise OnespikeError(f"{state}; choose another --out") from None
-    if not content.endswith(b"\n"):
-        with path.open("ab") as file:
-            file.truncate(content.rfind(b"\n") + 1)
+    with path.open("ab") as file:
+        file.truncate(content.rfind(b"\n") + 1)
 
 
 def _public(url: str) -> str:

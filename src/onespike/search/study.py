@@ -197,7 +197,7 @@ def claim(
         attempt.set_user_attr(SEEN, time.time())
         for name, one in space.items():
             _suggest(attempt, name, one)
-        if not _is_surplus(attempt, study, trials, out, repeats=number < REPEATS):
+        if not _is_surplus(attempt, study, trials, repeats=number < REPEATS):
             return attempt
         attempt.set_user_attr(SURPLUS, True)
         study.tell(attempt, state=TrialState.FAIL)
@@ -232,12 +232,12 @@ def _suggest(attempt: "Trial", name: str, distribution: Any) -> None:
         suggest(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
 
 
-def _is_surplus(attempt: "Trial", study: "optuna.Study", trials: int, out: Path, repeats: bool) -> bool:
+def _is_surplus(attempt: "Trial", study: "optuna.Study", trials: int, repeats: bool) -> bool:
     """Whether another process was faster, at this slot or at the last one needed; or a new slot repeats another."""
     slots = slots_of(study.get_trials(deepcopy=False))
     own = attempt.user_attrs.get(SLOT, attempt.number)
     earlier = [one for one in slots[own] if one.number < attempt.number]
-    if any(one.state.name == "RUNNING" and is_alive(one, out) for one in earlier) or result_of(earlier) is not None:
+    if any(one.state.name == "RUNNING" for one in earlier) or result_of(earlier) is not None:
         return True
     known = [one.params for slot, attempts in slots.items() if slot < own for one in attempts]
     return sorted(slots).index(own) >= trials or (repeats and not earlier and attempt.params in known)

@@ -54,7 +54,7 @@ class Saving(Callback):
 
 def _is_at_the_end(trainer: Trainer) -> bool:
     """Whether no epoch follows that would write the table and the curves."""
-    return trainer.progress.enough or trainer.progress.epoch == trainer.config.epochs
+    return trainer.enough or trainer.progress.epoch == trainer.config.epochs
 
 
 def draw_curves(progress: Progress, path: Path) -> None:

@@ -108,7 +108,7 @@ class Trainer:
         vars(self.network).pop("_is_accelerate_prepared", None)  # by somebody else, for another precision or device
         self.model, self.optimizer = accelerator.prepare(self.network, optimizer)
         if isinstance(self.model, DistributedDataParallel):
-            # Processes keep buffers of their own, which `evaluate` shares: some neurons keep potentials there.
+            # Processes keep buffers of their own, some neurons' potentials; `evaluate` shares those that are saved.
             self.model.broadcast_buffers = False  # the argument of that name is deprecated; older ones have no other
         # Last: a network that is refused stays as it was.
         self.network.zero_grad()  # of whoever trained it before; of frozen weights, too, which the norm would count
@@ -131,11 +131,11 @@ class Trainer:
     @property
     def enough(self) -> bool:
         """Whether a callback has asked to end with this epoch, and to test; of several processes, the first one's."""
-        return self.progress.enough
+        return self.progress.enough > 0
 
     @enough.setter
     def enough(self, asked: bool) -> None:
-        self.progress.enough = bool(asked)
+        self.progress.enough = self.config.epochs if asked else 0
 
     def step(self, number: int, images: Tensor, labels: Tensor) -> tuple[float, float]:
         """Take step `number` of the optimiser, counted from 0; returns the mean loss and the number of hits."""
@@ -230,8 +230,10 @@ class Trainer:
         """
         with nullcontext() if as_saved else _together((self.weights(), self.averaged())):
             if self.accelerator.num_processes > 1:
-                for buffer in self.network.buffers():  # each process has batch-norm statistics of its own
-                    broadcast(buffer)
+                saved = self.network.state_dict()
+                for name, buffer in self.network.named_buffers():
+                    if name in saved:  # such as batch norm's statistics; a neuron's potentials are of other images
+                        broadcast(buffer)
             return score(self.network, batches, self.data.num_classes, self.accelerator, self.config.seed)
 
     def add_up(self, numbers: list[float]) -> list[float]:

@@ -151,6 +151,16 @@ def test_of_two_that_take_the_same_trial_one_gives_it_back(study, tmp_path, aliv
     assert numbers(tried(study, "")) == [(0, "trained")]
 
 
+def test_an_attempt_at_a_trial_that_has_a_result_is_given_back(study, tmp_path, alive):
+    alive("a")
+    first = claim(study, SPACE, 1, tmp_path, "a")
+    study.tell(first, state=TrialState.FAIL)
+    for _ in range(2):  # two processes saw that it was lost
+        study.enqueue_trial(first.params, user_attrs={studies.SLOT: 0})
+    study.tell(claim(study, SPACE, 1, tmp_path, "a"), state=TrialState.PRUNED)
+    assert studies.SLOT not in claim(study, SPACE, 2, tmp_path, "a").user_attrs
+
+
 def test_an_attempt_that_another_process_has_taken_up_is_left_alone(study, tmp_path, alive):
     alive("b")
     claim(study, SPACE, 1, tmp_path, "a")
@@ -182,8 +192,8 @@ def test_a_trial_too_many_is_given_back(study, tmp_path, alive):
     alive("a")
     attempt = claim(study, SPACE, 1, tmp_path, "a")
     extra = study.ask()  # somebody else's, who looked before `attempt` was there
-    assert studies._is_surplus(extra, study, 1, tmp_path, repeats=True)
-    assert not studies._is_surplus(attempt, study, 1, tmp_path, repeats=True)
+    assert studies._is_surplus(extra, study, 1, repeats=True)
+    assert not studies._is_surplus(attempt, study, 1, repeats=True)
 
 
 def test_no_values_are_tried_twice_as_long_as_there_are_others(study, tmp_path, alive):

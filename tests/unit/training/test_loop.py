@@ -437,6 +437,18 @@ def test_of_several_processes_one_that_was_asked_to_stop_goes_on_until_all_know_
     assert (steps(1), steps(2)) == ([0, 1, 2, 3], [0, 1, 2, 3, 4])
 
 
+def test_processes_share_statistics_but_no_potentials(small, monkeypatch):
+    made = set_up(small(**QUIET | {"model__norm": "batch"}))
+    made.network.register_buffer("potentials", torch.zeros(3), persistent=False)  # of as many images as each has
+    made.accelerator, shared = SimpleNamespace(num_processes=2), []
+    monkeypatch.setattr("onespike.training.trainer.broadcast", shared.append)
+    monkeypatch.setattr("onespike.training.trainer.score", lambda *_: None)
+    made.evaluate(made.held_out)
+    statistics = [one for name, one in made.network.named_buffers() if name != "potentials"]
+    assert statistics
+    assert [id(one) for one in shared] == [id(one) for one in statistics]
+
+
 def test_a_silent_block_is_warned_of(small, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     train(small(model__neuron__threshold=50.0, train__epochs=1), tmp_path / "run")
     assert "warning: block01, block02: a layer fires less than once in a thousand" in " ".join(
@@ -719,8 +731,8 @@ def test_before_the_first_step_only_a_run_at_its_end_is_drawn(epoch, enough, dra
     """A session that could not draw its last epoch owes that to the run; any other epoch is drawn by the next one."""
     pictures = []
     monkeypatch.setattr("onespike.training.saving.draw_curves", lambda drawn, _: pictures.append(len(drawn.history)))
-    progress = SimpleNamespace(epoch=epoch, enough=enough, history=[{"epoch": n + 1} for n in range(epoch)])
-    Saving(Run(tmp_path)).start(SimpleNamespace(progress=progress, config=TrainConfig(epochs=2)))
+    progress = SimpleNamespace(epoch=epoch, history=[{"epoch": n + 1} for n in range(epoch)])
+    Saving(Run(tmp_path)).start(SimpleNamespace(progress=progress, enough=enough, config=TrainConfig(epochs=2)))
     assert pictures == [epoch] * drawn
     assert (tmp_path / "metrics.csv").exists() == bool(drawn)
 
@@ -750,6 +762,7 @@ def test_a_callback_may_set_the_rate_of_a_step_or_end_the_training(small, tmp_pa
     ):
         train(fewer, tmp_path / "run", resume=True, callbacks=[Mine()], quiet=True)
     more = replace(recipe, train=replace(recipe.train, epochs=6))
+    Run.open(tmp_path / "run").begin(more)  # and is killed before it saves anything
     assert train(more, tmp_path / "run", resume=True, quiet=True)["epochs"] == 6
 
 
