@@ -23,7 +23,8 @@ class Progress:
     epoch_seconds: float = 0.0  # time spent on them
     seconds: float = 0.0  # time spent on the run, over all its sessions
     best: float = -1.0  # highest quality so far: accuracy on the held-out images or, without any, the epoch
-    enough: int = 0  # epochs of the recipe when a callback asked to end before them, and to test; 0 if none has
+    enough: bool = False  # whether a callback has asked to end with the current epoch, and to test
+    enough_of: int | None = None  # the recipe's epochs when it asked; a run of an older version does not know
     is_best: bool = False  # whether the weights of the last complete epoch are the best so far
     history: list[dict[str, Any]] = field(default_factory=list)  # a row for each complete epoch
 

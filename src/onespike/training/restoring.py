@@ -34,7 +34,8 @@ def restore(trainer: Trainer, run: Run) -> None:
     trainer.progress = make(Progress, saved.state["progress"], "state.json: progress")
     trainer.progress.compare_with(trainer.config.energy_budget)
     epoch, epochs = trainer.progress.epoch, trainer.config.epochs
-    trainer.enough = epochs <= trainer.progress.enough  # whoever asks for more does not hold it for enough
+    planned = trainer.progress.enough_of or run.recipe.train.epochs
+    trainer.enough &= epochs <= planned  # whoever asks for more does not hold it for enough
     if epoch > epochs:
         state = f"{run.folder} has been trained for {epoch} epochs already"
         raise OnespikeError(f"{state}, more than --train.epochs {epochs}: raise it")

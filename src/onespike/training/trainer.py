@@ -131,11 +131,11 @@ class Trainer:
     @property
     def enough(self) -> bool:
         """Whether a callback has asked to end with this epoch, and to test; of several processes, the first one's."""
-        return self.progress.enough > 0
+        return self.progress.enough
 
     @enough.setter
     def enough(self, asked: bool) -> None:
-        self.progress.enough = self.config.epochs if asked else 0
+        self.progress.enough, self.progress.enough_of = bool(asked), self.config.epochs
 
     def step(self, number: int, images: Tensor, labels: Tensor) -> tuple[float, float]:
         """Take step `number` of the optimiser, counted from 0; returns the mean loss and the number of hits."""
