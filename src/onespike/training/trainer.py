@@ -230,9 +230,9 @@ class Trainer:
         """
         with nullcontext() if as_saved else _together((self.weights(), self.averaged())):
             if self.accelerator.num_processes > 1:
-                saved = self.network.state_dict()
-                for name, buffer in self.network.named_buffers():
-                    if name in saved:  # such as batch norm's statistics; a neuron's potentials are of other images
+                saved = set(map(id, self.network.state_dict(keep_vars=True).values()))  # whatever it calls them
+                for buffer in self.network.buffers():
+                    if id(buffer) in saved:  # such as batch norm's statistics; potentials are of each one's images
                         broadcast(buffer)
             return score(self.network, batches, self.data.num_classes, self.accelerator, self.config.seed)
 

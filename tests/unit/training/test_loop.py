@@ -21,6 +21,7 @@ from onespike.models import create_model, model_config
 from onespike.neurons import Neuron, NeuronConfig, make_neuron
 from onespike.training import Diverged, Stopped, load_recipe, train
 from onespike.training.callbacks import Callback, Monitor, MovingAverage, Step
+from onespike.training.checkpoint import Checkpoint
 from onespike.training.config import TrainConfig
 from onespike.training.display import Display, _next
 from onespike.training.interrupt import Interrupt
@@ -766,7 +767,10 @@ def test_a_callback_may_set_the_rate_of_a_step_or_end_the_training(small, tmp_pa
     assert train(more, tmp_path / "run", resume=True, quiet=True)["epochs"] == 6
 
 
-def test_a_training_that_had_enough_does_not_go_on_if_it_is_killed_before_its_test(small, tmp_path: Path, monkeypatch):
+@pytest.mark.parametrize("known", [True, False], ids=["", "an older version's"])
+def test_a_training_that_had_enough_does_not_go_on_if_it_is_killed_before_its_test(
+    small, tmp_path: Path, monkeypatch, known
+):
     class Enough(Callback):
         def after_epoch(self, trainer, row):
             trainer.enough = row["epoch"] == 2
@@ -776,6 +780,10 @@ def test_a_training_that_had_enough_does_not_go_on_if_it_is_killed_before_its_te
     with pytest.raises(KeyboardInterrupt):
         train(recipe, tmp_path / "run", callbacks=[Enough()], quiet=True)
     monkeypatch.undo()
+    if not known:
+        saved = Checkpoint.load(tmp_path / "run" / "last")
+        del saved.state["progress"]["enough_of"]
+        saved.save(tmp_path / "run" / "last")
     assert train(recipe, tmp_path / "run", resume=True, callbacks=[Enough()], quiet=True)["epochs"] == 2
 
 
