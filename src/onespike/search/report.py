@@ -40,7 +40,8 @@ def as_words(values: Mapping[str, Any]) -> list[str]:
     for name, value in values.items():
         untyped = ".init_args." in name and not isinstance(value, Text)
         same = isinstance(value, str) and not (untyped and convert(Text(value), Any, name) != value)
-        words += [f"--{name}", value if same else json.dumps(value, ensure_ascii=False)]
+        text = value if same else json.dumps(value, ensure_ascii=False)
+        words += [f"--{name}={text}"] if text.startswith("--") else [f"--{name}", text]
     return words
 
 

@@ -121,6 +121,14 @@ def test_the_command_of_a_trial_gives_text_back_as_it_is(value):
     assert command_of(chosen, []).endswith("'[4, 8]'")
 
 
+def test_text_that_looks_like_an_option_is_joined_to_its_own():
+    assert words_of("digits", {"data.root": "--mine", "data.name": "folder"})[2:] == [
+        "--data.root=--mine",
+        "--data.name",
+        "folder",
+    ]
+
+
 @pytest.mark.parametrize("name", ["search.csv", "trial-000/mine", "notes.txt"])
 def test_a_folder_of_somebody_elses_is_left_as_it_is(command, space, tmp_path, name):
     file = tmp_path / "out" / name
