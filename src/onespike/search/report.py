@@ -36,7 +36,7 @@ tr.best { font-weight: 600; }
 
 def as_words(values: Mapping[str, Any]) -> list[str]:
     """Options as the command line takes them: text that would be read as another value, such as `no`, in quotes."""
-    words = []
+    words = list[str]()
     for name, value in values.items():
         untyped = ".init_args." in name and not isinstance(value, Text)
         same = isinstance(value, str) and not (untyped and convert(Text(value), Any, name) != value)
