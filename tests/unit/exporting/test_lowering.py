@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
 
 from onespike import create_model, export
 from onespike.errors import OnespikeError
@@ -315,11 +316,14 @@ def test_norms_of_vectors_are_not_folded_into_thresholds_of_maps(tmp_path: Path)
     assert export(nn.Sequential(*layers).eval(), tmp_path / "out", "onnx", images=images).holds
 
 
-def test_weights_that_are_computed_are_not_rounded(tmp_path: Path) -> None:
-    conv = torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 1, 1))
-    network, images = nn.Sequential(conv, LIF(1), nn.Flatten(), nn.Linear(16, 3)).eval(), torch.zeros(2, 4, 4, 1)
-    with pytest.raises(OnespikeError, match=r"^0\.weight is computed from other tensors; expected plain weights"):
-        export(network, tmp_path / "out", "pt2", images=images.byte(), weights="int8")
+def test_weights_that_are_computed_before_use_are_rounded_like_others(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), LIF(4), nn.Flatten(), nn.Linear(16, 3)).eval()
+    parametrizations.orthogonal(network[0])  # of operations that no target knows
+    prune.random_unstructured(network[3], "weight", 0.5)
+    images = torch.randint(0, 256, (6, 4, 4, 1), dtype=torch.uint8)
+    assert export(network, tmp_path / "out", "c", images=images).holds
+    assert "parametrizations.weight.original" in network[0].state_dict(), "the network stays as it was"
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
