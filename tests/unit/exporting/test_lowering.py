@@ -48,6 +48,13 @@ class Net(nn.Module):
         return self.fire(4 * self.b(x))
 
 
+def left_by_resets(n: Net, x: Tensor) -> Tensor:
+    """Two time steps of neurons whose current is a sum of spikes."""
+    current = n.mix(n.spikes(x)) - n.mix.bias.view(-1, 1, 1)
+    fired = (current > 0.1).to(x.dtype)
+    return ((1 - fired) * current + current > 0.1).to(x.dtype).mean((2, 3))
+
+
 def masked(n: Net, x: Tensor) -> Tensor:
     return n.head((n.spikes(x) * torch.tensor([1.0, 1, 0, 1]).view(4, 1, 1)).flatten(1))
 
@@ -197,6 +204,9 @@ CASES: list[tuple[Callable[[Net, Tensor], Tensor], str, str]] = [
     (lambda n, x: n.mix(F.relu(channels_padded(n, x, -1.0)))[:, :, 0, 0], "c fp32", HOLDS),
     (lambda n, x: n.mix(n.fire(bordered(n.a(x)) + bordered(n.b(x)))).mean((2, 3)), "c int8,c fp32", HOLDS),
     (halves, "c fp32,c int8", HOLDS),
+    (lambda n, x: n.mix(n.spikes(x) * n.more(x)).mean((2, 3)), "c fp32,c int8", HOLDS),
+    (lambda n, x: n.mix(0.5 * n.spikes(x) * (2 - 2 * n.more(x))).mean((2, 3)), "c fp32,c int8", HOLDS),
+    (left_by_resets, "c fp32,c int8", HOLDS),
     (squares, "c int8", "that exceed 64 bits"),
     (constants_in_matrices, "c fp32", HOLDS),
     (negative_currents, "c int8", "fractions of spikes that stay in"),
@@ -212,6 +222,11 @@ CASES: list[tuple[Callable[[Net, Tensor], Tensor], str, str]] = [
     (lambda n, x: n.mix(F.avg_pool2d(n.a(x), 3, 2, ceil_mode=True)).mean((2, 3)), "c fp32", "windows differ in size"),
     (lambda n, x: n.mix(F.max_pool2d(n.a(x), 3, 2, ceil_mode=True)).mean((2, 3)), "c fp32", "with ceil_mode in"),
     (lambda n, x: n.head(F.relu(n.a(x)).flatten(1)), "c int8", "head read real values; .*; --weights fp32 may export"),
+    (
+        lambda n, x: (n.fire(n.mix(n.spikes(x))) + n.fire(n.mix(n.spikes(x) + n.more(x)))).mean((2, 3)),
+        "c int8",
+        "^c: Net is not strictly spiking: mix read real values; every .*; --weights fp32 may export it, in float C$",
+    ),
     (another_order, "c fp32,c int8", HOLDS),
     (shuffled, "c fp32,c int8", HOLDS),
     (second_names, "c fp32", HOLDS),
