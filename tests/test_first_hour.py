@@ -63,6 +63,7 @@ def test_the_python_code_of_readme_and_of_the_page_about_own_networks_runs(
     assert first == blocks[0]
     scope: dict[str, Any] = {}
     exec(compile("\n".join(blocks), "own-network.md", "exec"), scope)
+    assert set(scope["guesses"]) <= set("0123456789")
     assert scope["logits"].shape == (8, 10)
     assert scope["features"].shape == (8, 16, 12, 12)
     assert scope["conversion"].network(scope["images"]).equal(scope["network"](scope["images"]))

@@ -17,10 +17,7 @@ from timm.layers import BatchNormAct2d, Conv2dSame, SyncBatchNormAct, get_notrac
 from timm.models.vgg import ConvMlp
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.nn.utils.weight_norm import WeightNorm
 
 from onespike.conversion.kinds import ACTIVATIONS, LINEAR, MAX_POOLS, WEIGHTS, module_of, reached_by_images
 from onespike.errors import OnespikeError, lacks_memory, reason
@@ -48,7 +45,6 @@ def trace(network: nn.Module, images: Tensor, fold: bool) -> fx.GraphModule:
     """
     root = copied(network)
     for path, module in list(root.named_modules(remove_duplicate=False)):  # one may be there under several names
-        _compute_weights(module)
         # Layers of timm's that are several layers, or that look at shapes, are taken apart.
         if isinstance(module, BatchNormAct2d | SyncBatchNormAct):
             norm: Any = copy.copy(module)
@@ -166,24 +162,6 @@ def _known(module: nn.Module) -> type[nn.Module] | None:
             return None
         kind = kind.__bases__[0]
     return kind if issubclass(kind, LINEAR + ACTIVATIONS + MAX_POOLS) else None
-
-
-def _compute_weights(module: nn.Module) -> None:
-    """Turn weights that are computed before each use, as by weight norm or pruning, into plain parameters."""
-    if parametrize.is_parametrized(module):
-        weights = {name: getattr(module, name).detach().clone() for name in module.parametrizations}  # type: ignore[union-attr]
-        # PyTorch's own removal changes the class, which the copy shares with the original.
-        module.__class__ = parametrize.type_before_parametrizations(module)
-        del module.parametrizations
-        for name, weight in weights.items():
-            module.register_parameter(name, nn.Parameter(weight))
-    for hook in list(module._forward_pre_hooks.values()):
-        if isinstance(hook, WeightNorm):
-            remove_weight_norm(module, hook.name)
-        elif isinstance(hook, SpectralNorm):
-            remove_spectral_norm(module, hook.name)
-        elif isinstance(hook, prune.BasePruningMethod):
-            prune.remove(module, hook._tensor_name)
 
 
 def _out_of_place(graph: fx.GraphModule) -> None:

@@ -24,6 +24,7 @@ from onespike.models import Network
 from onespike.neurons.watch import NO_LAYERS, Fired, aside, logits_of, watch_neurons
 from onespike.tensors import expect_weights
 from onespike.training.checkpoint import ModelCard
+from onespike.training.layout import laid_out
 from onespike.training.run import Run
 
 #: Path, width and height in the file, and pixels of an image, as in `Inspection`.
@@ -103,7 +104,7 @@ def _inspect(network: nn.Module, card: ModelCard, raw: np.ndarray, shown: _Shown
         raise OnespikeError(f"seed: expected a whole number of 0 or more, below 2^63, got {seed}")
     expect_weights(network)
     images = BatchAugment(card.mean, card.std)(torch.from_numpy(raw)[None])
-    logits, blocks = _watch(network, images, seed, len(card.classes))
+    logits, blocks = _watch(laid_out(network, images), images, seed, len(card.classes))
     if not blocks:
         warn(f"inspect: {NO_LAYERS}: none is shown")
     if not logits.isfinite().all():

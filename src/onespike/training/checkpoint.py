@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from onespike.classpath import ClassPath
 from onespike.configs import check, expect_keys, expect_plain, make, plain, read_json
@@ -31,6 +33,7 @@ from onespike.durable import digest_of, is_as_written, read_whole
 from onespike.errors import OnespikeError, shown
 from onespike.folders import read_folder, write_folder
 from onespike.models.pretrained import CARD, WEIGHTS
+from onespike.neurons.watch import aside, ask
 from onespike.tensors import expect_alike, expect_weights, not_finite, read_tensors, to_save
 from onespike.training.progress import Progress
 from onespike.training.recipe import Recipe, model_from
@@ -106,6 +109,9 @@ class ModelCard:
             shape = {"num_classes": len(self.classes), "in_channels": self.in_channels, "image_size": self.image_size}
             foreign = isinstance(self.model, ClassPath)
             model = self.model.make("model", **shape) if foreign else self.model.build(**shape)
+            if isinstance(model, nn.Module) and any(map(is_lazy, chain(model.parameters(), model.buffers()))):
+                with aside(model):
+                    ask(model, torch.zeros(2, self.in_channels, self.image_size, self.image_size))
         if not isinstance(model, nn.Module):
             raise OnespikeError(f"model: expected a torch.nn.Module, {self.name} gives a {type(model).__name__}")
         if self.conversion is None:

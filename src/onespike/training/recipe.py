@@ -182,8 +182,9 @@ def _resolve(file: dict[str, Any], given: dict[str, Any], path: Path, start: Rec
     else:
         name = convert(changes.get("name", before.get("name", "conv12")), str, "model.name")
         known = option_names(name)
-        if before.get("name") is not None and family(before["name"]) is not family(name):
-            before = {}  # of another family, which has other values
+        former = before.get("name", name)
+        if "class_path" in before or (former is not None and family(former) is not family(name)):
+            before = {}  # of a class, or of another family, which has other values
     _check(given, known, "option", "--")
     _check({**file, "model": before}, known, f"key in {path}")
     made = {section: make(_KINDS[section], values, section) for section, values in sections.items() if values}

@@ -16,7 +16,7 @@ from onespike.evaluation import inspect_image, inspect_network
 from onespike.evaluation.drawing import draw_inspection, save_figure
 from onespike.functional import partition, recompose, region_threshold
 from onespike.models import MODELS, model_config
-from onespike.neurons import Neuron, NeuronConfig
+from onespike.neurons import LIF, Neuron, NeuronConfig
 from onespike.neurons.watch import answer_and_calls
 from onespike.training import load
 from onespike.training.checkpoint import ModelCard
@@ -289,6 +289,12 @@ def test_places_in_the_batch_axis_are_no_time_steps(card, image: Path):
     network = Forward(forward, mix=nn.Linear(9, 5), fire=neuron.IFNode(step_mode="m"), read=nn.Linear(5, 10))
     view = inspect_network(network, card, image)
     assert (view.time_steps, view.blocks[0].layers[0].spikes.shape) == (3, (3, 4, 5))
+
+
+def test_a_network_that_takes_views_of_its_maps(card, image: Path):
+    inner = nn.Sequential(nn.Conv2d(1, 4, 3), LIF(4), nn.MaxPool2d(2))
+    network = Forward(lambda net, x: net.head(net.inner(x).view(x.size(0), -1)), inner=inner, head=nn.Linear(16, 10))
+    assert len(inspect_network(network, card, image).blocks) == 1
 
 
 def test_a_threshold_may_be_a_whole_number(card, image: Path):

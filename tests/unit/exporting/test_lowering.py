@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
 
 from onespike import create_model, export
 from onespike.errors import OnespikeError
@@ -45,6 +46,13 @@ class Net(nn.Module):
     def more(self, x: Tensor) -> Tensor:
         """Another one."""
         return self.fire(4 * self.b(x))
+
+
+def left_by_resets(n: Net, x: Tensor) -> Tensor:
+    """Two time steps of neurons whose current is a sum of spikes."""
+    current = n.mix(n.spikes(x)) - n.mix.bias.view(-1, 1, 1)
+    fired = (current > 0.1).to(x.dtype)
+    return ((1 - fired) * current + current > 0.1).to(x.dtype).mean((2, 3))
 
 
 def masked(n: Net, x: Tensor) -> Tensor:
@@ -196,6 +204,9 @@ CASES: list[tuple[Callable[[Net, Tensor], Tensor], str, str]] = [
     (lambda n, x: n.mix(F.relu(channels_padded(n, x, -1.0)))[:, :, 0, 0], "c fp32", HOLDS),
     (lambda n, x: n.mix(n.fire(bordered(n.a(x)) + bordered(n.b(x)))).mean((2, 3)), "c int8,c fp32", HOLDS),
     (halves, "c fp32,c int8", HOLDS),
+    (lambda n, x: n.mix(n.spikes(x) * n.more(x)).mean((2, 3)), "c fp32,c int8", HOLDS),
+    (lambda n, x: n.mix(0.5 * n.spikes(x) * (2 - 2 * n.more(x))).mean((2, 3)), "c fp32,c int8", HOLDS),
+    (left_by_resets, "c fp32,c int8", HOLDS),
     (squares, "c int8", "that exceed 64 bits"),
     (constants_in_matrices, "c fp32", HOLDS),
     (negative_currents, "c int8", "fractions of spikes that stay in"),
@@ -211,6 +222,11 @@ CASES: list[tuple[Callable[[Net, Tensor], Tensor], str, str]] = [
     (lambda n, x: n.mix(F.avg_pool2d(n.a(x), 3, 2, ceil_mode=True)).mean((2, 3)), "c fp32", "windows differ in size"),
     (lambda n, x: n.mix(F.max_pool2d(n.a(x), 3, 2, ceil_mode=True)).mean((2, 3)), "c fp32", "with ceil_mode in"),
     (lambda n, x: n.head(F.relu(n.a(x)).flatten(1)), "c int8", "head read real values; .*; --weights fp32 may export"),
+    (
+        lambda n, x: (n.fire(n.mix(n.spikes(x))) + n.fire(n.mix(n.spikes(x) + n.more(x)))).mean((2, 3)),
+        "c int8",
+        "^c: Net is not strictly spiking: mix read real values; every .*; --weights fp32 may export it, in float C$",
+    ),
     (another_order, "c fp32,c int8", HOLDS),
     (shuffled, "c fp32,c int8", HOLDS),
     (second_names, "c fp32", HOLDS),
@@ -315,11 +331,14 @@ def test_norms_of_vectors_are_not_folded_into_thresholds_of_maps(tmp_path: Path)
     assert export(nn.Sequential(*layers).eval(), tmp_path / "out", "onnx", images=images).holds
 
 
-def test_weights_that_are_computed_are_not_rounded(tmp_path: Path) -> None:
-    conv = torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 1, 1))
-    network, images = nn.Sequential(conv, LIF(1), nn.Flatten(), nn.Linear(16, 3)).eval(), torch.zeros(2, 4, 4, 1)
-    with pytest.raises(OnespikeError, match=r"^0\.weight is computed from other tensors; expected plain weights"):
-        export(network, tmp_path / "out", "pt2", images=images.byte(), weights="int8")
+def test_weights_that_are_computed_before_use_are_rounded_like_others(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), LIF(4), nn.Flatten(), nn.Linear(16, 3)).eval()
+    parametrizations.orthogonal(network[0])  # of operations that no target knows
+    prune.random_unstructured(network[3], "weight", 0.5)
+    images = torch.randint(0, 256, (6, 4, 4, 1), dtype=torch.uint8)
+    assert export(network, tmp_path / "out", "c", images=images).holds
+    assert "parametrizations.weight.original" in network[0].state_dict(), "the network stays as it was"
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")

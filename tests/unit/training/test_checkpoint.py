@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
 
-from onespike.classpath import ClassPath
+from onespike.classpath import ClassPath, allow_imports
 from onespike.errors import OnespikeError
 from onespike.models import OnespikeConfig
 from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors, read_state, split_tensors
@@ -49,6 +49,18 @@ def test_a_digest_is_of_the_weights_and_of_how_the_network_is_built(tmp_path: Pa
     assert Checkpoint.load(tmp_path / "last").digest == saved.digest
     built = replace(saved, card=replace(saved.card, model=replace(saved.card.model, theta=0.3)))
     assert len({saved.digest, built.digest, make(2.0).digest}) == 3
+
+
+def test_lazy_layers_of_a_class_path_take_their_sizes_from_blank_images():
+    allow_imports("torch")
+    card = replace(make().card, model=ClassPath("torch.nn.LazyLinear", {"out_features": 2}))
+    before = torch.get_rng_state()
+    weights = card.build().state_dict()
+    assert weights["weight"].shape == (2, 4)
+    assert torch.equal(before, torch.get_rng_state())
+    network = Checkpoint(card, weights, {}, {}).network()
+    assert (type(network), network.training) == (nn.Linear, False)
+    assert torch.equal(network.weight, weights["weight"])
 
 
 def test_channels_last_weights_are_saved_by_value(tmp_path: Path):

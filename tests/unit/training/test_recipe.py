@@ -108,6 +108,12 @@ def test_another_class_comes_without_the_arguments_of_the_one_that_it_replaces(s
     assert arguments(class_path="pkg.Old", init_args={"b": 3}) == {"a": 1, "b": 3}
 
 
+def test_a_model_of_the_library_replaces_a_recipes_class(tmp_path: Path):
+    (file := tmp_path / "mine.yaml").write_text("model: {class_path: pkg.Net, init_args: {a: 1}}\n")
+    given = {"model.name": "conv-tiny", "model.theta": 0.3}
+    assert load_recipe(file, given).model == load_recipe("digits", given).model
+
+
 class Colour(StrEnum):
     """A text to JSON, and not to YAML."""
 

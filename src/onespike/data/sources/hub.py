@@ -34,7 +34,7 @@ def open_hub(root: Path | None) -> Iterator[Source]:
             yield Source(files.root.name, str(root), lambda: files.key(files.names()), read)
         return
     if root.exists():
-        raise OnespikeError(f"{root}: a file; expected a folder, or the Hub's owner/name; unpack it")
+        raise OnespikeError(f"{root}: a file; expected a folder, or the Hub's owner/name; unpack it or give its folder")
     origin, _, configuration = root.as_posix().partition(":")
     if origin.count("/") != 1:
         raise OnespikeError(f"{root}: no such folder; expected one, or the Hub's owner/name; correct --data.root")

@@ -30,7 +30,7 @@ from onespike.exporting.lowering.maps import (
     largest_sum,
     whole,
 )
-from onespike.exporting.lowering.values import CannotSayError, Unsaid, Value
+from onespike.exporting.lowering.values import CannotSayError, Unsaid, Value, sides_of
 from onespike.functional import find_integers
 
 #: Most fractional bits of fixed-point numbers, and the bits of a number.
@@ -64,8 +64,9 @@ class Integers(Layers):
         if name in ("conv2d", "linear") and isinstance(args[0], Unsaid):
             self.real.append(self._layer)
         if name in ("gt", "ge"):
-            self._add(fired := Map(shape=(1, 1, 1, math.prod(self._shape)), kind="bits", bound=1))
-            return self._value(fired).each(lambda part: part.reshape(self._shape))
+            axis = min(1, len(self._shape) - 1)
+            self._add(fired := Map(shape=sides_of(self._shape, axis), kind="bits", bound=1))
+            return self._laid(fired, self._shape, axis)
         return Unsaid()
 
     # Numbers.
@@ -80,6 +81,25 @@ class Integers(Layers):
     def _expect_room(self, kind: str, bound: int) -> None:
         if kind == "i32" and bound >= 2**31 - 1:
             raise CannotSayError(f"sums of {self._layer} that exceed 32 bits")
+
+    def _product(self, a: Value, b: Value) -> Value:
+        """A product of spikes, or of their absence, is a spike: SEW-ResNet's AND and IAND."""
+        a, b = (b, a) if self._heights(b) is None else (a, b)
+        if (height := self._heights(b)) is None:
+            return super()._product(a, b)
+        if (other := self._heights(a)) is not None:
+            return self._op_gt(self._add_tensors(a / other, b / height, 1.0), 1.5) * (other * height)
+        if not b.shift.any():
+            return super()._product(a, b)
+        # What is left by a reset, x (1 - s), is x - x s.
+        a = self._summed([a]) if a.shift.any() else a
+        return self._add_tensors(a * b.shift, super()._product(a, b + -b.shift), 1.0)
+
+    def _heights(self, x: Value) -> Tensor | None:
+        """What each element is where it is not 0, if all are spikes, or say where there is none; else None."""
+        fits = (x.index >= 0) & (x.gain != 0) & ((x.shift == 0) | (x.shift == -x.gain))
+        spikes = bool(fits.all()) and all(of.kind == "bits" for of in self.maps_of(x.index))
+        return torch.where(x.shift == 0, x.gain, x.shift) if spikes else None
 
     def _product_of(self, first: Map, second: Map) -> tuple[str, int, float]:
         bound = first.bound * second.bound
