@@ -89,7 +89,7 @@ def allow_imports(*modules: str) -> None:
 
 def _imported(module: str, refusal: str) -> ModuleType:
     """Import a module; if it raises, it is no longer allowed, and the `OnespikeError` begins with `refusal`."""
-    if not module or module.startswith("."):
+    if not isinstance(module, str) or not module or module.startswith("."):
         raise OnespikeError(f"{refusal}: expected a module's whole name, such as pkg.nets")
     here = str(Path.cwd())  # on the path only where somebody named a module: others must not import what lies there
     if here not in sys.path:

@@ -4,6 +4,7 @@ import io
 import math
 import sys
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -42,6 +43,22 @@ ITEMS = {
 }
 
 
+class OfLength(list):
+    """A data set that says of its length what it likes."""
+
+    def __init__(self, length):
+        self.length = length
+
+    def __len__(self):
+        return self.length
+
+
+class Table(list):
+    """What pandas has: an index along rows, by `iloc`, and names of columns for items."""
+
+    iloc = None
+
+
 @pytest.mark.parametrize("what", ITEMS)
 def test_items_of_data_sets(what):
     with in_time(), pytest.raises(OnespikeError) as caught:
@@ -77,7 +94,11 @@ def test_damaged_images_of_data_sets(number, form, kind):
 IMAGES = {"images": np.zeros((20, 8, 8), np.uint8), "labels": np.arange(20) % 2}
 
 
-@pytest.mark.parametrize("data", [None, 5, "x", (), {}, [], ([],), {"test": []}, iter([]), IMAGES, {"train": IMAGES}])
+NO_DATA = [None, 5, "x", (), {}, [], ([],), {"test": []}, iter([]), IMAGES, {"train": IMAGES}]
+NO_DATA += [torch.utils.data.TensorDataset, Table([1]), *map(OfLength, (-1, 2.5, "x", 2**70))]
+
+
+@pytest.mark.parametrize("data", NO_DATA)
 def test_what_is_no_data_set(data):
     with pytest.raises(OnespikeError):
         as_dataset(data, name="mine")
@@ -248,6 +269,8 @@ EXPORTS = {
     "a mean of text": {"images": PIXELS, "mean": ["x"] * 3},
     "a mean without end": {"images": PIXELS, "mean": [10**400] * 3},
     "a number for classes": {"images": IMAGES, "classes": 5},
+    "classes in no order": {"images": IMAGES, "classes": {"a", "b", "c", "d", "e"}},
+    "classes by name": {"images": IMAGES, "classes": {"e": 4, "d": 3, "c": 2, "b": 1, "a": 0}},
     "a class of two numbers": {"images": IMAGES, "classes": ["a", "a", "b", "c", "d"]},
     "a class of half a character": {"images": IMAGES, "classes": ["\ud800", "a", "b", "c", "d"]},
     "a text for a count": {"images": IMAGES, "count": "x"},
@@ -394,6 +417,19 @@ def test_reports_of_no_sense(run):
         assert (run / "summary.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("audits", [audit(NETWORK, [IMAGES]), iter([]), {}, "x"], ids=str)
+def test_what_is_no_list_of_audits(audits, tmp_path):
+    with pytest.raises(OnespikeError, match="audits: expected a list of Audit"):
+        save_report(audits, tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("asked", [("fp32",), ("Field",), (None,), ("field", "twin"), ("field", None)], ids=str)
+def test_energies_that_nobody_knows(asked):
+    with pytest.raises(OnespikeError, match=f"unknown {'variant' if asked[1:] else 'convention'} '{asked[-1]}'"):
+        audit(NETWORK, [IMAGES]).energy(*asked)
+
+
 CONVERSIONS = {
     "no images": (NETWORK, IMAGES[:0], {}),
     "a list": (NETWORK, [1], {}),
@@ -437,6 +473,33 @@ LOSSES = {
 def test_losses_of_no_sense(what):
     with pytest.raises(OnespikeError, match="loss"):
         expect_loss(LOSSES[what], torch.rand(4, 10), soft=False)
+
+
+@pytest.mark.parametrize("modules", [None, 5, ["json"], math, b"json", ""], ids=str)
+def test_what_is_no_module(modules):
+    with pytest.raises(OnespikeError, match="expected a module's whole name"):
+        onespike.allow_imports(modules)
+
+
+def test_an_empty_place_is_no_run_to_start_from(tmp_path):
+    with pytest.raises(OnespikeError, match="expected the path of a folder, got ''"):
+        onespike.train("digits", tmp_path / "out", init_from="")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("where", ["", "in a function "])
+def test_packages_of_others_that_cannot_be_imported(where, refused, tmp_path, monkeypatch):
+    code = "raise ValueError('no number:\\nx')"
+    (tmp_path / "refusing.py").write_text(f"def read():\n    {code}\nread()" if where else code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("onespike.cli.main.dispatch", lambda _: import_module("refusing"))
+    refused("models", words=("refusing cannot be imported (no number: x)", "environment variable"))
+
+
+def test_bugs_keep_their_traceback(command, monkeypatch):
+    monkeypatch.setattr("onespike.cli.main.dispatch", raising(ValueError("a bug")))
+    with pytest.raises(ValueError, match="a bug"):
+        command("models")
 
 
 @pytest.mark.parametrize(

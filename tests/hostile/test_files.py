@@ -767,6 +767,27 @@ def test_what_only_old_yaml_takes_for_a_number(line, refused, tmp_path):
     refused("train", "--recipe", path, "--out", tmp_path / "out", words=tuple(line.split(": ", 1)))
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("model: {'neuron.decay': 0.3}", ("model.neuron.decay", "nest it")),
+        ("model: {neuron: {'options.adaptation': 0.3}}", ("unknown", "model.neuron.options.adaptation")),
+        ("model: {name: conv12, class_path: pkg.Net}", ("model.name and model.class_path", "name one")),
+    ],
+)
+def test_names_of_recipes_that_say_two_things(content, words, refused, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(content)
+    refused("train", "--recipe", tmp_path / "recipe.yaml", "--out", tmp_path / "out", words=words)
+
+
+@pytest.mark.parametrize("name", ["recipe.YAML", "recipe.json", "recipe", "."])
+def test_a_recipe_by_another_ending(name, refused, tmp_path):
+    if name != ".":
+        (tmp_path / name).write_text("train: {epochs: 1}")
+    words = ("unknown recipe", "has to end in .yaml")
+    refused("train", "--recipe", tmp_path / name, "--out", tmp_path / "out", words=words)
+
+
 @pytest.mark.parametrize("what", ["a FIFO", "a socket", "a link to /dev/zero", "a link to nowhere", "a link to itself"])
 @pytest.mark.parametrize("command_line", ["train --recipe", "audit conv-tiny --energy", "inspect RUN --image"])
 def test_files_that_are_none(command_line, what, refused, tmp_path, run):

@@ -410,6 +410,13 @@ def test_a_folder_that_is_gone_is_said_to_be(tmp_path, monkeypatch):
     expect_writable(tmp_path / "x.json")
 
 
+def test_no_command_starts_in_a_folder_that_is_gone(refused, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    refused("models", words=("the current folder is gone: cd to another",))
+
+
 def test_a_state_of_somebody_elses_is_no_checkpoint(tmp_path):
     (tmp_path / "state.json").write_text("{}")
     expect_writable(tmp_path / "report.json")
@@ -510,6 +517,8 @@ SPACES = (
         "train.lr: [1]",
     ),
     *("train.epochs: [1, 1.0e+18]", "train.epochs: [1, 9223372036854775807]", "model.preset: {choices: [x, y]}"),
+    *("train.lr: {choices: [0.1, 0.1]}", "train.lr: {choices: [1, 1.0]}", "model.depths: {choices: [[1, 2], [1, 2]]}"),
+    "model.neuron: {choices: [lif, plif]}\nmodel.neuron.name: {choices: [lif, plif]}",
     *("train.lr: {low: 1, high: 2, zzz: 1}", "train.lr: {low: 1}", "train.lr: [true, false]", "? [1]\n: [1, 2]"),
 )
 

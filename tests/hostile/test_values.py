@@ -175,6 +175,32 @@ def test_a_folder_in_the_way_of_a_later_run_is_found_before_the_first(refused, t
     refused("prune-time", "--from", 3, "--out", tmp_path / "runs", words=("T1", "not empty"))
 
 
+@pytest.mark.parametrize("name", ["pretrained:digits-spiking-vgg-xs", "hub:user/name"])
+@pytest.mark.parametrize("line", ["train --out", "push RUN --out", "convert RUN --out"])
+def test_no_folder_is_called_as_networks_elsewhere_are(line, name, refused, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused(*(run if word == "RUN" else word for word in line.split()), name, words=(name, "choose another"))
+    assert {path.name for path in tmp_path.iterdir()} <= {"run"}
+
+
+@pytest.mark.parametrize("name", ["confusion.csv", "per_class.csv", "confusion.png"])
+def test_no_report_replaces_another_of_an_evaluation(name, refused, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(Run, "dataset", None)
+    words = ("cannot write", name, "two things")
+    refused("evaluate", run, "--out", tmp_path / "out", "--json", tmp_path / "out" / name, words=words)
+
+
+def test_a_cache_that_is_a_file(refused, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("ONESPIKE_CACHE", str(tmp_path / "file"))
+    refused("cache", "verify", words=(tmp_path / "file", "$ONESPIKE_CACHE"))
+    refused("cache", "verify", "--cache", tmp_path / "file", words=("correct --cache",))
+
+
+def test_a_switch_takes_no_value(refused, run):
+    refused("evaluate", run, "--flips=true", words=("--flips", "takes no value, got 'true'"))
+
+
 @pytest.mark.parametrize("name", ["config.yaml", "summary.json", "metrics.csv"])
 def test_no_report_replaces_a_file_of_a_run(name, refused, run):
     before = (run / name).read_bytes()

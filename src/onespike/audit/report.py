@@ -35,7 +35,7 @@ class Comparison:
 
 def compare(audits: Sequence[Audit]) -> tuple[list[Comparison], list[str]]:
     """Compare the first network with each of the others; for a pair that cannot be compared, say why and what to do."""
-    if not audits or not all(isinstance(one, Audit) for one in audits):
+    if not isinstance(audits, Sequence) or not audits or not all(isinstance(one, Audit) for one in audits):
         raise OnespikeError(f"audits: expected a list of Audit, one or more, got {shown(repr(audits))}")
     first, *others = audits
     made, refused = list[Comparison](), list[str]()

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from onespike.audit.latency import Joules, Latency
 from onespike.audit.scaling import Scaling
+from onespike.configs import convert
 from onespike.counting.arrivals import KINDS, Kind
 from onespike.counting.energy import CONVENTIONS, VARIANTS, Convention, Energy, EnergyTable, Variant
 from onespike.counting.operations import Layer, Operations
@@ -48,7 +49,12 @@ class Audit:
         return tuple(one for one in VARIANTS if one != "ann" or self.operations.steps == 1)
 
     def energy(self, convention: Convention, variant: Variant = "network") -> Energy:
-        """Energy for one image by what it is spent on, of the network or of an estimated twin."""
+        """Energy for one image by what it is spent on, of the network or of an estimated twin.
+
+        Raises:
+            OnespikeError: The convention, or the variant, is not known.
+        """
+        convention, variant = convert(convention, Convention, "convention"), convert(variant, Variant, "variant")
         return self.table.network(self.operations, convention, variant)
 
     def to_json(self) -> dict[str, Any]:

@@ -21,8 +21,9 @@ def cache(action: Literal["verify"], cache: Path | None = None) -> int:
     from onespike.data.dataset import cache_folder
 
     folder = cache or cache_folder()
-    if cache and not cache.is_dir():
-        raise OnespikeError(f"{cache}: no such folder; expected one with decoded images; correct --cache")
+    if (cache or folder.exists()) and not folder.is_dir():
+        remedy = f"correct {'--cache' if cache else '$ONESPIKE_CACHE'}"
+        raise OnespikeError(f"{folder}: no such folder; expected one with decoded images; {remedy}")
     found = verify_cache(folder)
     rows = [(one.name, "damaged" if why else "whole") for one, why in found.items()]
     person().print(plain_table("entry", action, rows=rows))

@@ -79,6 +79,7 @@ def call(function: Callable[..., int], arguments: Sequence[str], usage: str, sec
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Complain in one line; the command line prints it and exits with code 2."""
+        message = message.replace("ignored explicit argument", "takes no value, got")
         missing = message.removeprefix("the following arguments are required: ")
         raise OnespikeError(f"expected {missing}: {self.usage}" if missing != message else message)
 

@@ -48,12 +48,13 @@ def evaluate(
     from accelerate import PartialState
 
     from onespike.durable import expect_writable, save_json
+    from onespike.evaluation.evaluate import TABLES
     from onespike.evaluation.evaluate import evaluate as evaluate_run
     from onespike.training.pretrained import beside
     from onespike.training.run import Run
 
     opened, folder = Run.open(run), out or beside(run) / "evaluation"
-    expect_writable(json, folder=folder)
+    expect_writable(json, *(folder / name for name in TABLES), folder=folder)
     data = opened.recipe_with(overrides).data
     how = (passes, batch_size, precision, device, time_steps)
     result = evaluate_run(opened, data, part, checkpoint, *how, flips=flips)

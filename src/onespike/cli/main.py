@@ -4,15 +4,17 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from onespike._version import __version__
 from onespike.allocator import keep_freed_memory
 from onespike.cli.command import call
-from onespike.errors import OnespikeError, lacks_memory, printable, unknown
+from onespike.errors import OnespikeError, lacks_memory, printable, reason, unknown
 from onespike.stdio import Stream
 
 
@@ -25,6 +27,8 @@ class Command(NamedTuple):
 
 
 _TRAINING = ("data", "model", "train", "loss")
+#: Packages whose errors are bugs of ours.
+_OURS = ("__main__", "onespike", "reproduce", "benchmarks", "tests")
 COMMANDS = {
     "train": Command("train a network; leaves a run folder", "", (*_TRAINING, "conversion")),
     "evaluate": Command("accuracy of a run, by class, with its confusion matrix", "RUN"),
@@ -77,6 +81,7 @@ def exit_with(command: Callable[[list[str]], int], arguments: Sequence[str] | No
     try:
         with _signals():
             try:
+                _expect_folder()
                 code: Any = command(list(sys.argv[1:] if arguments is None else arguments))
             except SystemExit as ended:  # of --help, whose output may be lost like any other
                 code = ended.code
@@ -86,7 +91,7 @@ def exit_with(command: Callable[[list[str]], int], arguments: Sequence[str] | No
         out.flush()
         if out.error is not None and not isinstance(out.error, BrokenPipeError):
             raise OnespikeError(f"the standard output: {out.error.strerror}; all files are written")
-    except (OnespikeError, MemoryError, RuntimeError, OSError) as error:
+    except Exception as error:
         if (text := _advice(error)) is None:
             raise
         print(f"error: {text}", file=sys.stderr)
@@ -112,10 +117,28 @@ def _advice(error: Exception) -> str | None:
         return str(error)
     if lacks_memory(error):
         return "there is not enough memory for this: choose a smaller network, images or batch"
+    if package := _not_imported(error):
+        state = f"{package} cannot be imported ({printable(reason(error), 300)})"
+        return f"{state}: correct the environment variable that it complains of, or install it again"
     if isinstance(error, OSError):
         place = f"{printable(error.filename)}: " if error.filename is not None else ""
         return f"{place}{error.strerror or error}: expected a place that can be read and written"
     return None
+
+
+def _expect_folder() -> None:
+    """Raise an `OnespikeError` if the current folder is gone: there Intel's libraries end the process."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise OnespikeError("the current folder is gone: cd to another") from None
+
+
+def _not_imported(error: Exception) -> str:
+    """The package of others whose import raised an error, such as PyTorch where $TORCH_LOGS has an unknown name."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name == "<module>")
+    names = [frame.f_globals["__name__"].partition(".")[0] for frame in frames]
+    return next((name for name in reversed(names) if name not in _OURS), "")
 
 
 @contextmanager

@@ -190,12 +190,17 @@ def _part(source: Any, where: str) -> ItemSet:
     table = getattr(sys.modules.get("datasets.arrow_dataset"), "Dataset", None)
     if isinstance(table, type) and isinstance(source, table):
         source = _Rows(source, where)
-    other = isinstance(source, IterableDataset | Mapping)  # the former may know its length, for a progress bar
+    # An iterable one may know its length, for a progress bar; what has `iloc` is a table of pandas.
+    other = isinstance(source, IterableDataset | Mapping | type) or hasattr(source, "iloc")
     if other or not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
         expected = "a map-style data set, such as a torch.utils.data.Dataset or a datasets.Dataset"
         remedy = "; pass what it loads, its .dataset" if isinstance(source, DataLoader) else ""
         raise OnespikeError(f"{where}: a {type(source).__name__}; expected {expected}{remedy}")
-    if not len(source):
+    try:
+        count = len(source)
+    except (TypeError, ValueError, OverflowError) as error:  # what Python takes for no length
+        raise OnespikeError(f"{where}: its length is none ({reason(error)}); expected a number of items") from error
+    if not count:
         raise OnespikeError(f"{where}: empty; expected labelled images; add some")
     labels = None
     with suppress(TypeError, IndexError, RuntimeError, ValueError):  # an item will say what is wrong

@@ -29,6 +29,8 @@ from onespike.training.scores import Scores, score
 
 Part = Literal["test", "validation", "train"]
 _SCORES = ("loss", "top1", "top5")
+#: Files beside `evaluation.json`.
+TABLES = MATRIX, PER_CLASS, PICTURE = "confusion.csv", "per_class.csv", "confusion.png"
 
 
 class Spread(NamedTuple):
@@ -137,14 +139,14 @@ class Evaluation:
         folder = path_of(folder)
         save_json(self.to_json(), str(folder / "evaluation.json"))
         matrix = [[name, *row] for name, row in zip(self.classes, self.confusion.tolist(), strict=True)]
-        save_text(csv_text(["true class", *self.classes], matrix), folder / "confusion.csv")
+        save_text(csv_text(["true class", *self.classes], matrix), folder / MATRIX)
         images, correct = self.confusion.sum(1).tolist(), self.confusion.diag().tolist()
         per_class = zip(self.classes, images, correct, self.per_class.values(), strict=True)
-        save_text(csv_text(["class", "images", "correct", "accuracy"], per_class), folder / "per_class.csv")
+        save_text(csv_text(["class", "images", "correct", "accuracy"], per_class), folder / PER_CLASS)
         from onespike.evaluation.drawing import draw_confusion, save_figure
 
         title = f"{self.data}, {self.part}: top-1 {self.top1.mean:.2f}%"
-        save_figure(draw_confusion(self.confusion, self.classes, title), folder / "confusion.png", dpi=120)
+        save_figure(draw_confusion(self.confusion, self.classes, title), folder / PICTURE, dpi=120)
 
 
 def evaluate(

@@ -1,6 +1,6 @@
 """The input contract: what a network reads and what its answers mean. It is written with every format."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -96,8 +96,8 @@ def contract_of(
     probe = copied(network)  # a copy, since it may keep a state
     reset_state(probe)
     count = logits_of(probe, contract.normalise(images[:2])).shape[-1]
-    if not isinstance(classes, Iterable):
-        raise OnespikeError(f"classes: expected their names, got {shown(classes)}")
+    if isinstance(classes, Mapping | Set) or not isinstance(classes, Iterable):  # which may be in another order
+        raise OnespikeError(f"classes: expected a list of their names, got {shown(classes)}")
     names = convert(tuple(classes), tuple[str, ...], "classes") or tuple(map(str, range(count)))
     if len(names) != count:
         raise OnespikeError(f"classes: expected {count} names, got {len(names)}")

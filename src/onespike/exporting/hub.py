@@ -23,7 +23,7 @@ from onespike.neurons.watch import is_spiking
 from onespike.tensors import expect_alike, expect_finite, expect_weights, to_save
 from onespike.training.callbacks import to_round
 from onespike.training.checkpoint import Checkpoint, ModelCard
-from onespike.training.pretrained import FILES, REPOSITORY, progress_of
+from onespike.training.pretrained import FILES, REPOSITORY, expect_local, progress_of
 from onespike.training.recipe import Recipe, dump
 from onespike.training.run import Run, expect_results, load
 from onespike.training.teacher import SOURCES
@@ -116,6 +116,7 @@ def _measured(run: Run, checkpoint: Checkpoint, weights: str) -> dict[str, Any]:
 
 def expect_free(folder: Path) -> None:
     """Raise `OnespikeError` if a network cannot be saved, or would overwrite anything but an earlier one."""
+    expect_local(folder)
     try:  # names alone say little: transformers and timm write three of them, too
         card = read_json(read_whole(folder / CARD), CARD)
         expect_keys(card, {"model": dict, "in_channels": int, "image_size": int, "data": str}, CARD)

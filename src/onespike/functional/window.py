@@ -42,8 +42,14 @@ def window_kind_at(kind: str, size: int) -> str:
 
 
 def window_count(kind: str) -> int:
-    """Number of windows V: 1 for "whole", else 4."""
+    """Number of windows V: 1 for "whole", else 4; a ValueError if the kind does not exist."""
+    _expect_kind(kind)
     return 1 if kind == "whole" else 4
+
+
+def _expect_kind(kind: str) -> None:
+    if kind not in WINDOW_KINDS:
+        raise ValueError(f"window kind: expected one of {', '.join(WINDOW_KINDS)}, got {kind!r}")
 
 
 def window_side(size: int, kind: str) -> int:
@@ -52,8 +58,7 @@ def window_side(size: int, kind: str) -> int:
     Raises:
         ValueError: The kind does not exist, or the kind is "dilated" and the side is no multiple of 4.
     """
-    if kind not in WINDOW_KINDS:
-        raise ValueError(f"window kind: expected one of {', '.join(WINDOW_KINDS)}, got {kind!r}")
+    _expect_kind(kind)
     if kind == "whole":
         return size
     if kind == "average":
@@ -136,6 +141,8 @@ def recompose(windows: Tensor, size: int, kind: str) -> Tensor:
         raise ValueError(f"recompose: expected {expected}, got {tuple(windows.shape)}")
     if kind == "whole":
         return windows[0]
+    if kind == "dilated" and not (windows.is_floating_point() or windows.is_complex()):
+        windows = windows.to(torch.get_default_dtype())  # sums of bytes, or of true and false, would not fit
     return _Recompose.apply(windows, size + size % 2)[..., :size, :size]
 
 

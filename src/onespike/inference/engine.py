@@ -107,9 +107,11 @@ class Engine(nn.Module):
     def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Classify normalised images (B, C, H, W), float32; logits (B, K). `generator` is for a Bernoulli encoding."""
         channels, side = self.in_channels, self.image_size
-        if images.shape[1:] != (channels, side, side) or images.dtype != torch.float32:
-            found = f"{tuple(images.shape)}, {images.dtype}"
-            raise ValueError(f"images: expected (B, {channels}, {side}, {side}), torch.float32, got {found}")
+        kind = images.shape[1:], images.dtype, images.device  # PyTorch's own products end the process on another device
+        if kind != ((channels, side, side), torch.float32, self.stem_weight.device):
+            expected = f"(B, {channels}, {side}, {side}), torch.float32, on the CPU"
+            found = f"{tuple(images.shape)}, {images.dtype}, on {images.device}"
+            raise ValueError(f"images: expected {expected}, got {found}")
         if not len(images):
             return images.new_empty(0, len(self.head.bias))  # type: ignore[arg-type]
         images = images.contiguous(memory_format=torch.channels_last)

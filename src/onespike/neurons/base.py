@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -125,7 +126,7 @@ class Neuron(nn.Module):
 
     def __init__(self, channels: int, config: NeuronConfig | None = None, integrates: bool = True) -> None:
         super().__init__()
-        if not isinstance(channels, int) or channels < 1:
+        if not isinstance(channels, int | np.integer) or channels < 1:  # NumPy's, too
             raise OnespikeError(f"channels: expected a whole number above 0, got {shown(repr(channels))}")
         config = expect_config(config)
         self.surrogate, self.reset = Surrogate(config.surrogate, config.surrogate_width), config.reset

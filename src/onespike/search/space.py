@@ -16,7 +16,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from onespike.configs import Text, make, read_yaml
+from onespike.configs import Text, is_name, make, read_yaml
 from onespike.errors import OnespikeError, shown
 from onespike.models import model_names
 from onespike.training.recipe import load_recipe, option_names
@@ -60,8 +60,11 @@ def read_space(path: Path, recipe: str, overrides: Mapping[str, Any]) -> dict[st
         raise OnespikeError(f"{path}: {expected}, got {shown(content)}")
     if odd := [name for name in content if not isinstance(name, str)]:
         raise OnespikeError(f"{path}: {shown(odd[0])}: expected the name of an option, such as train.lr")
-    if both := [name for name in content if name in overrides]:
+    taken = {*overrides, *(f"{name}.name" for name, value in overrides.items() if is_name(value))}
+    if both := [name for name in content if {name, f"{name}.name"} & taken]:
         raise OnespikeError(f"--{both[0]}: {path} searches for it; leave one of the two out")
+    if twice := [name for name in content if f"{name}.name" in content]:
+        raise OnespikeError(f"{path}: {twice[0]} and {twice[0]}.name are one option; leave one of the two out")
     forms = {name: _form(form, f"{path}: {name}") for name, form in content.items()}
     _expect_possible(forms, path, recipe, overrides)
     types = [option_names(model) for model in model_names()]  # some models alone may have an option
@@ -77,7 +80,10 @@ def _form(form: Any, where: str) -> _Form:
         choices = form["choices"]
         if len(form) > 1 or not isinstance(choices, list) or len(choices) < 2:
             raise OnespikeError(f"{where}: expected {{choices: […]}} with at least two values, got {shown(dict(form))}")
-        return list(map(_plain, choices))
+        choices = list(map(_plain, choices))
+        if len(set(choices)) < len(choices):
+            raise OnespikeError(f"{where}: expected choices of which no two are equal, got {shown(form['choices'])}")
+        return choices
     if not {"low", "high"} <= {*form}:
         raise OnespikeError(f"{where}: {EXPECTED}, got {shown(dict(form))}")
     span: _Range = make(_Range, form, where)

@@ -69,9 +69,10 @@ def train(
         Stopped: The run was stopped; a checkpoint was saved first.
         KeyboardInterrupt: Ctrl-C came in a test, its own or its teacher's, which ended first; or it came twice.
     """
-    if resume and init_from:
+    if resume and init_from is not None:
         raise OnespikeError("init_from: a resumed run goes on from its own weights: leave it out")
-    recipe = as_recipe(recipe, Run.open(init_from).recipe if init_from and isinstance(recipe, str) else None)
+    named = isinstance(recipe, str)
+    recipe = as_recipe(recipe, Run.open(init_from).recipe if named and init_from is not None else None)
     run = Run.open(out) if resume else Run(out)
     if not resume:
         run.expect_free()
@@ -111,8 +112,8 @@ def _begin(trainer: Trainer, run: Run, resume: bool, init_from: str | Path | Non
         remove(run.last)  # of another run, killed before its beginning; a resumption of this one would start from it
     if resume and run.has_checkpoint():
         restore(trainer, run)
-    elif init_from or passed:
-        if init_from:
+    elif init_from is not None or passed:
+        if init_from is not None:
             trainer.start_from(Run.open(init_from))
         if main:  # before the run begins: if it is killed early, it goes on from these weights
             trainer.checkpoint().save(run.last)

@@ -57,6 +57,13 @@ def beside(place: str | Path) -> Path:
     return Path(text.replace(":", "-")) if text.startswith((PACKAGE, HUB)) else path_of(place)
 
 
+def expect_local(folder: Path) -> None:
+    """Raise an `OnespikeError` for the name of a network of the package or the Hub: such a folder is never read."""
+    if str(folder).startswith((PACKAGE, HUB)):
+        state = f"{folder}: commands read this as a network of the package, or of the Hub"
+        raise OnespikeError(f"{state}; expected the name of a folder: choose another")
+
+
 def fetched(repository: str) -> Path:
     """Fetch a network from the Hub, and return its folder in the Hub's cache."""
     import huggingface_hub

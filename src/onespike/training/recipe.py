@@ -150,6 +150,10 @@ def option_names(model: str = "conv12") -> dict[str, Any]:
 
 def _resolve(file: dict[str, Any], given: dict[str, Any], path: Path, start: Recipe | None) -> Recipe:
     resolved = file.pop(RESOLVED, None) is not None
+    # A file that a run was dumped to names data twice, of which the class counts.
+    for mark, section, values in (("--", "data", given), ("--", "model", given), ("", "model", file)):
+        if {"name", "class_path"} <= {*values.get(section, {})}:
+            raise OnespikeError(f"{mark}{section}.name and {mark}{section}.class_path: name one of them")
     if start is not None:
         file.setdefault("data", plain(start.data))
     for section in ("data", "loss"):  # another class takes other arguments
@@ -157,9 +161,6 @@ def _resolve(file: dict[str, Any], given: dict[str, Any], path: Path, start: Rec
         if "class_path" in now and now["class_path"] != before.get("class_path"):
             file[section] = {key: value for key, value in before.items() if key != "init_args"}
     was, chosen = file.get("data", {}), given.get("data", {})
-    for section in ("data", "model"):
-        if {"name", "class_path"} <= {*given.get(section, {})}:
-            raise OnespikeError(f"--{section}.name and --{section}.class_path: name one of them")
     if "class_path" in chosen or ("name" not in chosen and resolved and was.get("class_path")):
         gone = ["root"]  # of the data set that a class replaces; an older run may name both
     else:
@@ -216,6 +217,8 @@ def _check(values: Mapping[str, Any], known: Mapping[str, Any], label: str, mark
     """Refuse a key that does not exist, and name the nearest that does."""
     for key, value in values.items():
         name = f"{prefix}{key}"
+        if "." in str(key) and name in known:
+            raise OnespikeError(f"{label} {mark}{name}: a key has no dot; nest it, as in neuron: {{decay: 0.4}}")
         inside = any(one.startswith(f"{name}.") for one in known)
         if inside and isinstance(value, Mapping):
             _check(value, known, label, mark, f"{name}.")
@@ -244,7 +247,7 @@ def _recipe_path(name: str) -> Path:
             raise OnespikeError(f"there is no recipe file {name}")
         return path
     if name not in recipe_names():
-        raise unknown("recipe", name, recipe_names())
+        raise OnespikeError(f"{unknown('recipe', name, recipe_names())}; a file of yours has to end in .yaml")
     return FOLDER / f"{name}.yaml"
 
 

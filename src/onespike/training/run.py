@@ -37,7 +37,16 @@ from onespike.environment import environment
 from onespike.errors import OnespikeError, shown, unknown, warn
 from onespike.lock import LOCK
 from onespike.training.checkpoint import Checkpoint
-from onespike.training.pretrained import HUB, PACKAGE, anywhere, is_pretrained, located, progress_of, read_pretrained
+from onespike.training.pretrained import (
+    HUB,
+    PACKAGE,
+    anywhere,
+    expect_local,
+    is_pretrained,
+    located,
+    progress_of,
+    read_pretrained,
+)
 from onespike.training.progress import counted
 from onespike.training.recipe import RESOLVED, Recipe, dump, load_recipe
 
@@ -236,6 +245,7 @@ class Run:
 
     def expect_free(self) -> None:
         """Raise an `OnespikeError` if a new run would overwrite something."""
+        expect_local(self.folder)
         expect_writable(folder=self.folder)
         there = [one for one in self.folder.iterdir() if not is_temporary(one)] if self.folder.exists() else []
         if any(one.name not in _BEFORE for one in there):

@@ -245,9 +245,18 @@ def test_where_dilated_windows_do_not_fit_they_are_average():
     assert [window_kind_at(kind, 6) for kind in ("average", "whole")] == ["average", "whole"]
 
 
+@pytest.mark.parametrize("whole", [torch.uint8, torch.int8, torch.int64, torch.bool])
+@pytest.mark.parametrize("kind", ["average", "dilated", "whole"])
+def test_recompose_of_bytes_or_of_true_and_false_does_not_wrap(kind, whole):
+    x = torch.tensor([[100, 127], [0, 1]]).repeat(4, 4).to(whole)[None, None]
+    assert recompose(partition(x, kind), 8, kind).double().equal(x.double())
+
+
 def test_windows_that_do_not_exist_are_refused():
     with pytest.raises(ValueError, match=r"^windows: expected one of alternating, none, average, .*, got 'sliding'$"):
         window_kinds("sliding")
+    with pytest.raises(ValueError, match=r"^window kind: expected one of average, dilated, whole, got 'sliding'$"):
+        window_count("sliding")
 
 
 @pytest.mark.parametrize("odd", [-0.1, 1.0, 1.5, float("nan")])

@@ -274,8 +274,13 @@ def test_images_of_another_size_are_refused() -> None:
     engine = Engine(make())
     with pytest.raises(ValueError, match="expected \\(B, 3, 16, 16\\)"):
         engine(torch.zeros(1, 3, 32, 32))
-    with pytest.raises(ValueError, match=r"torch\.float32, got \(1, 3, 16, 16\), torch\.float64"):
+    with pytest.raises(ValueError, match=r"torch\.float32, on the CPU, got \(1, 3, 16, 16\), torch\.float64"):
         engine(torch.zeros(1, 3, 16, 16).double())
+
+
+def test_images_on_another_device_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"on the CPU, got \(2, 3, 16, 16\), torch\.float32, on meta"):
+        Engine(make())(torch.zeros(2, 3, 16, 16, device="meta"))
 
 
 def test_no_images_have_no_logits() -> None:

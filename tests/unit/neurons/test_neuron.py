@@ -1,5 +1,6 @@
 """Neurons: their constants and learnable parameters, what they hand on, and what a hook sees."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -221,6 +222,11 @@ def test_the_ends_of_the_ranges_are_allowed(changes):
 def test_channels_are_a_whole_number_above_0(channels):
     with pytest.raises(OnespikeError, match=f"channels: expected a whole number above 0, got {channels!r}"):
         LIF(channels)
+
+
+def test_channels_may_be_a_number_of_numpy():
+    config = NeuronConfig(learnable_threshold="channel")
+    assert LIF(np.prod([2, 2]), config)(torch.ones(1, 4)).equal(torch.ones(1, 4))
 
 
 @pytest.mark.parametrize("config", ["plif", {"name": "plif"}, LIF])

@@ -66,6 +66,8 @@ def test_every_form(read):
         ("train.lr: [a, b]", r"train.lr.low: expected a number, got a"),
         ("train.lr: {low: 0.1}", r"train.lr: expected \[low, high\]"),
         ("train.lr: {low: 0.1, high: 1, lgo: true}", r"unknown option '.*space.yaml: train.lr.lgo'"),
+        ("train.lr: {choices: [0.1, 0.2, 0.1]}", r"train.lr: expected choices of which no two are equal, got \[0"),
+        ("model.depths: {choices: [[1, 2], [1, 2]]}", r"model.depths: expected choices of which no two are equal"),
         ("model.preset: {choices: [paper]}", r"model.preset: expected \{choices: .* at least two values"),
         ("model.preset: {choices: paper}", r"model.preset: expected \{choices: .* at least two values"),
         ("model.preset: {choices: [paper, strict], low: 0}", r"model.preset: expected \{choices: .* at least two"),
@@ -88,6 +90,17 @@ def test_bad_input_is_one_line(read, text: str, complaint: str):
 def test_what_all_trials_have_is_not_searched_for(read):
     with pytest.raises(OnespikeError, match=r"--train.lr: .*space.yaml searches for it; leave one of the two out"):
         read("train.lr: [0.1, 0.2]", train__lr="0.1")
+
+
+def test_a_name_alone_is_the_name_of_what_it_names(read):
+    names = "{choices: [lif, plif]}"
+    with pytest.raises(OnespikeError, match=r"model.neuron and model.neuron.name are one option; leave one"):
+        read(f"model.neuron: {names}\nmodel.neuron.name: {names}")
+    for searched, given in (("neuron", "neuron__name"), ("neuron.name", "neuron"), ("neuron", "neuron")):
+        with pytest.raises(OnespikeError, match=rf"--model.{searched}: .*space.yaml searches for it; leave one"):
+            read(f"model.{searched}: {names}", **{f"model__{given}": "plif"})
+    assert len(read(f"model.neuron: {names}\nmodel.neuron.decay: [0.1, 0.9]")) == 2
+    assert len(read(f"model.neuron.name: {names}", model__neuron="{decay: 0.1}")) == 1
 
 
 def test_a_value_that_suits_some_of_the_others_is_possible(read):

@@ -63,7 +63,8 @@ def build(folder: Path, command: list[str]) -> ctypes.CDLL:
             [*command, str(harness), "-lm", "-o", str(library)], capture_output=True, text=True, check=False
         )
         if done.returncode:
-            raise OnespikeError(f"c: {command[0]} failed: {done.stderr.strip()[-500:]}")
+            said = done.stderr.strip()[-500:] or f"exit code {done.returncode}"
+            raise OnespikeError(f"c: {command[0]} failed: {said}")
         return ctypes.CDLL(str(library))
 
 
