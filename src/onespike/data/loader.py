@@ -1,8 +1,8 @@
 """Batches: which images, in which order, with which draws.
 
-The order of an epoch and every draw follow from (seed, epoch, position), and from what is known of the images when the
-epoch begins, if some are left out. So a run that was interrupted goes on exactly where it stopped, and several
-processes, each with its share of every batch, together see what a single process would.
+Nothing here has a state. The order of an epoch and every draw follow from (seed, epoch, position). So a run that was
+interrupted goes on exactly where it stopped, and several processes, each with its share of every batch, together see
+what a single process would.
 """
 
 import multiprocessing
@@ -55,27 +55,11 @@ class TrainLoader:
     The batch size is over all processes together; the seed determines order and draws. It is an `OnespikeError` if the
     batch size does not fit the data set or the processes, if AugMix is asked of float images, or if a crop's border or
     Cutout's square does not fit the images.
-
-    Attributes:
-        hardness: A number for each image, (N,), by which an epoch chooses among them; None leaves none out.
-        shown: Positions of the images of the last batch, over all processes, (B,).
     """
 
-    def __init__(
-        self,
-        data: Dataset,
-        config: DataConfig,
-        batch_size: int,
-        seed: int,
-        share: Share = Share(),
-        epoch_share: float = 1.0,
-    ) -> None:
-        self.hardness: Tensor | None = None
-        self.shown = torch.empty(0, dtype=torch.int64)
-        self.count = count = max(1, int(epoch_share * len(data.train)))
-        if batch_size > count:
-            of = "training images" if count == len(data.train) else "images of an epoch (train.epoch_share)"
-            raise OnespikeError(f"train.batch_size: {batch_size} is more than the {count} {of}; lower it")
+    def __init__(self, data: Dataset, config: DataConfig, batch_size: int, seed: int, share: Share = Share()) -> None:
+        if batch_size > (count := len(data.train)):
+            raise OnespikeError(f"train.batch_size: {batch_size} is more than the {count} training images; lower it")
         if batch_size % share.world:
             raise OnespikeError(f"train.batch_size: {batch_size} cannot be shared equally by {share.world} processes")
         self.images, self.batch_size, self.seed, self.share = data.train, batch_size, seed, share
@@ -107,7 +91,7 @@ class TrainLoader:
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return self.count // self.batch_size
+        return len(self.images) // self.batch_size
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Iterate over an epoch, counted from 0, without its first `start` batches, done before an interruption.
@@ -115,7 +99,9 @@ class TrainLoader:
         Images are (B, C, H, W), normalised, channels-last, and labels (B,); B is this process's share. With AugMix the
         images are (splits * B, C, H, W), the clean ones first; several frames of events are (T, B, C, H, W).
         """
-        batches = list(self._order(epoch).split(self.batch_size))[start : len(self)]
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
+        order = torch.randperm(len(self.images), generator=generator)
+        batches = list(order.split(self.batch_size))[start : len(self)]
         own = [indices[self.own].numpy() for indices in batches]
         made = self._by_workers(own, self.singly, epoch) if self.singly else map(self.images.gather, own)
         # Not strict: at the end of an epoch `made` is not asked, which would start its workers for nothing.
@@ -132,20 +118,7 @@ class TrainLoader:
             if self.cutout:
                 centres = torch.randint(self.side, (len(indices), 2), generator=generator)
                 images = cut_out(images, self._shared(centres), self.cutout)
-            self.shown = indices
             yield images, labels
-
-    def _order(self, epoch: int) -> Tensor:
-        """Positions of an epoch's images, shuffled: half of them the hardest, half drawn from the rest."""
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
-        order = torch.randperm(len(self.images), generator=generator)
-        if self.hardness is None:
-            return order
-        ranked = order[self.hardness[order].argsort(descending=True, stable=True)]  # of equals any, by the shuffle
-        hard, rest = ranked.tensor_split([self.count // 2])
-        drawn = rest[torch.randperm(len(rest), generator=generator)][: self.count - len(hard)]
-        chosen = torch.cat([hard, drawn])
-        return chosen[torch.randperm(self.count, generator=generator)]
 
     def _shared(self, draws: Tensor) -> Tensor:
         """This process's share of a batch's draws, on its device; all splits of an image have the same."""

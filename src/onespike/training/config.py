@@ -14,9 +14,6 @@ class TrainConfig:
 
     Attributes:
         epochs: Passes over the training images.
-        epoch_share: Share of the training images that an epoch shows, above 0; 1 shows all. Below 1 it costs less: half
-            of its images had the highest losses when they were last shown, half are drawn from the rest. Training
-            accuracy is then that of harder images. Not together with `mixup`.
         batch_size: Images for each optimiser step, over all processes together.
         accumulate: Parts in which each batch is computed, to save memory; the gradient is the same (batch norm apart).
         optimizer: Any first-order optimiser of timm's: "momentum" is plain SGD with momentum, "sgd" is Nesterov's.
@@ -80,7 +77,6 @@ class TrainConfig:
     """
 
     epochs: int = 300
-    epoch_share: float = 1.0
     batch_size: int = 128
     accumulate: int = 1
     optimizer: str = "momentum"
@@ -120,12 +116,11 @@ class TrainConfig:
         counts = dict.fromkeys(("epochs", "batch_size", "accumulate", "monitor_every"), (1, 10**6))
         kinds = {key: type(value) for key, value in vars(type(self)).items() if isinstance(value, int | float)}
         others = {key: (0, math.inf if kind is float else 10**6) for key, kind in kinds.items()}
-        shares = dict.fromkeys(("teacher_weight", "epoch_share"), (0, 1))
-        check(self, "train", **{**others, **counts, **shares, "seed": (0, 2**63 - 1)})
+        check(self, "train", **{**others, **counts, "seed": (0, 2**63 - 1), "teacher_weight": (0, 1)})
         for name in ("momentum", "label_smoothing", "ema"):
             if getattr(self, name) >= 1:
                 raise OnespikeError(f"train.{name}: expected 0 <= {name} < 1, got {getattr(self, name)}")
-        for name in ("lr", "norm_lr_factor", "noise_limit", "teacher_temperature", "epoch_share"):
+        for name in ("lr", "norm_lr_factor", "noise_limit", "teacher_temperature"):
             if not getattr(self, name):
                 raise OnespikeError(f"train.{name}: expected more than 0, got 0")
         if self.noise_range and not 0 <= self.noise_range[0] < self.noise_range[1] <= 1:
@@ -146,8 +141,5 @@ class TrainConfig:
         if self.batch_size % self.accumulate:
             reason = f"{self.batch_size} images cannot be split into {self.accumulate} parts"
             raise OnespikeError(f"train.accumulate: {reason}")
-        if self.mixup and self.epoch_share < 1:
-            reason = "a mixture of two images has no loss of either; add --train.mixup 0"
-            raise OnespikeError(f"train.epoch_share and train.mixup: {reason}")
         if self.mixup and self.batch_size % 2:
             raise OnespikeError(f"train.mixup: mixes pairs and needs an even train.batch_size, got {self.batch_size}")

@@ -115,10 +115,8 @@ def _differences(trainer: Trainer, saved: Checkpoint) -> list[str]:
         values = flat(card.model, "model") | (flat(card.conversion, "conversion") if card.conversion else {})
         values |= {name: getattr(card, name) for name in ("classes", "in_channels", "image_size")}
         values |= {f"the images' {name}": getattr(card, name) for name in ("mean", "std")}
-        values |= {f"train.{name}": trained.get(name, default[name]) for name in FIXED}
-        return values | {"training images": images}
+        return values | {f"train.{name}": trained.get(name) for name in FIXED} | {"training images": images}
 
-    default = vars(TrainConfig())  # of an option that the version which saved it did not have
     was = described(saved.card, saved.state.get("train", {}), saved.state.get("images", 0))
     now = described(trainer.card, {name: getattr(trainer.config, name) for name in FIXED}, len(trainer.data.train))
     keys = [name for name in dict.fromkeys([*was, *now]) if was.get(name) != now.get(name)]

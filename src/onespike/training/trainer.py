@@ -25,7 +25,6 @@ from onespike.training.callbacks import Callback, Int8Weights, Monitor, MovingAv
 from onespike.training.checkpoint import Checkpoint, ModelCard, split_tensors, weights_of
 from onespike.training.flops import Flops
 from onespike.training.growth import resize, size_at
-from onespike.training.hard_images import HardImages
 from onespike.training.layout import laid_out
 from onespike.training.losses import Loss, over_time
 from onespike.training.optim import make_optimizer, make_scheduler
@@ -38,7 +37,7 @@ from onespike.training.scores import Scores, score
 from onespike.training.teacher import Teacher
 
 #: Options that a resumed run cannot change: its saved tensors and its position depend on them.
-FIXED = ("optimizer", "ema", "int8_weights", "seed", "batch_size", "epoch_share")
+FIXED = ("optimizer", "ema", "int8_weights", "seed", "batch_size")
 
 
 class Diverged(OnespikeError):  # noqa: N818 - named for what happened
@@ -83,7 +82,7 @@ class Trainer:
         self.loss = loss.to(accelerator.device, dtype) if isinstance(loss, nn.Module) else loss
         share = Share(accelerator.device, dtype, accelerator.process_index, accelerator.num_processes)
         size = config.batch_size
-        self.batches = TrainLoader(data, recipe.data, size, config.seed, share, config.epoch_share)
+        self.batches = TrainLoader(data, recipe.data, size, config.seed, share)
         self.held_out = EvalLoader(data.validation, data.mean, data.std, size, share)
         self.test = EvalLoader(data.test, data.mean, data.std, size, share)
         part = size // accelerator.num_processes
@@ -128,8 +127,6 @@ class Trainer:
             yield Hoyer(self.network, config.hoyer)
         if config.surrogate_width_end:
             yield SurrogateWidth(self.network, config.surrogate_width_end)
-        if config.epoch_share < 1:
-            yield HardImages(self.network, self.batches)
 
     @property
     def enough(self) -> bool:

@@ -56,34 +56,6 @@ def test_an_epoch_has_every_image_at_most_once_and_whole_batches_only(data):
     assert labels != labels_of(TrainLoader(data, PLAIN, 4, seed=1))
 
 
-def test_a_shorter_epoch_has_the_hardest_images_and_others_at_random(data):
-    loader = TrainLoader(data, PLAIN, 4, seed=0, epoch_share=0.55)  # 12 of 23
-    assert len(loader) == 3
-    loader.hardness = torch.arange(23.0)
-    hardest, drawn = set(range(17, 23)), set[int]()
-    for epoch in range(20):
-        labels = labels_of(loader, epoch)
-        assert hardest < set(labels)
-        assert len(labels) == len(set(labels)) == 12
-        drawn |= set(labels)
-    assert drawn == set(range(23))
-    assert labels == labels_of(loader, 19)
-    assert [labels[4:] for labels in [labels_of(loader, 3)]] == [
-        torch.cat([found for _, found in loader.epoch(3, start=1)]).tolist()
-    ]
-    with pytest.raises(
-        OnespikeError, match=r"13 is more than the 12 images of an epoch \(train.epoch_share\); lower it$"
-    ):
-        TrainLoader(data, PLAIN, 13, seed=0, epoch_share=0.55)
-
-
-def test_among_images_of_which_nothing_is_known_a_shorter_epoch_draws(data):
-    loader = TrainLoader(data, PLAIN, 4, seed=0, epoch_share=0.55)
-    loader.hardness = torch.full((23,), torch.inf)
-    counts = np.bincount([one for epoch in range(200) for one in labels_of(loader, epoch)], minlength=23)
-    assert 70 < counts.min() < counts.max() < 140  # of 104 on average
-
-
 def test_an_epoch_begins_without_the_seeds_of_all_its_images(data, monkeypatch):
     derived = list[tuple[int, ...]]()
     noted = lambda *numbers: derived.append(numbers) or derive_seed(*numbers)  # noqa: E731

@@ -67,14 +67,14 @@ def test_with_batch_norm_the_held_out_score_is_that_of_the_saved_network(small, 
 
 @pytest.mark.slow
 def test_two_processes_follow_one(small, launch, tmp_path: Path):
-    recipe = small(**EXACT, train__rate_penalty=0.1, train__epoch_share=0.8)
+    recipe = small(**EXACT, train__rate_penalty=0.1)
     alone = train(recipe, tmp_path / "one")
     (tmp_path / "recipe.yaml").write_text(dump(recipe))
     code, printed, complaint = launch("train", "--recipe", "recipe.yaml", "--out", "two")
     assert code == 0, complaint
     assert "Warning" not in complaint
     one, two = (Checkpoint.load(tmp_path / name / "last") for name in ("one", "two"))
-    assert one.state["progress"]["history"][-1]["epoch"] == 5  # 15 steps: 108 of 135 images, 3 batches of 32
+    assert one.state["progress"]["history"][-1]["epoch"] == 5  # 20 steps: 135 images, 4 batches of 32
     for name in one.weights:
         assert torch.allclose(one.weights[name], two.weights[name], rtol=0, atol=1e-10), name
     assert max((one.weights[name] - two.weights[name]).abs().max() for name in one.weights) > 0  # sums in another order
