@@ -417,7 +417,9 @@ def test_reports_of_no_sense(run):
         assert (run / "summary.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("audits", [audit(NETWORK, [IMAGES]), iter([]), {}, "x"], ids=str)
+@pytest.mark.parametrize(
+    "audits", [audit(NETWORK, [IMAGES]), iter([]), {}, "x"], ids=["one", "iterator", "mapping", "text"]
+)
 def test_what_is_no_list_of_audits(audits, tmp_path):
     with pytest.raises(OnespikeError, match="audits: expected a list of Audit"):
         save_report(audits, tmp_path / "report.html")
@@ -475,7 +477,9 @@ def test_losses_of_no_sense(what):
         expect_loss(LOSSES[what], torch.rand(4, 10), soft=False)
 
 
-@pytest.mark.parametrize("modules", [None, 5, ["json"], math, b"json", ""], ids=str)
+@pytest.mark.parametrize(
+    "modules", [None, 5, ["json"], math, b"json", ""], ids=["none", "number", "list", "module", "bytes", "empty"]
+)
 def test_what_is_no_module(modules):
     with pytest.raises(OnespikeError, match="expected a module's whole name"):
         onespike.allow_imports(modules)
