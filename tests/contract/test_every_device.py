@@ -80,7 +80,7 @@ def test_the_emulated_device_refuses_what_a_real_one_would(kind):
     assert weight.grad.device.type == kind
 
 
-@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("mixed", thorough([False, True], 1))
 @every_family
 def test_every_family_computes_there_what_it_computes_here(kind, name, mixed):
     _alike(make(name), kind, mixed)

@@ -17,6 +17,7 @@ from onespike.models.strict import StrictConfig
 from onespike.neurons import NeuronConfig
 from onespike.training.recipe import model_from
 from onespike.units import UNITS
+from tests.running import thorough
 
 IMAGE_SIZE, CLASSES = 64, 7
 CHANNELS = (8, 12, 16, 24)
@@ -63,7 +64,7 @@ def test_of_no_images_there_are_no_logits_and_no_time_steps_are_refused(name):
 
 
 @every_model
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("training", thorough([True, False], 1))
 def test_images_go_in_and_finite_logits_come_out(name, training):
     logits = make(name).train(training)(images())
     assert logits.shape == (2, CLASSES)

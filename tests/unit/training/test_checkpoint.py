@@ -18,6 +18,7 @@ from onespike.models import OnespikeConfig
 from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors, read_state, split_tensors
 from onespike.training.recipe import Recipe
 from onespike.training.run import Run
+from tests.running import thorough
 
 
 def make(value: float = 1.0) -> Checkpoint:
@@ -120,7 +121,7 @@ def test_a_full_disk_is_an_error_that_leaves_the_old_checkpoint(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.json", "training.safetensors", "state.json"])
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "gone"])
+@pytest.mark.parametrize("damage", thorough(["truncated", "flipped", "gone"], 2))
 def test_a_damaged_checkpoint_is_refused_and_the_other_one_taken(
     name: str, damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
