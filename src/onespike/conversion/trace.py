@@ -22,7 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from onespike.conversion.kinds import ACTIVATIONS, LINEAR, MAX_POOLS, WEIGHTS, module_of, reached_by_images
 from onespike.errors import OnespikeError, lacks_memory, reason
 from onespike.models.affine import Affine
-from onespike.neurons.watch import copied
+from onespike.neurons.copies import copied
 from onespike.units.channel import ChannelLinear
 from onespike.units.layers import Conv3x3
 

@@ -12,7 +12,8 @@ from onespike.configs import convert
 from onespike.data.augment import BatchAugment, are_as_given
 from onespike.data.sources import expect_class_names
 from onespike.errors import OnespikeError, shown
-from onespike.neurons.watch import copied, logits_of, reset_state
+from onespike.neurons.copies import copied
+from onespike.neurons.watch import logits_of, reset_state
 from onespike.training.checkpoint import ModelCard
 
 

@@ -21,7 +21,8 @@ from onespike.exporting.contract import Contract, contract_of, expect_pixels, sh
 from onespike.exporting.network import Exported, rounded
 from onespike.exporting.parity import Parity, Target, compare
 from onespike.folders import expect_replaceable, save_folder
-from onespike.neurons.watch import NO_LAYERS, copied, neuron_layers
+from onespike.neurons.copies import copied
+from onespike.neurons.watch import NO_LAYERS, neuron_layers
 from onespike.tensors import expect_finite, expect_weights
 from onespike.training.run import Run
 

@@ -29,7 +29,8 @@ from onespike.inference.runtimes import Runtime, runtimes
 from onespike.inference.storage import expect_free, load_engine, save_engine, save_file
 from onespike.models import Network
 from onespike.neurons import Neuron
-from onespike.neurons.watch import copied, resetter
+from onespike.neurons.copies import copied
+from onespike.neurons.watch import resetter
 from onespike.training.checkpoint import Checkpoint, ModelCard
 from onespike.training.layout import laid_out
 from onespike.training.losses import over_time

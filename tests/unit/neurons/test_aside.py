@@ -6,7 +6,8 @@ from torch import nn
 
 from onespike.audit import audit
 from onespike.counting import count_operations
-from onespike.neurons.watch import aside, copied
+from onespike.neurons.copies import copied
+from onespike.neurons.watch import aside
 
 
 class Merging(nn.Identity):
