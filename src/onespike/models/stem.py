@@ -11,6 +11,7 @@ from onespike.errors import OnespikeError
 from onespike.functional.kernels import is_traced
 from onespike.models.recompute import recomputed
 from onespike.models.strict import StrictConfig
+from onespike.models.strict_layers import Firing
 from onespike.units.layers import BatchNorm, Conv3x3, Layers, MaxPool, through
 
 #: Added to the variance of patches before they are divided by its root.
@@ -56,44 +57,57 @@ class Whitening(nn.Conv2d):
 
 
 class Stem(Layers):
-    """The layers that read real values. The output of whitening is not saved for the gradient, but recomputed."""
+    """The layers that read real values. Whitened patches, rectified or not, are not saved for the gradient.
+
+    They are computed again.
+    """
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, C, H, W) to currents."""
-        first, *others = self
+        whitening = self[0]
         device = images.device.type
         can = self.training and torch.amp.is_autocast_available(device) and not is_traced()
         # Without gradients nothing is saved; inference mode's tensors do not tell whether they were changed.
         can = can and torch.is_grad_enabled() and not images.is_inference()
-        if not can or not isinstance(first, Whitening):
+        if not can or not isinstance(whitening, Whitening):
             return super().forward(images)
+        rectified = isinstance(self[1], nn.ReLU)
         cast = torch.autocast(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
-        white, weight, version = first(images), first.weight, images._version
+        white, weight, version = whitening(images), whitening.weight, images._version
 
         def again() -> Tensor:
             if images._version != version:
                 raise RuntimeError("images were changed in place before the backward pass, which reads them again")
             with torch.no_grad(), cast:
-                return first._conv_forward(images, weight, None)
+                patches = whitening._conv_forward(images, weight, None)
+                return patches.relu() if rectified else patches
 
+        if rectified:
+            white = self[1](white)
         with recomputed(white, again):
-            return through(others, white)
+            return through(list(self)[1 + rectified :], white)
 
 
 def make_stem(config: StrictConfig, in_channels: int, image_size: int) -> Stem:
     """The layers that read real values: images (B, C, H, W) to currents (B, width, L, L).
 
     The first layer has a stride of 1, of 2 from 64 pixels on, of 4 from 128 pixels on. The map is halved after the
-    first 3x3 convolution; a batch norm and a ReLU come before each further one. It is an `OnespikeError` if the later
-    stages, each of which halves the map again, would run out of pixels.
+    first 3x3 convolution; a batch norm and a ReLU come before each further one. Neurons of the stem read an image that
+    is shown several times once, and give the same spikes at each step. It is an `OnespikeError` if the later stages,
+    each of which halves the map again, would run out of pixels.
     """
     stride = 1 if image_size < 64 else 2 if image_size < 128 else 4
     layers: list[nn.Module] = []
     side, channels = image_size, in_channels
-    if config.stem == "whitening":
+    if config.stem != "none":
         whitening = Whitening(channels, max(2, stride), stride)
         layers.append(whitening)
         side, channels, stride = (side - max(2, stride)) // stride + 1, whitening.out_channels, 1
+        if config.stem == "rectified":
+            layers.append(nn.ReLU())
+        elif config.stem == "spiking":
+            layers.append(Firing(channels, config))
+            channels *= config.population
     layers += [Conv3x3(channels, config.width, stride), MaxPool()]
     for _ in range(config.stem_layers - 1):
         layers += [BatchNorm(config.width), nn.ReLU(), Conv3x3(config.width, config.width)]

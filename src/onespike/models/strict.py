@@ -33,7 +33,8 @@ class StrictConfig(ModelConfig):
             thresholds. Ternary neurons also fire below the negative threshold, which it does not count.
         neuron: The neurons.
         stem: The first layer on the image: "whitening" (2x2 patches, from 128 pixels on 4x4, made uncorrelated once by
-            the training images, and their negatives; not trained), or "none".
+            the training images, and their negatives; not trained), "rectified" (the same and a ReLU), "spiking" (the
+            same and neurons, so that the convolution behind reads spikes), or "none".
         stem_layers: 3x3 convolutions that read real values, after the first layer; at least 1.
         head: What the head reads of the last map: "or" (the largest spike of a neuron), or "mean" (all of it: linear,
             then the mean over the map).
@@ -58,7 +59,7 @@ class StrictConfig(ModelConfig):
     population: int = 2
     firing_rate: float = 0.25
     neuron: NeuronConfig = field(default_factory=lambda: NeuronConfig(surrogate="triangle", surrogate_width=2.0))
-    stem: Literal["whitening", "none"] = "whitening"
+    stem: Literal["whitening", "rectified", "spiking", "none"] = "whitening"
     stem_layers: int = 1
     head: Literal["or", "mean"] = "or"
     attention: int = 0

@@ -31,6 +31,8 @@ NETWORKS: list[tuple[str, dict[str, Any]]] = [
     ("spiking-vgg11", {"width": 4, "time_steps": 2}),
     ("spiking-vgg-xs", {"width": 4, "preset": "ann"}),
     ("spiking-resnet-xs", {"width": 4, "attention": 2, "stream": "rprelu"}),
+    ("spiking-resnet-xs", {"width": 4, "stem": "rectified"}),
+    ("spiking-vgg-xs", {"width": 4, "stem": "spiking"}),
     ("resmlp12", {"activation": "qcfs", "levels": 2}),
     ("vit12", {"activation": "silu"}),
 ]

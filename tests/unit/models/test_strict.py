@@ -115,9 +115,12 @@ def test_whitening_by_a_few_images_at_a_time_is_the_same(monkeypatch):
     torch.testing.assert_close((first @ second.T).abs(), (first @ first.T).abs(), rtol=1e-4, atol=1e-4)
 
 
-def test_the_stem_computes_its_whitened_patches_again_from_images_that_stay():
-    network, seen, kept = create_model("spiking-vgg-xs"), images(2), []
-    network.stem[0].register_forward_hook(lambda *given: kept.append(StorageWeakRef(given[2].untyped_storage())))
+@pytest.mark.parametrize("stem", ["whitening", "rectified"])
+def test_the_stem_computes_its_whitened_patches_again_from_images_that_stay(stem):
+    network, seen, kept = create_model("spiking-vgg-xs", stem=stem), images(2), []
+    network.stem[["whitening", "rectified"].index(stem)].register_forward_hook(
+        lambda *given: kept.append(StorageWeakRef(given[2].untyped_storage()))
+    )
     loss = network(seen).sum()
     assert kept[0].expired()
     loss.backward()
@@ -126,6 +129,24 @@ def test_the_stem_computes_its_whitened_patches_again_from_images_that_stay():
     with pytest.raises(RuntimeError, match="images were changed in place before the backward pass"):
         loss.backward()
     create_model("spiking-vgg-xs")(images(2)[:0]).sum().backward()  # its tensors of nothing are all at one place
+
+
+@every_family
+@pytest.mark.parametrize(("stem", "times"), [("whitening", 1), ("rectified", 1), ("spiking", 2)])
+def test_whitened_patches_go_into_the_stem_as_they_are_or_rectified_or_as_spikes(name, stem, times):
+    network = create_model(name, stem=stem).eval()
+    layers = [layer for layer in network.stem.modules() if isinstance(layer, nn.Conv2d)]
+    read, white = [], []
+    layers[0].register_forward_hook(lambda _layer, _given, out: white.append(out))
+    layers[1].register_forward_pre_hook(lambda _layer, given: read.append(given[0]))
+    network(images(2))
+    if stem == "spiking":
+        firing = next(layer for layer in network.stem.modules() if isinstance(layer, Firing))
+        shifts = firing[0].shift.detach()[:, None, None]
+        above = firing[0].norm(white[0]).repeat(1, times, 1, 1) + shifts > network.config.neuron.threshold
+        assert torch.equal(read[0], above.float())
+    else:
+        assert torch.equal(read[0], white[0].relu() if stem == "rectified" else white[0])
 
 
 def test_each_further_convolution_of_a_stem_stands_behind_a_norm_and_a_relu():
@@ -157,6 +178,8 @@ def test_a_shortcut_halves_the_map_by_means_and_repeats_channels_as_far_as_there
         {"population": 3},
         {"head": "mean"},
         {"stem_layers": 3, "stem": "none"},
+        {"stem": "rectified"},
+        {"stem": "spiking"},
         {"preset": "windows"},
         {"preset": "windows", "windows": "dilated", "fusion": "none"},
         {"attention": 4},
@@ -171,6 +194,8 @@ def test_behind_the_stem_every_layer_reads_zeros_and_ones(name, overrides):
     assert len(behind) == sum(isinstance(m, nn.Conv2d | nn.Linear) for m in network.modules()) - sum(
         isinstance(m, nn.Conv2d) for m in network.stem.modules()
     )
+    if overrides.get("stem") == "spiking":  # but for the whitening, which the image is read by
+        behind += [reading for reading in readings if reading.stem][1:]
     assert all(reading.product.arrives == "binary" and reading.product.step == 1 for reading in behind)
 
 

@@ -45,8 +45,9 @@ def test_convolution_and_pooling_are_one_unless_a_hook_looks_in_between(watch, m
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_stem_computes_again_what_whitening_gave(dtype) -> None:
-    stem = create_model("spiking-resnet-xs", num_classes=10).stem[0].train()
+@pytest.mark.parametrize("kind", ["whitening", "rectified"])
+def test_a_stem_computes_again_what_whitening_gave(kind, dtype) -> None:
+    stem = create_model("spiking-resnet-xs", num_classes=10, stem=kind).stem[0].train()
     assert isinstance(stem, Stem)
     images = torch.randn(3, 3, 32, 32)
     white: list[weakref.ref[torch.Tensor]] = []
@@ -57,7 +58,7 @@ def test_a_stem_computes_again_what_whitening_gave(dtype) -> None:
         handle.remove()
         plain = nn.Sequential(*stem)(images)
     assert torch.equal(out, plain)
-    weight = stem[1].weight
+    weight = next(layer for layer in stem if isinstance(layer, Conv3x3)).weight
     found, expected = (torch.autograd.grad(one.square().sum(), weight)[0] for one in (out, plain))
     assert torch.equal(found, expected)
     assert found.abs().max() > 0
