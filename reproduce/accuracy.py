@@ -4,9 +4,10 @@ from typing import Any
 
 import reproduce.spikingjelly_networks  # noqa: F401 - registers its models
 from reproduce.outcome_figure import draw_rows
-from reproduce.plan import FULL_SIZE, FastSweep, Setting
+from reproduce.plan import FULL_SIZE, PLAIN, FastSweep, Setting
 
 RESNET: dict[str, Any] = {"model.name": "spiking-resnet-m"}
+FORMER = RESNET | PLAIN
 TWIN: dict[str, Any] = {"model.preset": "ann"}
 
 #: SpikingJelly's networks in their own way: plain SGD with momentum, no tricks.
@@ -28,11 +29,11 @@ GROWING: dict[str, Any] = {"train.epochs": 15}
 IMPROVED: dict[str, Any] = FULL_SIZE | {"model.preset": "improved", "train.epochs": 8, "train.weight_decay": 0.2}
 
 #: The recipes cifar10/hour and cifar100/hour, as they are and as they were before images grew.
-LARGE: dict[str, Any] = {"model.name": "spiking-resnet-l", "train.epochs": 30}
-LARGE_AS_IT_WAS: dict[str, Any] = FULL_SIZE | {"model.name": "spiking-resnet-l", "train.epochs": 20}
+LARGE: dict[str, Any] = PLAIN | {"model.name": "spiking-resnet-l", "train.epochs": 30}
+LARGE_AS_IT_WAS: dict[str, Any] = FULL_SIZE | PLAIN | {"model.name": "spiking-resnet-l", "train.epochs": 20}
 
 #: The recipe cifar10/best; cifar100/best has fewer epochs.
-LARGEST: dict[str, Any] = {
+LARGEST: dict[str, Any] = PLAIN | {
     "model.name": "spiking-resnet-xl",
     "data.crop_padding": 4,
     "data.cutout": 8,
@@ -51,9 +52,11 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
     "cifar10, 0.4 PFLOP": {
         "spiking-resnet-m": RESNET | GROWING,
         "its ReLU twin": RESNET | GROWING | TWIN,
-        "spiking-resnet-m, full size": RESNET | FULL_SIZE,
-        "its ReLU twin, full size": RESNET | FULL_SIZE | TWIN,
-        "spiking-vgg-m, full size": {"model.name": "spiking-vgg-m"} | FULL_SIZE,
+        "spiking-resnet-m, plain stem": FORMER | GROWING,
+        "its ReLU twin, plain stem": FORMER | GROWING | TWIN,
+        "spiking-resnet-m, full size": FORMER | FULL_SIZE,
+        "its ReLU twin, full size": FORMER | FULL_SIZE | TWIN,
+        "spiking-vgg-m, full size": {"model.name": "spiking-vgg-m"} | PLAIN | FULL_SIZE,
         "SpikingJelly, T = 1": SPIKINGJELLY | {"train.epochs": 11},
         "SpikingJelly, T = 4": SPIKINGJELLY | {"model.time_steps": 4, "train.epochs": 3},
     },
@@ -77,7 +80,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "cifar100, 4 PFLOP": {"spiking-resnet-xl": LARGEST | {"train.epochs": 28}},
     "tiny-imagenet, 0.15 PFLOP": {
-        "spiking-resnet-m": TINY | {"train.epochs": 20},
+        "spiking-resnet-m": TINY | PLAIN | {"train.epochs": 20},
         "conv12, improved": IMPROVED_TINY | {"model.name": "conv12"},
         "lstm12, improved": IMPROVED_TINY | {"model.name": "lstm12"},
         "SpikingJelly's ResNet-18, T = 4": SPIKINGJELLY_TINY,

@@ -3,10 +3,10 @@
 from typing import Any
 
 from reproduce.outcome_figure import draw_rows
-from reproduce.plan import FULL_SIZE, FastSweep, Setting
+from reproduce.plan import FULL_SIZE, PLAIN, FastSweep, Setting
 
 #: What all rows share: the test images choose nothing, and the network is a smaller one.
-BASE: dict[str, Any] = FULL_SIZE | {"data.holdout": 0.1, "model.width": 32}
+BASE: dict[str, Any] = FULL_SIZE | PLAIN | {"data.holdout": 0.1, "model.width": 32}
 
 #: Rows by factor: what each changes. Where a choice makes a layer dearer, the width shrinks so that the cost stays.
 ROWS: dict[str, dict[str, dict[str, Any]]] = {

@@ -3,13 +3,13 @@
 from typing import Any
 
 from reproduce.costs import draw_costs
-from reproduce.plan import FULL_SIZE, FastSweep, Setting, Sweep
+from reproduce.plan import FULL_SIZE, PLAIN, FastSweep, Setting, Sweep
 
 STEPS = (1, 2, 4, 8)
 #: The network of the windows' ablation, in which only they differ; see `reproduce.windows`.
 WINDOWS: dict[str, Any] = {"model.depth": 3, "model.stem": "none", "model.population": 1}
 #: The network that sees CIFAR-10 several times.
-SMALL: dict[str, Any] = FULL_SIZE | {"model.name": "spiking-resnet-s"}
+SMALL: dict[str, Any] = FULL_SIZE | PLAIN | {"model.name": "spiking-resnet-s"}
 ALTERNATING = WINDOWS | {"model.windows": "alternating"}
 ONE_FRAME: dict[str, Any] = {"data.frames": 1}
 

@@ -18,6 +18,8 @@ from onespike.training.run import Run
 
 #: What rows change that were trained before images grew in the recipe cifar10/fast.
 FULL_SIZE: dict[str, Any] = {"train.start_size": 0, "train.weight_decay": 0.0}
+#: What rows of our networks change that were trained before the recipe's stem was rectified and its head took means.
+PLAIN: dict[str, Any] = {"model.stem": "whitening", "model.head": "or"}
 #: Values of the recipe that the command of a sweep has an option of its own for.
 OWN = {
     "train.epochs": "epochs",

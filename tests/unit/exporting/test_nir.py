@@ -85,7 +85,6 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "spikingjelly": Jelly,
     "vgg": lambda: create_model("spiking-vgg-xs", in_channels=1, width=4, population=3),
     "mean": lambda: create_model("spiking-vgg-xs", in_channels=1, width=4, head="mean", stem="none"),
-    "rectified": lambda: create_model("spiking-vgg-xs", in_channels=1, width=4, head="mean", stem="rectified"),
     "spiking stem": lambda: create_model("spiking-vgg-xs", in_channels=1, width=4, head="mean", stem="spiking"),
     "sums": Sums,
     "again": Again,
