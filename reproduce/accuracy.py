@@ -52,6 +52,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
     "cifar10, 0.4 PFLOP": {
         "spiking-resnet-m": RESNET | GROWING,
         "its ReLU twin": RESNET | GROWING | TWIN,
+        "spiking-resnet-m, spiking stem": RESNET | {"model.stem": "spiking", "train.epochs": 14},
         "spiking-resnet-m, plain stem": FORMER | GROWING,
         "its ReLU twin, plain stem": FORMER | GROWING | TWIN,
         "spiking-resnet-m, full size": FORMER | FULL_SIZE,
