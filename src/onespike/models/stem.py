@@ -92,9 +92,9 @@ def make_stem(config: StrictConfig, in_channels: int, image_size: int) -> Stem:
     """The layers that read real values: images (B, C, H, W) to currents (B, width, L, L).
 
     The first layer has a stride of 1, of 2 from 64 pixels on, of 4 from 128 pixels on. The map is halved after the
-    first 3x3 convolution; a batch norm and a ReLU come before each further one. Neurons of the stem read an image that
-    is shown several times once, and give the same spikes at each step. It is an `OnespikeError` if the later stages,
-    each of which halves the map again, would run out of pixels.
+    first 3x3 convolution; a batch norm and a ReLU, or neurons, come before each further one. Neurons of the stem read
+    an image that is shown several times once, and give the same spikes at each step. It is an `OnespikeError` if the
+    later stages, each of which halves the map again, would run out of pixels.
     """
     stride = 1 if image_size < 64 else 2 if image_size < 128 else 4
     layers: list[nn.Module] = []
@@ -110,7 +110,10 @@ def make_stem(config: StrictConfig, in_channels: int, image_size: int) -> Stem:
             channels *= config.population
     layers += [Conv3x3(channels, config.width, stride), MaxPool()]
     for _ in range(config.stem_layers - 1):
-        layers += [BatchNorm(config.width), nn.ReLU(), Conv3x3(config.width, config.width)]
+        if config.stem == "spiking":
+            layers += [Firing(config.width, config), Conv3x3(config.population * config.width, config.width)]
+        else:
+            layers += [BatchNorm(config.width), nn.ReLU(), Conv3x3(config.width, config.width)]
     halvings = len(config.stages)
     if -(-side // stride) >> halvings < 1:
         needs = f"{config.name} halves the map {halvings} times, which leaves no pixel of {image_size}"

@@ -34,8 +34,8 @@ class StrictConfig(ModelConfig):
         neuron: The neurons.
         stem: The first layer on the image: "whitening" (2x2 patches, from 128 pixels on 4x4, made uncorrelated once by
             the training images, and their negatives; not trained), "rectified" (the same and a ReLU), "spiking" (the
-            same and neurons, so that the convolution behind reads spikes), or "none".
-        stem_layers: 3x3 convolutions that read real values, after the first layer; at least 1.
+            same and neurons, so that the convolutions behind read spikes), or "none".
+        stem_layers: 3x3 convolutions after the first layer, which read real values unless the stem spikes; at least 1.
         head: What the head reads of the last map: "or" (the largest spike of a neuron), or "mean" (all of it: linear,
             then the mean over the map).
         attention: Channel attention: one hidden neuron for this many channels, such as 8; 0 is off. Not with windows.

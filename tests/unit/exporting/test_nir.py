@@ -219,6 +219,7 @@ def test_others_on_500_photographs(photographs: Tensor, tmp_path: Path, settled:
             r"nir: it cannot say (relu|max pooling of real values) in ",
         ),
         ("spiking-vgg-xs", {"width": 4, "attention": 2}, r"nir: it cannot say .* in layers\.1"),
+        ("spiking-vgg-xs", {"width": 4, "stem": "rectified"}, r"nir: it cannot say relu in stem\.1"),
     ],
 )
 def test_what_nir_cannot_say_is_named(name: str, overrides: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -149,9 +149,11 @@ def test_whitened_patches_go_into_the_stem_as_they_are_or_rectified_or_as_spikes
         assert torch.equal(read[0], white[0].relu() if stem == "rectified" else white[0])
 
 
-def test_each_further_convolution_of_a_stem_stands_behind_a_norm_and_a_relu():
+def test_each_further_convolution_of_a_stem_stands_behind_a_norm_and_a_relu_or_neurons():
     kinds = [type(layer) for layer in create_model("spiking-vgg-xs", stem_layers=3, stem="none").stem]
     assert kinds == [Conv3x3, MaxPool, *(BatchNorm, nn.ReLU, Conv3x3) * 2]
+    kinds = [type(layer) for layer in create_model("spiking-vgg-xs", stem_layers=2, stem="spiking").stem]
+    assert kinds == [Whitening, Firing, Conv3x3, MaxPool, Firing, Conv3x3]
 
 
 def test_heads_read_whether_a_neuron_fired_anywhere_or_the_mean_of_all_places():
@@ -179,7 +181,7 @@ def test_a_shortcut_halves_the_map_by_means_and_repeats_channels_as_far_as_there
         {"head": "mean"},
         {"stem_layers": 3, "stem": "none"},
         {"stem": "rectified"},
-        {"stem": "spiking"},
+        {"stem": "spiking", "stem_layers": 2},
         {"preset": "windows"},
         {"preset": "windows", "windows": "dilated", "fusion": "none"},
         {"attention": 4},
