@@ -3,10 +3,10 @@
 from typing import Any
 
 from reproduce.outcome_figure import draw_rows
-from reproduce.plan import FULL_SIZE, PLAIN, FastSweep, Setting
+from reproduce.plan import FULL_SIZE, FastSweep, Setting
 
 #: The same network throughout: three convolutions a stage, one neuron a channel, maps whose sides can be cut.
-NETWORK: dict[str, Any] = FULL_SIZE | PLAIN | {
+NETWORK: dict[str, Any] = FULL_SIZE | {
     "model.name": "spiking-vgg-m",
     "model.depth": 3,
     "model.stem": "none",
