@@ -88,6 +88,18 @@ class ModelCard:
         """Name of the model."""
         return str(self.model.name)
 
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Raw images, uint8 (B, C, H, W), as the network reads them: (pixels / 255 - mean) / std.
+
+        Raises:
+            OnespikeError: They are no bytes, or have another shape.
+        """
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != self.in_channels:
+            got = f"{str(pixels.dtype).removeprefix('torch.')} {tuple(pixels.shape)}"
+            raise OnespikeError(f"pixels: expected uint8 (B, {self.in_channels}, H, W), got {got}")
+        mean, std = (torch.tensor(one, device=pixels.device).view(-1, 1, 1) for one in (self.mean, self.std))
+        return (pixels / 255 - mean) / std
+
     @property
     def draws(self) -> bool | None:
         """Whether the network draws random numbers at test time; None where that is not known."""

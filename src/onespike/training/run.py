@@ -311,7 +311,7 @@ def expect_results(content: Any, required: Mapping[str, Any], where: str) -> Non
 def load(folder: str | Path, which: str = "best", model: nn.Module | None = None) -> nn.Module:
     """Load a trained network, on the CPU, in evaluation mode.
 
-    It reads raw images normalised, (pixels / 255 - mean) / std, by the mean and std of `Run.checkpoint().card`.
+    It reads raw images normalised, (pixels / 255 - mean) / std, as by `Run.checkpoint().card.normalised(pixels)`.
 
     Args:
         folder: A run folder; a checkpoint in one, such as RUN/best; or a pretrained network: its folder, one of the

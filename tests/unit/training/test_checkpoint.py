@@ -5,6 +5,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from onespike.classpath import ClassPath, allow_imports
+from onespike.data.loader import EvalLoader
 from onespike.errors import OnespikeError
 from onespike.models import OnespikeConfig
 from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors, read_state, split_tensors
@@ -26,6 +28,20 @@ def make(value: float = 1.0) -> Checkpoint:
     card = ModelCard(config, ("a", "b"), in_channels=1, image_size=4, mean=(0.5,), std=(0.2,), data="digits")
     weights = {name: torch.full_like(t, value) for name, t in card.build().state_dict().items()}
     return Checkpoint(card, weights, {"momentum": torch.arange(3.0)}, {"progress": {"epoch": 1}, "none": None})
+
+
+def test_raw_images_are_normalised_as_they_were_in_training():
+    run = Run.open("pretrained:digits-spiking-vgg-xs")
+    card, test = run.checkpoint().card, run.dataset().test
+    raw, _ = test.gather(np.arange(20))
+    (expected, _), *_ = EvalLoader(test, card.mean, card.std, 20)
+    torch.testing.assert_close(card.normalised(raw.movedim(-1, 1)), expected)
+
+
+@pytest.mark.parametrize("raw", [torch.zeros(2, 1, 4, 4), torch.zeros(2, 4, 4, 1).byte(), torch.zeros(1, 4, 4).byte()])
+def test_what_is_no_batch_of_raw_images_is_not_normalised(raw):
+    with pytest.raises(OnespikeError, match=r"^pixels: expected uint8 \(B, 1, H, W\), got (uint8|float32) \("):
+        make().card.normalised(raw)
 
 
 def value_of(checkpoint: Checkpoint) -> float:
