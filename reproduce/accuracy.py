@@ -53,8 +53,8 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
         "spiking-resnet-m": RESNET | GROWING,
         "its ReLU twin": RESNET | GROWING | TWIN,
         "spiking-resnet-m, spiking stem": RESNET | {"model.stem": "spiking", "train.epochs": 14},
-        "spiking-resnet-m, plain stem": FORMER | GROWING,
-        "its ReLU twin, plain stem": FORMER | GROWING | TWIN,
+        "spiking-resnet-m, former stem and head": FORMER | GROWING,
+        "its ReLU twin, former stem and head": FORMER | GROWING | TWIN,
         "spiking-resnet-m, full size": FORMER | FULL_SIZE,
         "its ReLU twin, full size": FORMER | FULL_SIZE | TWIN,
         "spiking-vgg-m, full size": {"model.name": "spiking-vgg-m"} | PLAIN | FULL_SIZE,
@@ -97,10 +97,11 @@ ACCURACY = FastSweep(
     "networks by momentum at 0.1. Images grow, with weight decay, except in rows of full size, SpikingJelly's "
     "and Tiny-ImageNet's, which have neither, as the recipe was before, and in those of conv12 and lstm12, "
     "which have 0.2 of it. Ours are strictly spiking behind the stem, but for the twins, conv12 and lstm12. "
-    "The learning rate rises for one epoch, which is a third of the training of SpikingJelly's VGG at T = 4 "
-    "and of conv12 and lstm12 on Tiny-ImageNet, and a sixth of that of SpikingJelly's ResNets. Tiny-ImageNet "
-    "is 8,000 of its images, 40 of each class. There are no held-out images: the last weights are tested, "
-    "once.",
+    "Rows of the former stem and head, of full size, of spiking-resnet-l and -xl, and Tiny-ImageNet's have the stem "
+    "`whitening` and the head `or`, as the recipe had before. The learning rate rises for one epoch, which is a third "
+    "of the training of SpikingJelly's VGG at T = 4 and of conv12 and lstm12 on Tiny-ImageNet, and a sixth of that of "
+    "SpikingJelly's ResNets. Tiny-ImageNet is 8,000 of its images, 40 of each class. There are no held-out images: the "
+    "last weights are tested, once.",
     settings=[
         Setting(group, label, {"data.name": group.split(",")[0]} | changes)
         for group, rows in ROWS.items()

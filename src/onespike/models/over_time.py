@@ -94,7 +94,7 @@ class OverTimeNetwork(nn.Module, ABC):
         return logits, carry.after
 
     def _all(self, frames: Tensor, carry: Carry) -> Tensor:
-        return self._behind(frames if self.encoder is None else over_time(self.encoder, frames, carry), carry)
+        return self._behind(frames if self.encoder is None else each_step(frames, self.encoder), carry)
 
     def _behind(self, x: Tensor, carry: Carry) -> Tensor:
         if self.recompute and torch.is_grad_enabled():

@@ -1,4 +1,4 @@
-"""The stem of strictly spiking networks: the layers that read the real values of the image."""
+"""The stem of strictly spiking networks: the layers on the image."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -57,21 +57,18 @@ class Whitening(nn.Conv2d):
 
 
 class Stem(Layers):
-    """The layers that read real values. Whitened patches, rectified or not, are not saved for the gradient.
-
-    They are computed again.
-    """
+    """The stem. In training, whitened patches, rectified or not, are computed again for the gradient, not saved."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, C, H, W) to currents."""
-        whitening = self[0]
+        whitening, *others = self
         device = images.device.type
         can = self.training and torch.amp.is_autocast_available(device) and not is_traced()
         # Without gradients nothing is saved; inference mode's tensors do not tell whether they were changed.
         can = can and torch.is_grad_enabled() and not images.is_inference()
         if not can or not isinstance(whitening, Whitening):
             return super().forward(images)
-        rectified = isinstance(self[1], nn.ReLU)
+        rectified = bool(others) and isinstance(others[0], nn.ReLU)
         cast = torch.autocast(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
         white, weight, version = whitening(images), whitening.weight, images._version
 
@@ -83,18 +80,18 @@ class Stem(Layers):
                 return patches.relu() if rectified else patches
 
         if rectified:
-            white = self[1](white)
+            white = others.pop(0)(white)
         with recomputed(white, again):
-            return through(list(self)[1 + rectified :], white)
+            return through(others, white)
 
 
 def make_stem(config: StrictConfig, in_channels: int, image_size: int) -> Stem:
-    """The layers that read real values: images (B, C, H, W) to currents (B, width, L, L).
+    """The layers on the image, which read real values unless they spike: (B, C, H, W) to currents (B, width, L, L).
 
     The first layer has a stride of 1, of 2 from 64 pixels on, of 4 from 128 pixels on. The map is halved after the
-    first 3x3 convolution; a batch norm and a ReLU, or neurons, come before each further one. Neurons of the stem read
-    an image that is shown several times once, and give the same spikes at each step. It is an `OnespikeError` if the
-    later stages, each of which halves the map again, would run out of pixels.
+    first 3x3 convolution; a batch norm and a ReLU, or neurons, come before each further one. Neurons of the stem keep
+    nothing from one time step to the next. It is an `OnespikeError` if the later stages, each of which halves the map
+    again, would run out of pixels.
     """
     stride = 1 if image_size < 64 else 2 if image_size < 128 else 4
     layers: list[nn.Module] = []

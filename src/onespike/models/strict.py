@@ -47,7 +47,8 @@ class StrictConfig(ModelConfig):
         region_threshold: Threshold, 0..1, above which fractions of a spike become whole spikes where dilated windows
             overlap; null leaves the fractions.
         time_steps: Time steps T for which an image is shown; logits are averaged. Frames of events bring their own.
-            From one step to the next, a neuron that fired starts at 0; any other keeps `decay` of its potential.
+            From one step to the next, a neuron that fired starts at 0; any other keeps `decay` of its potential, but
+            those of the stem keep nothing.
         strict: Refuse options by which a layer after the stem would read anything but zeros and ones (or, from ternary
             neurons, minus ones).
     """

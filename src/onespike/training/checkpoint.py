@@ -26,7 +26,7 @@ from onespike.classpath import ClassPath
 from onespike.configs import check, expect_keys, expect_plain, make, plain, read_json
 from onespike.conversion import ConversionConfig
 from onespike.conversion.network import spiking
-from onespike.data.augment import seeded
+from onespike.data.augment import BatchAugment, seeded
 from onespike.data.dataset import Dataset
 from onespike.data.sources import expect_class_names
 from onespike.durable import digest_of, is_as_written, read_whole
@@ -92,13 +92,13 @@ class ModelCard:
         """Raw images, uint8 (B, C, H, W), as the network reads them: (pixels / 255 - mean) / std.
 
         Raises:
-            OnespikeError: They are no bytes, or have another shape.
+            OnespikeError: They are not uint8, or not of this shape.
         """
         if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != self.in_channels:
             got = f"{str(pixels.dtype).removeprefix('torch.')} {tuple(pixels.shape)}"
-            raise OnespikeError(f"pixels: expected uint8 (B, {self.in_channels}, H, W), got {got}")
-        mean, std = (torch.tensor(one, device=pixels.device).view(-1, 1, 1) for one in (self.mean, self.std))
-        return (pixels / 255 - mean) / std
+            others = "one image: pixels[None]; channels last: pixels.movedim(-1, 1)"
+            raise OnespikeError(f"pixels: expected uint8 (B, {self.in_channels}, H, W), got {got}; {others}")
+        return BatchAugment(self.mean, self.std, device=pixels.device)(pixels.movedim(1, -1))
 
     @property
     def draws(self) -> bool | None:

@@ -32,6 +32,7 @@ SMALL = {
 FEW = SMALL | {"conv12": {"channels": (4, 4, 8, 8), "depths": (1, 1, 1, 1)}}
 WINDOWS = {"preset": "windows", "width": 8}
 CASES = [*SMALL.items(), ("spiking-vgg-xs", WINDOWS), ("spiking-resnet-xs", WINDOWS)]
+CASES += [("spiking-vgg-xs", {"width": 8, "stem": "spiking"}), ("spiking-resnet-xs", {"width": 8, "stem": "rectified"})]
 CASES += [("spiking-mlp", SMALL["spiking-mlp"] | {"unit": unit}) for unit in ("linear", "rnn", "gru")]
 
 
@@ -74,6 +75,15 @@ def test_a_stream_gives_the_bits_of_all_frames_together_and_its_state_can_be_sav
     assert torch.equal(later(given[2]), together[2])
     assert torch.equal(together[0], first)  # reset by construction
     assert not torch.equal(network(given[2:3])[0], together[2]), "the state does not matter"
+
+
+@pytest.mark.parametrize("name", ["spiking-vgg-xs", "spiking-resnet-xs"])
+@pytest.mark.parametrize("stem", ["whitening", "rectified", "spiking"])
+def test_an_image_that_stands_still_is_an_image_that_is_shown_as_often(name, stem):
+    network = make(name, width=8, stem=stem, time_steps=4)
+    image = frames(1)[0]
+    with torch.no_grad():
+        torch.testing.assert_close(network(image.expand(4, *image.shape)).mean(0), network(image))
 
 
 TAMPERED = {

@@ -115,12 +115,10 @@ def test_whitening_by_a_few_images_at_a_time_is_the_same(monkeypatch):
     torch.testing.assert_close((first @ second.T).abs(), (first @ first.T).abs(), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("stem", ["whitening", "rectified"])
-def test_the_stem_computes_its_whitened_patches_again_from_images_that_stay(stem):
+@pytest.mark.parametrize(("stem", "layer"), [("whitening", 0), ("rectified", 1)])
+def test_the_stem_computes_its_whitened_patches_again_from_images_that_stay(stem, layer):
     network, seen, kept = create_model("spiking-vgg-xs", stem=stem), images(2), []
-    network.stem[["whitening", "rectified"].index(stem)].register_forward_hook(
-        lambda *given: kept.append(StorageWeakRef(given[2].untyped_storage()))
-    )
+    network.stem[layer].register_forward_hook(lambda *given: kept.append(StorageWeakRef(given[2].untyped_storage())))
     loss = network(seen).sum()
     assert kept[0].expired()
     loss.backward()
@@ -207,8 +205,10 @@ def test_where_dilated_windows_overlap_spikes_with_a_sign_are_whole():
 
 
 @every_family
-def test_the_twin_of_relu_has_the_same_weights(name):
-    network, twin = create_model(name, width=8, population=2), create_model(name, width=8, population=2, preset="ann")
+@pytest.mark.parametrize("stem", ["whitening", "rectified", "spiking"])
+def test_the_twin_of_relu_has_the_same_weights(name, stem):
+    network = create_model(name, width=8, population=2, stem=stem)
+    twin = create_model(name, width=8, population=2, stem=stem, preset="ann")
     twin.load_state_dict(network.state_dict())
     readings = read_spikes(count_operations(twin.eval(), [images(4)]))
     assert {one.product.arrives for one in readings if one.path.startswith(("layers", "blocks"))} == {"real"}
@@ -281,8 +281,9 @@ def test_sizes_do_not_drift(name, parameters, macs):
 
 @every_family
 @pytest.mark.parametrize(("size", "side"), [(32, 3), (64, 4), (128, 4), (224, 7), (28, 3)])
-def test_images_of_other_sizes_are_taken(name, size, side):
-    network = create_model(name, width=8, image_size=size)
+@pytest.mark.parametrize("stem", ["whitening", "spiking"])
+def test_images_of_other_sizes_are_taken(name, size, side, stem):
+    network = create_model(name, width=8, image_size=size, stem=stem)
     seen = []
     hook = network.head.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[-1]))
     assert network(images(2, size)).shape == (2, 10)

@@ -45,7 +45,7 @@ def test_convolution_and_pooling_are_one_unless_a_hook_looks_in_between(watch, m
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("kind", ["whitening", "rectified"])
+@pytest.mark.parametrize("kind", ["whitening", "rectified", "spiking"])
 def test_a_stem_computes_again_what_whitening_gave(kind, dtype) -> None:
     stem = create_model("spiking-resnet-xs", num_classes=10, stem=kind).stem[0].train()
     assert isinstance(stem, Stem)
