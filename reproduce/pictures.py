@@ -213,7 +213,7 @@ def read_points(path: Path) -> Points:
 
 def accuracy_flops(results: Path) -> Figure:
     """Accuracy against what the training cost, of all that was trained to be compared."""
-    figure, axis = plain_figure(9.5, 5.4)
+    figure, axis = plain_figure(12, 5.4)
     points = read_points(results / "accuracy.csv")
     for name, x, y in points:
         colour = ORANGE if name.startswith("SpikingJelly") else GREY if "twin" in name else BLUE
@@ -223,7 +223,7 @@ def accuracy_flops(results: Path) -> Figure:
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_formatter("")
     axis.set(xlabel="training, PFLOP (dense)", ylabel="CIFAR-10, test top-1 %")
-    axis.margins(0.6, 0.1)
+    axis.margins(0.5, 0.1)
     figure.draw_without_rendering()  # before that nobody knows what is where
     _name(axis, points)
     return figure
