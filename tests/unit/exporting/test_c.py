@@ -109,10 +109,10 @@ STRICT: list[tuple[str, dict[str, Any]]] = [
     ("spiking-vgg-xs", {"width": 6, "population": 3, "head": "mean", "stem_layers": 2, "stem": "none"}),
     ("spiking-vgg-xs", {"width": 8, "preset": "windows", "depth": 3}),
     ("spiking-resnet-xs", {"width": 8, "population": 2, "stream": "rprelu"}),
-    ("spiking-resnet-xs", {"width": 8, "stem": "rectified", "head": "mean"}),
-    ("spiking-vgg-xs", {"width": 8, "stem": "spiking", "head": "mean"}),
     ("conv-tiny", {"preset": "strict", "channels": (8, 12, 16)}),
     ("conv-tiny", {"preset": "strict", "depths": (1, 1), "channels": (8, 12), "fusion": "mean", "windows": "dilated"}),
+    ("spiking-resnet-xs", {"width": 8, "stem": "rectified", "head": "mean"}),
+    ("spiking-vgg-xs", {"width": 8, "stem": "spiking", "head": "mean"}),
 ]
 
 
