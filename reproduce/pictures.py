@@ -109,13 +109,12 @@ def spikes() -> Figure:
     """What the package's network of the digits fires for one test image, neuron by neuron, and its answer."""
     run, fired = Run.open("pretrained:digits-spiking-vgg-xs"), list[Fired]()
     checkpoint, test = run.checkpoint("best"), run.dataset().test
-    pixels = torch.tensor(test[3][0], dtype=torch.float32).movedim(-1, 0)[None] / 255
-    (mean,), (std,) = checkpoint.card.mean, checkpoint.card.std
+    pixels = torch.tensor(test[3][0]).movedim(-1, 0)[None]
     with torch.no_grad(), watch_neurons(network := checkpoint.network(), fired.append):
-        chances = network((pixels - mean) / std).softmax(1)[0]
+        chances = network(checkpoint.card.normalised(pixels)).softmax(1)[0]
     figure = Figure(figsize=(11, 2.6), layout="constrained")
     axes = figure.subplots(1, 2 + len(fired), width_ratios=(1, *[1.35] * len(fired), 0.9))
-    _map(axes[0], 1 - pixels, "the image")
+    _map(axes[0], 1 - pixels / 255, "the image")
     for number, (axis, call) in enumerate(zip(axes[1:-1], fired, strict=True), 1):
         maps = call.spikes.flatten(0, -4)[0]  # (C, H, W)
         columns = math.ceil(len(maps) ** 0.5)
