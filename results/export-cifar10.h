@@ -2,8 +2,8 @@
 
    Flash   2,243,471 bytes of constants, beside the code
    RAM     270,912 bytes of static memory, and 2,384 bytes of arrays on the stack
-   Work    at most 117,659,904 additions of an 8-bit weight for an image, each done only where there is a
-           spike; 10,398,826 multiplications of whole and fixed-point numbers
+   Work    at most 117,690,624 additions of an 8-bit weight for an image, each done only where there is a
+           spike; 10,421,890 multiplications of whole and fixed-point numbers
 
    C99, without a heap or a library; not reentrant. Class scores times 2^-MODEL_SCORE_BITS are the logits. */
 #ifndef MODEL_H
@@ -18,8 +18,16 @@
 #define MODEL_CLASS_NAMES {"airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"}
 #define MODEL_SCORE_BITS 24
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* Classify an image, MODEL_HEIGHT x MODEL_WIDTH pixels of MODEL_CHANNELS bytes each, row by row, not normalised: gives
    the number of the class, and in `scores` the scores of all MODEL_CLASSES. */
 int model_run(const uint8_t *image, int32_t *scores);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif
