@@ -44,11 +44,11 @@ TRAININGS = {
     "growing": [*STRICT, "--data.image_size=32", "--train.start_size=16", "--train.surrogate_width_end=1"],
     "time": [*STRICT, "--model.time_steps=3", "--train.loss=tet"],
     "recomputed": [*RECURRENT, "lstm12", "--train.recompute=true"],
-    "recurrent": [*RECURRENT, "gru12", "--train.rate_penalty=0.1"],
+    "recurrent": [*RECURRENT, "rnn12", "--train.rate_penalty=0.1"],
 }
 
 
-@pytest.fixture(params=[pytest.param("cuda", marks=pytest.mark.slow), "mps"])  # MPS refuses more
+@pytest.fixture(params=[pytest.param("cuda", marks=pytest.mark.slow), "mps"])
 def kind(request):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ONESPIKE_KERNELS", "0")  # the CPU computes by the functions that other devices have
@@ -57,6 +57,10 @@ def kind(request):
         yield request.param
     kernels_for.cache_clear()
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+#: What no code asks a device for is the same on both; MPS refuses more.
+on_mps = pytest.mark.parametrize("kind", ["mps"], indirect=True)
 
 
 def test_the_emulated_device_refuses_what_a_real_one_would(kind):
@@ -86,6 +90,7 @@ def test_every_family_computes_there_what_it_computes_here(kind, name, mixed):
     _alike(make(name), kind, mixed)
 
 
+@on_mps
 @pytest.mark.parametrize("name", thorough(["conv-tiny", *(f"{unit}12" for unit in UNITS)], 2))
 def test_every_unit_computes_there_what_it_computes_here(kind, name):
     _alike(make(name), kind, False, rtol=1e-2, atol=1e-3)  # the CPU's recurrent units add up in another order
@@ -138,6 +143,7 @@ def test_what_follows_a_training_runs_there(kind, tmp_path):
 
 
 @pytest.mark.slow
+@on_mps
 @pytest.mark.usefixtures("kind")
 def test_conversion_and_pruning_of_time_run_there(tmp_path):
     run("train", *SMALL, "--model.name", "resnet18", "--out", tmp_path / "ann")

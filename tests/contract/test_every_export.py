@@ -19,9 +19,17 @@ SMALL: list[tuple[str, dict[str, Any]]] = [
 ]
 #: Whose blocks follow one another, in windows of two kinds: with all units that takes minutes.
 DEEPER = ("conv12", "lstm12")
-OTHER_UNITS = {f"{unit}12" for unit in UNITS}.difference(DEEPER)
+#: In integers those above stand for the other units, and the shallower networks for the deepest.
+FLOATS_ALONE = {f"{unit}12" for unit in UNITS}.difference(DEEPER) | {"spiking-resnet19"}
+#: A layer of each kind, and a second one that mixes, whose windows are shifted, in place of all twelve.
+LAYERS = ("48", "F-48", "PM-96", "96", "F-96")
 #: One depth of each unit, and one size of each family, stand for the others: they have the same operations.
 NAMES = [name for name in MODELS if not name.endswith(("20", "24", "36", "-s", "-l", "-xl", "-m"))]
+
+
+@pytest.fixture(autouse=True)
+def few_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onespike.models.artificial.LAYERS", LAYERS)
 
 
 def small(name: str) -> nn.Module:
@@ -47,7 +55,7 @@ def small(name: str) -> nn.Module:
         *(
             pytest.param(name, "onnx", {"weights": "int8"}, id=f"{name}-integers")
             for name in NAMES
-            if name not in OTHER_UNITS
+            if name not in FLOATS_ALONE
         ),
     ],
 )
