@@ -69,16 +69,36 @@ int fire(const stored *x, int64_t rows, int64_t channels, int64_t population, co
     return 0;
 }
 
+/* s = how many of a channel's neurons k fire: those for which x > limit[k]. */
+int fire_tied(const stored *x, int64_t rows, int64_t channels, int64_t population, const real *limit, stored *s) {
+#pragma omp parallel
+    {
+        int64_t begin, end;
+        share(rows, &begin, &end);
+        real fired[channels];
+        for (int64_t row = begin; row < end; row++) {
+            memset(fired, 0, sizeof fired);
+            for (int64_t k = 0; k < population; k++)
+                for (int64_t c = 0; c < channels; c++)
+                    fired[c] += get(x[row * channels + c]) > limit[k * channels + c] ? (real)1 : (real)0;
+            for (int64_t c = 0; c < channels; c++) s[row * channels + c] = put(fired[c]);
+        }
+    }
+    return 0;
+}
+
+/* The gradient has a value for each neuron, those of neuron k + 1 `apart` = C behind those of neuron k; or, where a
+ * channel's neurons are tied, one for all of them, and `apart` is 0. */
 struct backward {
     const stored *x, *gradient;
-    int64_t rows, channels, population;
+    int64_t rows, channels, population, apart;
     const real *mean, *scale, *limit; /* of each channel, channel, neuron */
     real width;
 };
 
 static inline __attribute__((always_inline)) void sums_of(
     const int kind, const struct backward *b, int64_t begin, int64_t end, double *sums) {
-    const int64_t channels = b->channels, neurons = b->population * channels;
+    const int64_t channels = b->channels, neurons = b->population * channels, wide = channels + (b->population - 1) * b->apart;
     real first[neurons], second[neurons], steep[channels];
     for (int64_t c = 0; c < channels; c++) steep[c] = b->scale[c] / b->width;
     for (int64_t from = begin; from < end; from += BLOCK) {
@@ -87,7 +107,7 @@ static inline __attribute__((always_inline)) void sums_of(
         memset(second, 0, sizeof second);
         for (int64_t row = from; row < to; row++)
             for (int64_t k = 0; k < b->population; k++) {
-                const stored *restrict x = b->x + row * channels, *restrict g = b->gradient + row * neurons + k * channels;
+                const stored *restrict x = b->x + row * channels, *restrict g = b->gradient + row * wide + k * b->apart;
                 const real *restrict limit = b->limit + k * channels, *restrict mean = b->mean;
                 real *restrict one = first + k * channels, *restrict two = second + k * channels;
                 for (int64_t c = 0; c < channels; c++) {
@@ -104,7 +124,7 @@ static inline __attribute__((always_inline)) void sums_of(
 static inline __attribute__((always_inline)) void currents_of(
     const int kind, const struct backward *b, int64_t begin, int64_t end, const real *restrict factor,
     const real *restrict offset, const real *restrict slope, stored *restrict out) {
-    const int64_t channels = b->channels, neurons = b->population * channels;
+    const int64_t channels = b->channels, wide = channels + (b->population - 1) * b->apart;
     const real *restrict mean = b->mean, *restrict scale = b->scale, *restrict threshold = b->limit;
     const real share = 1 / b->width;
     real steep[channels], gain[channels], base[channels], rate[channels];
@@ -115,9 +135,9 @@ static inline __attribute__((always_inline)) void currents_of(
         base[c] = factor[c] * offset[c] - rate[c] * mean[c];
     }
     for (int64_t row = begin; row < end; row++) {
-        const stored *restrict x = b->x + row * channels, *restrict first = b->gradient + row * neurons;
+        const stored *restrict x = b->x + row * channels, *restrict first = b->gradient + row * wide;
         for (int64_t k = 1; k < b->population; k++) {
-            const stored *restrict g = first + k * channels;
+            const stored *restrict g = first + k * b->apart;
             const real *restrict limit = b->limit + k * channels;
             if (k == 1) memset(others, 0, sizeof others);
             for (int64_t c = 0; c < channels; c++)
@@ -133,8 +153,8 @@ static inline __attribute__((always_inline)) void currents_of(
 
 #define ARGUMENTS                                                                                                  \
     int kind, const stored *x, const stored *gradient, int64_t rows, int64_t channels, int64_t population,         \
-        const real *mean, const real *scale, const real *limit, double width
-#define PACKED {x, gradient, rows, channels, population, mean, scale, limit, (real)width}
+        int64_t apart, const real *mean, const real *scale, const real *limit, double width
+#define PACKED {x, gradient, rows, channels, population, apart, mean, scale, limit, (real)width}
 
 /* sums[0][n] = sum of dx[n], sums[1][n] = sum of dx[n] * x, for each neuron n. */
 int backward_sums(ARGUMENTS, double *sums) {

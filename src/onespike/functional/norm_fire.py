@@ -49,7 +49,14 @@ def has_kernels(currents: Tensor) -> bool:
     return _find(currents) is not None
 
 
-def norm_fire(currents: Tensor, shift: Tensor, norm: nn.BatchNorm2d, threshold: float, surrogate: Surrogate) -> Tensor:
+def norm_fire(
+    currents: Tensor,
+    shift: Tensor,
+    norm: nn.BatchNorm2d,
+    threshold: float,
+    surrogate: Surrogate,
+    tied: bool = False,
+) -> Tensor:
     """Normalise by the batch's statistics and fire, in training.
 
         V[k] = (I - mean) / deviation + shift[k]          S[k] = 1 where V[k] > threshold, else 0          k = 1..P
@@ -62,14 +69,15 @@ def norm_fire(currents: Tensor, shift: Tensor, norm: nn.BatchNorm2d, threshold: 
         norm: The batch norm: its epsilon is used, its running mean and variance are updated, weights are ignored.
         threshold: Potential above which a neuron fires.
         surrogate: The surrogate derivative; `computes` must hold for it.
+        tied: Whether to add up the spikes of each channel's neurons.
 
     Returns:
-        The spikes, (B, P*C, H, W).
+        The spikes, (B, P*C, H, W), or (B, C, H, W) if they are added up.
     """
     expect_kernels(has_kernels, currents, norm)
     threshold = as_number("threshold", threshold)
     expect_neurons(shift, currents, threshold, surrogate)
-    return _NormFire.apply(currents, shift, norm, threshold, surrogate)
+    return _NormFire.apply(currents, shift, norm, threshold, surrogate, tied)
 
 
 def batch_norm(currents: Tensor, norm: nn.BatchNorm2d) -> Tensor:
@@ -110,14 +118,15 @@ def expect_neurons(shift: Tensor, currents: Tensor, threshold: float, surrogate:
 
 class _NormFire(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, currents, shift, norm, threshold, surrogate):  # type: ignore[no-untyped-def]
+    def forward(ctx, currents, shift, norm, threshold, surrogate, tied):  # type: ignore[no-untyped-def]
         mean, scale = moments_of(currents, norm)
         (images, channels, *sides), neurons = currents.shape, len(shift)
         limit = (threshold - shift.to(mean.dtype).view(-1, channels)) / scale + mean
-        spikes = empty_maps(currents, (images, neurons, *sides))
-        _kernels(currents)("fire", currents, _rows(currents), channels, neurons // channels, limit, spikes)
+        spikes = empty_maps(currents, (images, channels if tied else neurons, *sides))
+        fire = "fire_tied" if tied else "fire"
+        _kernels(currents)(fire, currents, _rows(currents), channels, neurons // channels, limit, spikes)
         ctx.save_for_backward(currents, mean, scale, limit)
-        ctx.surrogate, ctx.dtype = surrogate, shift.dtype
+        ctx.surrogate, ctx.dtype, ctx.apart = surrogate, shift.dtype, 0 if tied else channels
         return spikes
 
     @staticmethod
@@ -125,8 +134,8 @@ class _NormFire(torch.autograd.Function):
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
         currents, mean, scale, limit = ctx.saved_tensors
         kind, width = KINDS[ctx.surrogate.name], float(ctx.surrogate.width)
-        out, sums = _backward(currents, gradient, mean, scale, limit, kind, width, scale)
-        return out, sums[0].flatten().to(ctx.dtype), None, None, None
+        out, sums = _backward(currents, gradient, ctx.apart, mean, scale, limit, kind, width, scale)
+        return out, sums[0].flatten().to(ctx.dtype), None, None, None, None
 
 
 class _BatchNorm(torch.autograd.Function):
@@ -144,15 +153,15 @@ class _BatchNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
         currents, mean, scale, weight = ctx.saved_tensors
-        out, sums = _backward(currents, gradient, mean, scale, mean[None], 0, 1.0, scale * weight)
+        out, sums = _backward(currents, gradient, 0, mean, scale, mean[None], 0, 1.0, scale * weight)
         return out, sums[1, 0].to(weight.dtype), sums[0, 0].to(weight.dtype), None
 
 
-def _backward(currents, gradient, mean, scale, limit, kind, width, factor):  # type: ignore[no-untyped-def]
+def _backward(currents, gradient, apart, mean, scale, limit, kind, width, factor):  # type: ignore[no-untyped-def]
     """Return the currents' gradient, by each channel's factor, and each neuron's sums of dx and dx * x, (2, P, C)."""
     kernels, (population, channels), rows = _kernels(currents), limit.shape, _rows(currents)
     gradient = plain(gradient.contiguous(memory_format=torch.channels_last))
-    arguments = kind, currents, gradient, rows, channels, population, mean, scale, limit, width
+    arguments = kind, currents, gradient, rows, channels, population, apart, mean, scale, limit, width
     sums = torch.empty(2, population, channels, dtype=torch.float64, device=currents.device)
     kernels("backward_sums", *arguments, sums)
     offset, slope = (sums.sum(1) / rows).to(kernels.real)

@@ -121,8 +121,20 @@ def fire(x, rows, channels, population, limit, s, tile: tl.constexpr, wide: tl.c
 
 
 @triton.jit
+def fire_tied(x, rows, channels, population, limit, s, tile: tl.constexpr, wide: tl.constexpr):
+    """For each channel, s = how many of its neurons k fire: those for which x > limit[k]."""
+    c, there = columns_of(channels, wide)
+    row, inside = rows_from(tl.program_id(0).to(tl.int64) * tile, rows, tile)
+    current = tl.load(x + row * channels + c, inside & there, 0.0).to(limit.dtype.element_ty)
+    fired = tl.zeros((tile, wide), current.dtype)
+    for k in range(population):
+        fired += tl.where(current > tl.load(limit + k * channels + c, there, 0.0), 1.0, 0.0).to(fired.dtype)
+    tl.store(s + row * channels + c, fired.to(s.dtype.element_ty), inside & there)
+
+
+@triton.jit
 def backward_sums(
-    x, gradient, rows, channels, population, mean, scale, limit, width, sums,
+    x, gradient, rows, channels, population, apart, mean, scale, limit, width, sums,
     kind: tl.constexpr, chunk: tl.constexpr, tile: tl.constexpr, wide: tl.constexpr,
 ):  # fmt: skip
     """sums[0][n] = sum of dx[n], sums[1][n] = sum of dx[n] * x, for each neuron n."""
@@ -130,6 +142,7 @@ def backward_sums(
     c, there = columns_of(channels, wide)
     center, share = tl.load(mean + c, there, 0.0), 1 / tl.load(width)
     steep, neurons = tl.load(scale + c, there, 0.0) * share, population * channels
+    per_row = channels + (population - 1) * apart
     for k in range(population):
         n = k * channels + c
         threshold = tl.load(limit + n, there, 0.0)
@@ -138,7 +151,7 @@ def backward_sums(
         for start in range(0, chunk, tile):
             row, inside = rows_from(number * chunk + start, rows, tile)
             current = tl.load(x + row * channels + c, inside & there, 0.0).to(steep.dtype)
-            upstream = tl.load(gradient + row * neurons + n, inside & there, 0.0).to(steep.dtype)
+            upstream = tl.load(gradient + row * per_row + k * apart + c, inside & there, 0.0).to(steep.dtype)
             dx = upstream * derivative((current - threshold) * steep, kind)
             first += dx
             second += dx * (current - center)
@@ -149,7 +162,7 @@ def backward_sums(
 
 @triton.jit
 def backward_currents(
-    x, gradient, rows, channels, population, mean, scale, limit, width, factor, offset, slope, out,
+    x, gradient, rows, channels, population, apart, mean, scale, limit, width, factor, offset, slope, out,
     kind: tl.constexpr, tile: tl.constexpr, wide: tl.constexpr,
 ):  # fmt: skip
     """For each channel, dI = factor * (dx - offset - x * slope)."""
@@ -158,10 +171,11 @@ def backward_currents(
     per_deviation, share = tl.load(scale + c, there, 0.0), 1 / tl.load(width)
     current = tl.load(x + row * channels + c, inside & there, 0.0).to(per_deviation.dtype)
     dx = tl.zeros((tile, wide), per_deviation.dtype)
+    per_row = channels + (population - 1) * apart
     for k in range(population):
         n = k * channels + c
         distance = (current - tl.load(limit + n, there, 0.0)) * (per_deviation * share)
-        upstream = tl.load(gradient + row * population * channels + n, inside & there, 0.0).to(dx.dtype)
+        upstream = tl.load(gradient + row * per_row + k * apart + c, inside & there, 0.0).to(dx.dtype)
         dx += upstream * derivative(distance, kind)
     normalised = (current - tl.load(mean + c, there, 0.0)) * per_deviation
     others = tl.load(offset + c, there, 0.0) + normalised * tl.load(slope + c, there, 0.0)
@@ -170,4 +184,4 @@ def backward_currents(
 
 
 SUMS = {"moments": moments, "backward_sums": backward_sums}
-MAPS = {"affine": affine, "fire": fire, "backward_currents": backward_currents}
+MAPS = {"affine": affine, "fire": fire, "fire_tied": fire_tied, "backward_currents": backward_currents}

@@ -18,7 +18,7 @@ from onespike.models.over_time import over_time
 from onespike.models.registry import register_model
 from onespike.models.stem import make_stem
 from onespike.models.strict import PRESETS, SIZES, StrictConfig, StrictNetwork
-from onespike.models.strict_layers import Firing, Head, Windows, make_conv
+from onespike.models.strict_layers import Firing, Windows, make_conv, make_head
 from onespike.neurons import Carry
 from onespike.units.base import one_batch
 from onespike.units.layers import BatchNorm, Layers, MaxPool
@@ -106,16 +106,16 @@ class SpikingResNet(StrictNetwork):
         channels = config.width  # of the stream
         for stage, width in enumerate(factor * config.width for factor in config.stages):
             if stage:
-                add(channels, width, make_conv(config.population * channels, width, config), MaxPool())
+                add(channels, width, make_conv(channels, width, config), MaxPool())
                 channels = width
             if config.windows == "none":
                 for _ in range(config.depth - 1):
-                    add(width, width, make_conv(config.population * width, width, config))
+                    add(width, width, make_conv(width, width, config))
             else:
                 for _ in range(config.depth // 2):
                     add(width, width, Windows(width, next(kinds), config))
         self.blocks, self.fire = nn.Sequential(*blocks), Firing(channels, config)
-        self.head = Head(config.population * channels, num_classes, config.head)
+        self.head = make_head(channels, num_classes, config)
 
     def parts(self) -> Iterable[nn.Module]:
         """The layers after the stem."""

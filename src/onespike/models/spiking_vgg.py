@@ -9,7 +9,7 @@ from onespike.functional import window_kinds
 from onespike.models.registry import register_model
 from onespike.models.stem import make_stem
 from onespike.models.strict import PRESETS, SIZES, StrictConfig, StrictNetwork
-from onespike.models.strict_layers import Firing, Head, Windows, make_conv
+from onespike.models.strict_layers import Firing, Windows, make_conv, make_head
 from onespike.units.layers import Layers, MaxPool
 
 
@@ -36,13 +36,13 @@ class SpikingVGG(StrictNetwork):
             if layers:
                 layers += [make_conv(channels, width, config), MaxPool()]
             layers.append(Firing(width, config))
-            channels = config.population * width  # of the spikes
+            channels = width
             if config.windows == "none":
                 for _ in range(config.depth - 1):
                     layers += [make_conv(channels, width, config), Firing(width, config)]
             else:
                 layers += [Windows(width, next(kinds), config) for _ in range(config.depth // 2)]
-        self.layers, self.head = Layers(*layers), Head(channels, num_classes, config.head)
+        self.layers, self.head = Layers(*layers), make_head(channels, num_classes, config)
 
     def parts(self) -> Iterable[nn.Module]:
         """The layers after the stem."""

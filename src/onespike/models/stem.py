@@ -11,7 +11,7 @@ from onespike.errors import OnespikeError
 from onespike.functional.kernels import is_traced
 from onespike.models.recompute import recomputed
 from onespike.models.strict import StrictConfig
-from onespike.models.strict_layers import Firing
+from onespike.models.strict_layers import Firing, make_conv
 from onespike.units.layers import BatchNorm, Conv3x3, Layers, MaxPool, through
 
 #: Added to the variance of patches before they are divided by its root.
@@ -104,11 +104,14 @@ def make_stem(config: StrictConfig, in_channels: int, image_size: int) -> Stem:
             layers.append(nn.ReLU())
         elif config.stem == "spiking":
             layers.append(Firing(channels, config))
-            channels *= config.population
-    layers += [Conv3x3(channels, config.width, stride), MaxPool()]
+    reads_spikes = config.stem == "spiking"
+    layers.append(
+        make_conv(channels, config.width, config) if reads_spikes else Conv3x3(channels, config.width, stride)
+    )
+    layers.append(MaxPool())
     for _ in range(config.stem_layers - 1):
-        if config.stem == "spiking":
-            layers += [Firing(config.width, config), Conv3x3(config.population * config.width, config.width)]
+        if reads_spikes:
+            layers += [Firing(config.width, config), make_conv(config.width, config.width, config)]
         else:
             layers += [BatchNorm(config.width), nn.ReLU(), Conv3x3(config.width, config.width)]
     halvings = len(config.stages)

@@ -29,6 +29,8 @@ class StrictConfig(ModelConfig):
         stages: Channels of each stage, in units of `width`; the first is 1. Each stage but the first halves the map.
         depth: 3x3 convolutions in each stage; with windows an odd number, from 3 on.
         population: Neurons P of each channel, 1..16. They share a current and have a threshold each.
+        tied: Whether the neurons of a channel have the same weights in the next layer, not weights of their own. Then
+            training adds up their spikes first, at a P-th of the cost. Takes the head "mean".
         firing_rate: Share of the neurons that fire before training, above 0, at most 0.5: it sets their initial
             thresholds. Ternary neurons also fire below the negative threshold, which it does not count.
         neuron: The neurons.
@@ -58,6 +60,7 @@ class StrictConfig(ModelConfig):
     stages: tuple[int, ...] = (1, 4, 4)
     depth: int = 2
     population: int = 2
+    tied: bool = False
     firing_rate: float = 0.25
     neuron: NeuronConfig = field(default_factory=lambda: NeuronConfig(surrogate="triangle", surrogate_width=2.0))
     stem: Literal["whitening", "rectified", "spiking", "none"] = "whitening"
@@ -79,6 +82,8 @@ class StrictConfig(ModelConfig):
             raise OnespikeError(f"stages: expected 1 as the first, since `width` is the stem's, got {self.stages[0]}")
         if not 1 <= self.population <= MOST_NEURONS:
             raise OnespikeError(f"population: expected 1..{MOST_NEURONS}, got {self.population}")
+        if self.tied and (self.head, self.attention, self.windows) != ("mean", 0, "none"):
+            raise OnespikeError("tied: expected head mean, attention 0 and windows none; set them, or tied false")
         expect_spikes_over_time(self.neuron, self.time_steps)
         if self.attention < 0 or self.attention > self.width:
             raise OnespikeError(f"attention: expected 0 or up to width, {self.width}, got {self.attention}")

@@ -5,7 +5,11 @@ A batch norm stands directly before each threshold:
     V[k] = (I - mean) / deviation + shift[k]          S[k] = 1 where V[k] > threshold, else 0          k = 1..P
 
 The P neurons of a channel, its population, share its current I and differ in their learned shift, that is, in their
-threshold. Each has its own weights in the next layer.
+threshold. Each has its own weights in the next layer, or all have the same ones: then they are tied,
+
+    sum over k of W * S[k] = W * (sum over k of S[k])
+
+and training computes the right side, at a P-th of the cost.
 """
 
 from functools import partial
@@ -54,14 +58,17 @@ class Thresholds(nn.Module):
 
 
 class Firing(nn.Sequential):
-    """A batch norm, thresholds and neurons: currents (B, C, H, W) to spikes (B, P*C, H, W), or over time."""
+    """A batch norm, thresholds and neurons: currents (B, C, H, W) to spikes (B, P*C, H, W), or over time.
+
+    In training, the spikes of tied neurons are added up: (B, C, H, W).
+    """
 
     carries = True
 
     def __init__(self, channels: int, config: StrictConfig) -> None:
         neuron = make_neuron(config.population * channels, config.neuron)
         super().__init__(Thresholds(channels, config), neuron)
-        self.population = config.population
+        self.population, self.tied = config.population, config.tied
 
     def forward(self, currents: Tensor, carry: Carry | None = None) -> Tensor:
         """Fire; with a `carry`, currents are (T, B, C, H, W).
@@ -73,13 +80,16 @@ class Firing(nn.Sequential):
         fused = self._fused()
         if carry is None:
             if fused and has_kernels(currents):
-                return norm_fire(currents, *fused, neuron.surrogate)
-            return neuron.charge_and_fire(thresholds(currents))[1]  # as at a first time step
+                return norm_fire(currents, *fused, neuron.surrogate, self.tied)
+            return self._added(neuron.charge_and_fire(thresholds(currents))[1])  # as at a first time step
         alone = carry.ends and carry.before() is None and neuron.raw_decay is None
         if fused and alone and has_kernels_over_time(currents):
             carry.after.append(None)
-            return fire_over_time(currents, *fused, neuron.constant_decay, neuron.surrogate)
-        return neuron.over_time(each_step(currents, thresholds), carry)
+            return self._added(fire_over_time(currents, *fused, neuron.constant_decay, neuron.surrogate))
+        return self._added(neuron.over_time(each_step(currents, thresholds), carry))
+
+    def _added(self, spikes: Tensor) -> Tensor:
+        return spikes.unflatten(-3, (self.population, -1)).sum(-4) if self.tied and self.training else spikes
 
     def _fused(self) -> tuple[Tensor, BatchNorm, float] | None:
         """The kernels' arguments; None unless both layers are the library's own, in training, and unwatched."""
@@ -126,18 +136,35 @@ class Windows(nn.Module):
         return out, found.memory
 
 
+class TiedConv(Conv3x3):
+    """A 3x3 convolution with the same weights for all neurons of a channel: it reads their spikes, or their sums."""
+
+    def __init__(self, channels: int, out_channels: int, population: int) -> None:
+        super().__init__(channels, out_channels)
+        self.adds_up = population
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        """Map (B, P*C, H, W), or sums (B, C, H, W), to (B, C', H, W)."""
+        if spikes.shape[-3] == self.in_channels:
+            return super().forward(spikes)
+        return self._conv_forward(spikes, self.weight.repeat(1, self.adds_up, 1, 1), None)
+
+
 class Head(nn.Linear):
     """Linear, from spikes of the last map to logits: on each neuron's largest one, or averaged over all pixels."""
 
-    def __init__(self, channels: int, num_classes: int, kind: str) -> None:
+    def __init__(self, channels: int, num_classes: int, kind: str, adds_up: int = 1) -> None:
         super().__init__(channels, num_classes)
-        self.kind = kind
+        self.kind, self.adds_up = kind, adds_up
 
     def forward(self, spikes: Tensor) -> Tensor:
-        """Map (B, C, L, L) to (B, K)."""
+        """Map (B, C, L, L) to (B, K); for tied neurons (B, P*C, L, L), or their sums."""
         if self.kind == "or":
             return super().forward(spikes.amax((-2, -1)))
-        return super().forward(spikes.movedim(1, -1)).mean((1, 2))  # linear first: a mean of spikes is no spike
+        spikes = spikes.movedim(1, -1)  # linear first: a mean of spikes is no spike
+        own = spikes.shape[-1] == self.in_features
+        weight = self.weight if own else self.weight.repeat(1, self.adds_up)
+        return nn.functional.linear(spikes, weight, self.bias).mean((1, 2))
 
 
 class Attended(nn.Module):
@@ -169,7 +196,15 @@ class Attended(nn.Module):
         return each_step(spikes, self.conv) * gain[..., None, None]
 
 
-def make_conv(in_channels: int, out_channels: int, config: StrictConfig) -> nn.Module:
-    """A 3x3 convolution that reads spikes, with attention if the config asks for it."""
-    conv = Conv3x3(in_channels, out_channels)
+def make_conv(channels: int, out_channels: int, config: StrictConfig) -> nn.Module:
+    """A 3x3 convolution that reads the spikes of so many channels, with attention if the config asks for it."""
+    if config.tied:
+        return TiedConv(channels, out_channels, config.population)
+    conv = Conv3x3(config.population * channels, out_channels)
     return Attended(conv, config) if config.attention else conv
+
+
+def make_head(channels: int, num_classes: int, config: StrictConfig) -> Head:
+    """The head, which reads the spikes of so many channels."""
+    inputs, adds_up = (channels, config.population) if config.tied else (config.population * channels, 1)
+    return Head(inputs, num_classes, config.head, adds_up)

@@ -74,7 +74,10 @@ class Flops(Callback):
             pieces = self.network.segments()  # type: ignore[operator]
             again = {module for piece in pieces for module in piece.modules()}
         each, tallies = FORWARD + BACKWARD, look(self.network, image).items()
-        cost = sum(tally.macs * (each + FORWARD * (modules[path] in again)) for (path, *_), tally in tallies)
+        cost = 0
+        for (path, *_), tally in tallies:
+            layer = modules[path]  # which may add up the spikes of several neurons, in training, before it multiplies
+            cost += tally.macs // getattr(layer, "adds_up", 1) * (each + FORWARD * (layer in again))
         if self.teacher is not None:
             cost += sum(FORWARD * tally.macs for tally in look(self.teacher, image).values())
         return cost // NOISE
