@@ -113,6 +113,7 @@ STRICT: list[tuple[str, dict[str, Any]]] = [
     ("conv-tiny", {"preset": "strict", "depths": (1, 1), "channels": (8, 12), "fusion": "mean", "windows": "dilated"}),
     ("spiking-resnet-xs", {"width": 8, "stem": "rectified", "head": "mean"}),
     ("spiking-vgg-xs", {"width": 8, "stem": "spiking", "head": "mean"}),
+    ("spiking-resnet-xs", {"width": 8, "population": 3, "tied": True, "head": "mean"}),
 ]
 
 

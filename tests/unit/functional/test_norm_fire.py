@@ -75,11 +75,17 @@ def test_firing_equals_its_parts(surrogate, width, population, shape) -> None:
     assert 0 < firing_as_its_parts(surrogate, width, population, shape).mean() < 1
 
 
-def firing_as_its_parts(surrogate, width, population, shape) -> torch.Tensor:
+@pytest.mark.parametrize(("surrogate", "width", "population"), CONFIGS)
+def test_the_spikes_of_tied_neurons_are_added_up(surrogate, width, population) -> None:
+    sums = firing_as_its_parts(surrogate, width, population, (4, 17, 9, 9), tied=True)
+    assert sums.shape == (4, 17, 9, 9)
+    assert set(sums.unique().tolist()) == set(range(population + 1))
+
+
+def firing_as_its_parts(surrogate, width, population, shape, tied=False) -> torch.Tensor:
     """Compare outputs and gradients; give the spikes."""
-    config = StrictVGGConfig(
-        population=population, neuron=NeuronConfig(surrogate=surrogate, surrogate_width=width, threshold=0.4)
-    )
+    neuron = NeuronConfig(surrogate=surrogate, surrogate_width=width, threshold=0.4)
+    config = StrictVGGConfig(population=population, tied=tied, head="mean", neuron=neuron)
     results = []
     for slow in (False, True):
         torch.manual_seed(0)

@@ -83,13 +83,15 @@ def test_every_kernel_compiles_for_gpus(dtype, capabilities, tmp_path, monkeypat
     for surrogate in ("rectangle", "triangle"):
         shift = torch.zeros(2 * 48, requires_grad=True)
         norm_fire(x, shift, norm, 0.5, Surrogate(surrogate)).sum().backward()
+    norm_fire(x, shift, norm, 0.5, Surrogate("triangle"), tied=True).sum().backward()
     norm(x).sum().backward()
     assert {name: kernel.launches for _, name, kernel in kernels} == {
-        "moments": 3,
+        "moments": 4,
         "fire": 2,
+        "fire_tied": 1,
         "affine": 1,
-        "backward_sums": 3,
-        "backward_currents": 3,
+        "backward_sums": 4,
+        "backward_currents": 4,
     }
 
 

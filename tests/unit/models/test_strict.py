@@ -180,6 +180,7 @@ def test_a_shortcut_halves_the_map_by_means_and_repeats_channels_as_far_as_there
         {"stem_layers": 3, "stem": "none"},
         {"stem": "rectified"},
         {"stem": "spiking", "stem_layers": 2},
+        {"tied": True, "population": 3, "head": "mean", "stem": "spiking", "stem_layers": 2},
         {"preset": "windows"},
         {"preset": "windows", "windows": "dilated", "fusion": "none"},
         {"attention": 4},
@@ -197,6 +198,29 @@ def test_behind_the_stem_every_layer_reads_zeros_and_ones(name, overrides):
     if overrides.get("stem") == "spiking":  # but for the whitening, which the image is read by
         behind += [reading for reading in readings if reading.stem][1:]
     assert all(reading.product.arrives == "binary" and reading.product.step == 1 for reading in behind)
+
+
+@every_family
+@pytest.mark.parametrize("time_steps", [1, 2])
+def test_tied_neurons_are_neurons_with_the_same_weights(name, time_steps):
+    options = {"width": 4, "population": 3, "head": "mean", "stem": "spiking", "stem_layers": 2}
+    tied, own = (create_model(name, tied=one, time_steps=time_steps, **options).double() for one in (True, False))
+    state = tied.state_dict()
+    for key, value in own.state_dict().items():
+        if value.shape != state[key].shape:
+            state[key] = state[key].repeat(1, 3, *[1] * (value.ndim - 2))
+    own.load_state_dict(state)
+    x = images(8).double()
+    for network in (tied, own):
+        network(x).square().sum().backward()
+    gradients = {key: one.grad for key, one in own.named_parameters()}
+    for key, one in tied.named_parameters():
+        if one.grad is not None:
+            alike = len(gradients[key].flatten()) == len(one.flatten())
+            summed = gradients[key] if alike else gradients[key].unflatten(1, (3, -1)).sum(1)
+            torch.testing.assert_close(one.grad, summed, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(tied.eval()(x), own.eval()(x), rtol=1e-10, atol=1e-10)
+    assert tied(x).std() > 0
 
 
 def test_where_dilated_windows_overlap_spikes_with_a_sign_are_whole():
@@ -306,6 +330,8 @@ def test_images_of_other_sizes_are_taken(name, size, side, stem):
         ({"firing_rate": 0.0}, "firing_rate: expected 1e-6 <= firing_rate <= 0.5, got 0"),
         ({"population": 0}, "population: expected 1..16, got 0"),
         ({"population": 17}, "population: expected 1..16, got 17"),
+        ({"tied": True}, "tied: expected head mean, attention 0 and windows none; set them, or tied false"),
+        ({"tied": True, "head": "mean", "attention": 4}, "tied: expected head mean, attention 0"),
         ({"image_size": 8}, "image_size: spiking-.*-m halves the map 3 times, which leaves no pixel of 8"),
         ({"stages": (1, 1, 1, 1, 1)}, "halves the map 5 times, which leaves no pixel of 32; .*--model.stages"),
         ({"attention": 49}, "attention: expected 0 or up to width, 48, got 49"),

@@ -64,6 +64,14 @@ def test_it_is_six_times_macs_times_images(small, tmp_path: Path, precision):
     assert summary["pflop_before"] == 0
 
 
+def test_training_multiplies_once_for_all_neurons_that_are_tied(small):
+    sizes = {"num_classes": 10, "in_channels": 1, "image_size": 32, "width": 4, "head": "mean"}
+    options = ({"population": 1}, {"population": 3, "tied": True}, {"population": 3})
+    networks = [create_model("spiking-resnet-xs", **sizes, **one) for one in options]
+    one, tied, own = (steps(set_up(small(train__mixup=0.0), model=network), [32]) for network in networks)
+    assert one == tied < own
+
+
 def test_each_size_of_images_has_its_own_cost(small):
     trainer = set_up(small(train__mixup=0.0), model=Anywhere())
     macs = {side: 36 * side**2 + 40 for side in (16, 32)}
