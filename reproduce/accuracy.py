@@ -4,7 +4,7 @@ from typing import Any
 
 import reproduce.spikingjelly_networks  # noqa: F401 - registers its models
 from reproduce.outcome_figure import draw_rows
-from reproduce.plan import FULL_SIZE, PLAIN, FastSweep, Setting
+from reproduce.plan import FULL_SIZE, OWN_WEIGHTS, PLAIN, FastSweep, Setting
 
 RESNET: dict[str, Any] = {"model.name": "spiking-resnet-m"}
 FORMER = RESNET | PLAIN
@@ -22,8 +22,9 @@ MOMENTUM: dict[str, Any] = FULL_SIZE | {
 }
 SPIKINGJELLY = MOMENTUM | {"model.name": "spikingjelly-vgg"}
 
-#: The recipe as it is: images that grow make room for more epochs.
+#: Images that grow make room for more epochs than those of full size, and tied neurons for still more.
 GROWING: dict[str, Any] = {"train.epochs": 15}
+TIED: dict[str, Any] = {"train.epochs": 28}
 
 #: The paper's networks, with what they lack: the recipe cifar10/conv12-improved.
 IMPROVED: dict[str, Any] = FULL_SIZE | {"model.preset": "improved", "train.epochs": 8, "train.weight_decay": 0.2}
@@ -50,9 +51,12 @@ SPIKINGJELLY_TINY = TINY | MOMENTUM | {"model.name": "spikingjelly-resnet18", "m
 #: Rows by group, whose first word is the data set: what each changes.
 ROWS: dict[str, dict[str, dict[str, Any]]] = {
     "cifar10, 0.4 PFLOP": {
-        "spiking-resnet-m": RESNET | GROWING,
-        "its ReLU twin": RESNET | GROWING | TWIN,
-        "spiking-resnet-m, spiking stem": RESNET | {"model.stem": "spiking", "train.epochs": 14},
+        "spiking-resnet-m": RESNET | TIED,
+        "its ReLU twin": RESNET | TIED | TWIN,
+        "spiking-resnet-m, own weights": RESNET | OWN_WEIGHTS | GROWING,
+        "spiking-resnet-m, own weights, spiking stem": RESNET
+        | OWN_WEIGHTS
+        | {"model.stem": "spiking", "train.epochs": 14},
         "spiking-resnet-m, former stem and head": FORMER | GROWING,
         "its ReLU twin, former stem and head": FORMER | GROWING | TWIN,
         "spiking-resnet-m, full size": FORMER | FULL_SIZE,
@@ -67,7 +71,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
         "spiking-resnet-l": LARGE,
         "its ReLU twin": LARGE | TWIN,
         "spiking-resnet-l, full size": LARGE_AS_IT_WAS,
-        "spiking-resnet-l, rectified": {"model.name": "spiking-resnet-l", "train.epochs": 30},
+        "spiking-resnet-l, rectified, tied": {"model.name": "spiking-resnet-l", "train.epochs": 60},
     },
     "cifar10, 5 PFLOP": {"spiking-resnet-xl": LARGEST},
     "cifar10, 7 PFLOP": {"spiking-resnet-xl, 55 epochs": LARGEST | {"train.epochs": 55}},

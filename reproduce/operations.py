@@ -3,13 +3,13 @@
 from functools import partial
 
 from reproduce.costs import draw_costs
-from reproduce.plan import FastSweep, Setting
+from reproduce.plan import OWN_WEIGHTS, FastSweep, Setting
 
 #: Weights in the loss of the operations, as a share of the dense multiply-accumulates.
 PENALTIES = (0, 0.3, 1, 3, 10)
 #: The trained network, and how it is fine-tuned. A penalty is of an image at its full size.
 START = "pretrained:cifar10-spiking-resnet-m"
-FINE_TUNED = {"train.epochs": 2, "train.lr": 0.004, "train.warmup_epochs": 0.2, "train.start_size": 0}
+FINE_TUNED = OWN_WEIGHTS | {"train.epochs": 2, "train.lr": 0.004, "train.warmup_epochs": 0.2, "train.start_size": 0}
 
 OPERATIONS = FastSweep(
     name="operations",
