@@ -256,6 +256,18 @@ def test_fixed_point_numbers_are_as_exact_as_their_bits(tmp_path: Path) -> None:
         assert library.of_lowest(ctypes.c_uint32(word)) == (word & -word).bit_length() - 1
 
 
+def test_weights_that_tied_neurons_share_are_stored_once(digits: Tensor, tmp_path: Path, settled: Settle) -> None:
+    sizes = []
+    for tied in (True, False):
+        options = {"width": 6, "population": 3, "head": "mean", "tied": tied}
+        out = tmp_path / str(tied)
+        prove(create_model("spiking-vgg-xs", in_channels=1, **options), digits[:8], out, settled)
+        (line,) = (line for line in (out / "model.h").read_text().splitlines() if "Flash" in line)
+        sizes.append(int(line.split()[1].replace(",", "")))
+    weights = 9 * (6 * 6 + 6 * 24 + 3 * 24 * 24) + 24 * 10  # behind the stem, for one neuron of each channel
+    assert sizes[1] - sizes[0] == 2 * weights
+
+
 def test_bits_that_are_read_in_place_take_no_stack(tmp_path: Path) -> None:
     class Two(nn.Module):
         """Neurons of two thresholds that read the same currents, which are stored, and whose spikes are pooled."""

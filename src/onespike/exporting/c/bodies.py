@@ -42,8 +42,10 @@ class Bodies(Memory):
 
     def _body_conv(self, one: Conv) -> list[str]:
         window = self._window(one)
-        weights = self._table(one.weight, "float" if one.kind == "f32" else "int8_t")
-        kernel = "conv_bits_f32" if (one.source.kind, one.kind) == ("bits", "f32") else f"conv_{one.source.kind}"
+        of_spikes, kind = one.source.kind == "bits", "float" if one.kind == "f32" else "int8_t"
+        own = _own(one.weight) if of_spikes else one.source.channels
+        weights = self._table(one.weight[:, :, :own], kind) + (f", {own}" if of_spikes else "")
+        kernel = "conv_bits_f32" if of_spikes and one.kind == "f32" else f"conv_{one.source.kind}"
         return [f"{kernel}(&{window}, {weights}, {self._at(one.source)}, p, out);"]
 
     def _body_pixelconv(self, one: PixelConv) -> list[str]:
@@ -196,3 +198,10 @@ class Bodies(Memory):
 
 def _each(one: Map) -> str:
     return f"for (int c = 0; c < {one.channels}; c++)"
+
+
+def _own(weight: torch.Tensor) -> int:
+    """How many channels have weights (kh, kw, C_in, C_out) of their own, which those behind repeat: tied neurons."""
+    channels = weight.shape[2]
+    sizes = (n for n in range(1, channels + 1) if channels % n == 0)
+    return next(n for n in sizes if torch.equal(weight, weight[:, :, :n].repeat(1, 1, channels // n, 1)))

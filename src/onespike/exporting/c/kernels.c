@@ -31,8 +31,8 @@ static int tap(const window *w, int p, int row, int column)
 }
 
 /* kernel: conv_bits */
-/* Add a row of weights for each spike in the window. */
-static void NAME(const window *w, const WEIGHT *weights, const uint32_t *bits, int p, NUMBER *out)
+/* Add a row of weights for each spike in the window. Channel c has the rows of channel c % own. */
+static void NAME(const window *w, const WEIGHT *weights, int own, const uint32_t *bits, int p, NUMBER *out)
 {
     int words = (w->channels + 31) / 32;
     for (int o = 0; o < w->out; o++)
@@ -41,7 +41,7 @@ static void NAME(const window *w, const WEIGHT *weights, const uint32_t *bits, i
         int q = tap(w, p, t / w->kernel[1], t % w->kernel[1]);
         for (int i = 0; q >= 0 && i < words; i++)
             for (uint32_t left = bits[q * words + i]; left; left &= left - 1) {
-                const WEIGHT *row = weights + (t * w->channels + 32 * i + lowest(left)) * w->out;
+                const WEIGHT *row = weights + (t * own + (32 * i + lowest(left)) % own) * w->out;
                 for (int o = 0; o < w->out; o++)
                     out[o] += row[o];
             }
