@@ -1,9 +1,10 @@
-"""Output for people: terminals on which names from outside do nothing, and tables."""
+"""Output for people: terminals on which names from outside do nothing, tables, and bars of progress."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 from typing_extensions import override
@@ -30,6 +31,12 @@ def person(json: str | None = None) -> Terminal:
     if not console.is_terminal:
         console.width = 120  # in a file nothing needs to be cut: room for long names of layers
     return console
+
+
+def tracked(items: Iterable[Any], what: str, total: int | None = None, hidden: bool = False) -> Iterable[Any]:
+    """Iterate with a bar of progress, on the standard error, if that is a terminal."""
+    console = Console(stderr=True)
+    return track(items, what, total, console=console, transient=True, disable=hidden or not console.is_terminal)
 
 
 def plain_table(*columns: str, rows: Iterable[Sequence[str]] = (), wrap: bool = False) -> Table:

@@ -26,6 +26,7 @@ from onespike.data.sources.image import fit
 from onespike.durable import beside, digest_of, file_digest, flush, json_text, read_whole, remove
 from onespike.errors import OnespikeError, shown, warn
 from onespike.folders import flush_folder, folder_beside
+from onespike.terminal import tracked
 
 #: Increase it whenever the same source would give other files: older entries are then made anew.
 _FORMAT = 4
@@ -160,11 +161,7 @@ def _write_events(folder: Path, part: str, events: Callable[[int], np.ndarray], 
 
 def _decoder(content: Content, name: str, image_size: int | None) -> Callable[[str], Iterator[np.ndarray]]:
     """Make a decoder of a part: images resized, square, as large as the first, in grey if all are, else in colour."""
-    from rich.console import Console
-    from rich.progress import track
-
     content.check(name)
-    console = Console(stderr=True)
     first: tuple[int, str] | None = None
 
     @cache
@@ -173,8 +170,8 @@ def _decoder(content: Content, name: str, image_size: int | None) -> Callable[[s
 
     def decoded(which: str) -> Iterator[np.ndarray]:
         nonlocal first
-        part, numbers, hidden = content.parts[which], range(len(content.parts[which].labels)), not console.is_terminal
-        for index in track(numbers, f"decoding {name} (once)", console=console, transient=True, disable=hidden):
+        part = content.parts[which]
+        for index in tracked(range(len(part.labels)), f"decoding {name} (once)"):
             pixels, origin = part.pixels(index), part.origins[index]
             if not pixels.size:
                 raise OnespikeError(f"{origin}: no pixels; expected some; restore it")

@@ -9,8 +9,6 @@ from statistics import mean, stdev
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 
 from onespike.configs import convert
@@ -20,6 +18,7 @@ from onespike.data.loader import EvalLoader, Share
 from onespike.data.sources import EVENTS
 from onespike.durable import csv_text, path_of, save_json, save_text
 from onespike.errors import OnespikeError, unknown, warn
+from onespike.terminal import tracked
 from onespike.training.checkpoint import ModelCard
 from onespike.training.layout import laid_out
 from onespike.training.losses import over_time
@@ -208,10 +207,8 @@ def evaluate(
     # The network knows its images as they were normalised in training, wherever these come from.
     batches = EvalLoader(images, card.mean, card.std, batch_size or config.batch_size, share)
     deterministic = card.draws is False
-    console = Console(stderr=True)
-    hidden = not (accelerator.is_main_process and console.is_terminal)
     total = math.ceil(len(images) / batches.batch_size)
-    bar = partial(track, total=total, console=console, transient=True, disable=hidden)
+    bar = partial(tracked, total=total, hidden=not accelerator.is_main_process)
     every, count = range(1 if deterministic else passes), len(card.classes)
 
     def scored(network: nn.Module, what: str) -> list[Scores]:

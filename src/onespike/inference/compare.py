@@ -7,14 +7,13 @@ from statistics import median
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 
 from onespike.clock import interleaved, watch_machine
 from onespike.data.augment import seeded
 from onespike.data.loader import derive_seed
 from onespike.errors import OnespikeError
+from onespike.terminal import tracked
 
 #: Sizes of the batches that are timed.
 BATCHES = (1, 8, 64)
@@ -125,10 +124,7 @@ def compare(
     with watch_machine() as machine:
         seconds = {size: _timed(candidates, batches[0][0], size, rounds) for size in sizes}
     right, same = dict.fromkeys(candidates, 0), dict.fromkeys(candidates, 0)
-    console = Console(stderr=True)
-    for number, (images, labels) in enumerate(
-        track(batches, "accuracy", console=console, transient=True, disable=not console.is_terminal)
-    ):
+    for number, (images, labels) in enumerate(tracked(batches, "accuracy")):
         expected = None
         for name, one in candidates.items():
             torch.manual_seed(derive_seed(0, number))  # a Bernoulli encoding draws the same for all
