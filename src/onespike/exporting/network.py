@@ -71,10 +71,6 @@ class Exported(nn.Module):
             return images.movedim(-1, 1).contiguous()
         return self.contract.normalise(images)
 
-    def calls(self) -> int:
-        """Number of calls of layers of neurons whose spikes the graph returns."""
-        return len(self.program().graph_signature.user_outputs) - 1
-
     def program(self, dynamic: bool = True) -> torch.export.ExportedProgram:
         """The graph, for any batch or for one image.
 

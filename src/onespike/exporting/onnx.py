@@ -34,7 +34,8 @@ def write(exported: Exported, folder: Path) -> dict[str, Target]:
     expect_packages()
     import onnx
 
-    names = ["logits", *(f"spikes{number}" for number in range(exported.calls()))]
+    outputs = exported.program().graph_signature.user_outputs  # logits, then the spikes of each call of a layer
+    names = ["logits", *(f"spikes{number}" for number in range(len(outputs) - 1))]
     watched = graph(exported, names)
     plain = onnx.ModelProto()
     plain.CopyFrom(watched)
