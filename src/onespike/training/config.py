@@ -58,7 +58,8 @@ class TrainConfig:
         teacher_weight: Share of the teacher's answers in the loss, 0..1; the rest is the loss of the labels.
         teacher_temperature: Temperature by which both networks' logits are divided before they are compared.
         teacher_features: Weight in the loss of the squared distance between the student's and the teacher's features:
-            the outputs of layers of neurons of the same name and shape, divided by their norm; 0 is off.
+            the outputs of layers of neurons of the same name and shape, divided by their norm; 0 is off. Above 0 only
+            with a `teacher`.
         recompute: Save only what passes between blocks, or layers of neurons, and run each again in the backward pass
             (activation checkpointing): less memory, more time, the same numbers. For spiking networks of the library;
             not together with `rate_penalty` or `energy_budget`.
@@ -138,6 +139,9 @@ class TrainConfig:
         ):
             if getattr(self, name) and (self.rate_penalty or self.energy_budget):
                 raise OnespikeError(f"train.{name} and train.rate_penalty or train.energy_budget: {reason}")
+        if self.teacher_features and not self.teacher:
+            expected = "expected a train.teacher whose features are learned, got none; name one, or set 0"
+            raise OnespikeError(f"train.teacher_features: {expected}")
         if self.batch_size % self.accumulate:
             reason = f"{self.batch_size} images cannot be split into {self.accumulate} parts"
             raise OnespikeError(f"train.accumulate: {reason}")

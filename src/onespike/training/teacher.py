@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 
 #: The teacher that is the student's artificial twin, and its folder in the student's run.
 TWIN, FOLDER = "twin", "teacher"
-#: Options that are switched off for a twin: it fires no spikes.
-SPIKES_ALONE: dict[str, Any] = {"rate_penalty": 0.0, "energy_budget": 0.0, "hoyer": 0.0, "surrogate_width_end": 0.0}
+#: Options that are switched off for a twin: it fires no spikes, and has no teacher.
+NOT_OF_TWINS: dict[str, Any] = {"rate_penalty": 0.0, "energy_budget": 0.0, "hoyer": 0.0, "surrogate_width_end": 0.0}
+NOT_OF_TWINS |= {"teacher": "", "teacher_features": 0.0}
 #: Options of windows that a twin has none of, where its student has windows.
 IN_WINDOWS: dict[str, Any] = {"fusion": "none", "region_threshold": None}
 
@@ -183,7 +184,7 @@ def twin_of(recipe: Recipe) -> Recipe:
     changes |= {"preset": "ann", **preset} if preset else {}
     changes |= {"time_steps": 1} if "time_steps" in values else {}
     twin = make(type(model), {**values, **changes}, "model")
-    return replace(recipe, model=twin, train=replace(recipe.train, teacher="", **SPIKES_ALONE))
+    return replace(recipe, model=twin, train=replace(recipe.train, **NOT_OF_TWINS))
 
 
 def find_teacher(recipe: Recipe, data: Dataset) -> Found:

@@ -64,7 +64,8 @@ class Line(torch.nn.Module):
 def test_a_step_is_the_equation_written_out_in_plain_torch(small, taught, features):
     recipe = small(**EXACT, train__teacher=str(taught), train__teacher_weight=0.3, train__teacher_features=features,
                    train__teacher_temperature=1.7, train__accumulate=2)  # fmt: skip
-    made, plain = set_up(recipe), set_up(replace(recipe, train=replace(recipe.train, teacher="")))
+    alone = replace(recipe.train, teacher="", teacher_features=0.0)
+    made, plain = set_up(recipe), set_up(replace(recipe, train=alone))
     images, labels = next(made.batches.epoch(0))
     seen: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {"student": [], "teacher": []}
     networks = {"student": plain.network, "teacher": Run.open(taught).model().double()}
@@ -178,7 +179,7 @@ def test_a_twin_is_trained_first_by_the_same_recipe(small, tmp_path, precision):
     summary = train(recipe, tmp_path / "run", quiet=True)
     twin = Run.open(tmp_path / "run" / "teacher")
     assert (twin.recipe.model.neuron.name, twin.recipe.model.channels) == ("relu", recipe.model.channels)
-    assert twin.recipe.train == replace(recipe.train, teacher="", rate_penalty=0.0)
+    assert twin.recipe.train == replace(recipe.train, teacher="", teacher_features=0.0, rate_penalty=0.0)
     assert summary["teacher_pflop"] == twin.summary["pflop"]
     # Both networks have the same layers: what a teacher adds is a third of what training costs.
     assert summary["pflop"] == pytest.approx(twin.summary["pflop"] * 8 / 6, rel=1e-12)
@@ -259,8 +260,9 @@ def test_of_a_teacher_the_best_weights_teach(small, tmp_path):
     ],
 )
 def test_the_twin_of_every_kind_of_model_is_artificial(small, name, overrides):
-    penalties = {"train__hoyer": 1.0, "train__surrogate_width_end": 1.0, "train__energy_budget": 1.0}
-    recipe = replace(small(train__teacher="twin", **penalties), model=model_config(name, **overrides))
+    others = {"train__hoyer": 1.0, "train__surrogate_width_end": 1.0, "train__energy_budget": 1.0}
+    recipe = small(train__teacher="twin", train__teacher_features=1.0, **others)
+    recipe = replace(recipe, model=model_config(name, **overrides))
     twin = twin_of(recipe).model
     assert twin_of(recipe).train == small().train, "neither taught nor penalised"
     assert (twin.name, twin.neuron.name, twin.neuron.learnable_threshold) == (name, "relu", "none")
@@ -409,3 +411,5 @@ def test_bad_values():
         with pytest.raises(OnespikeError, match=f"train.{next(iter(values))}: expected"):
             TrainConfig(**values)
     assert TrainConfig(teacher_weight=1.0).teacher == ""
+    with pytest.raises(OnespikeError, match=r"train\.teacher_features: expected a train\.teacher .* set 0"):
+        TrainConfig(teacher_features=1.0)
