@@ -45,7 +45,10 @@ class Callback:
         """Called before step `number`, counted over all epochs; a learning rate set here holds for this step."""
 
     def weights(self) -> AbstractContextManager[None]:
-        """Context in which the network has the weights to compute with; entered to compute and to save."""
+        """Context in which the network has the weights to compute with; entered to compute and to save.
+
+        Not together with `train.ema`.
+        """
         return nullcontext()
 
     def forward(self) -> AbstractContextManager[None]:

@@ -90,6 +90,9 @@ class Trainer:
             takes = f"each of {accelerator.num_processes} processes takes {part} of {size} images"
             expected = f"expected a multiple of train.accumulate ({config.accumulate}), and an even number for Mixup"
             raise OnespikeError(f"train.batch_size: {takes}; {expected}")
+        if config.ema and (odd := [one for one in callbacks if type(one).weights is not Callback.weights]):
+            state = f"{type(odd[0]).__name__} changes the weights to compute with, and averages would replace them"
+            raise OnespikeError(f"callbacks and train.ema: {state}; leave one of the two out")
         expect_suitable(self.network, self.loss, recipe, data, share)
         self.average = MovingAverage(self.network, config.ema) if config.ema else None
         self.reset = resetter(self.network)

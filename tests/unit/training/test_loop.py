@@ -849,6 +849,11 @@ def test_weights_that_a_callback_has_made_to_compute_with_are_tested_as_they_are
     assert summary["test_loss"] == pytest.approx(tested.loss.mean, rel=1e-6)
 
 
+def test_an_average_in_place_of_a_callbacks_weights_is_refused(small):
+    with pytest.raises(OnespikeError, match=r"callbacks and train\.ema: Halved changes the weights to compute with"):
+        set_up(small(train__ema=0.9, data__limit=60), callbacks=[Halved()])
+
+
 def test_a_network_of_several_outputs_in_training_is_refused(small, tmp_path: Path):
     class Two(torch.nn.Module):
         def __init__(self) -> None:
