@@ -77,7 +77,8 @@ def learn_from(network: nn.Module, data: Dataset, passed: bool = False) -> None:
     learners: list[Any] = [layer for layer in layers if not getattr(layer, "is_set", passed)]
     seen = [number for name, number in network.named_buffers() if name.endswith("num_batches_tracked")]
     if learners and not (passed and any(number.any() for number in seen)):
-        most = min(LEARNT_FROM, max(1, LEARNT_FROM * 64**2 // data.image_size**2))  # of large images fewer will do
+        pixels = data.frames * data.image_size**2  # of large images, and of recordings of many frames, fewer will do
+        most = min(LEARNT_FROM, max(1, LEARNT_FROM * 64**2 // pixels))
         positions = np.random.default_rng(0).permutation(len(data.train))[:most]
         images = BatchAugment(data.mean, data.std)(data.train.gather(positions)[0])
         images = images.flatten(0, -4)  # frames of events are images each

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch.utils.data import TensorDataset
 
-from onespike.data.dataset import as_dataset
+from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader
+from onespike.data.sets import ImageSet
 from onespike.errors import OnespikeError
 from onespike.evaluation import evaluate
 from onespike.models import create_model, model_config
@@ -47,17 +48,21 @@ def some_steps(recipe, steps: int) -> dict[str, torch.Tensor]:
     return made.network.state_dict()
 
 
-@pytest.mark.parametrize(("side", "expected"), [(32, 10), (64, 10), (128, 2), (256, 1)])
-def test_layers_learn_from_fewer_of_large_images(side, expected, monkeypatch):
+@pytest.mark.parametrize(
+    ("side", "frames", "expected"), [(32, 1, 10), (64, 1, 10), (128, 1, 2), (256, 1, 1), (32, 4, 10), (64, 5, 2)]
+)
+def test_layers_learn_from_fewer_of_large_images_and_of_many_frames(side, frames, expected, monkeypatch):
     class Learner(torch.nn.Module):
         def learn_from(self, images: torch.Tensor) -> None:
             seen.append(tuple(images.shape))
 
     seen: list[tuple[int, ...]] = []
     monkeypatch.setattr("onespike.training.set_up.LEARNT_FROM", 10)
-    images = TensorDataset(torch.zeros(12, 1, side, side), torch.arange(12) % 2)
-    learn_from(Learner(), as_dataset({"train": images, "test": images}, holdout=0))
-    assert seen == [(expected, 1, side, side)]
+    shape = (12, side, side, frames, 1) if frames > 1 else (12, side, side, 1)
+    images = ImageSet(np.zeros(shape, np.uint8), np.arange(12) % 2, np.arange(12))
+    described = {"name": "some", "classes": ("0", "1"), "mean": (0.5,), "std": (0.5,)}
+    learn_from(Learner(), Dataset.of({"train": images, "test": images}, **described))
+    assert seen == [(frames * expected, 1, side, side)]
 
 
 def test_a_whitening_that_nothing_has_set_is_set_by_the_images_in_a_network_that_was_passed_too(small):
