@@ -23,7 +23,7 @@ from onespike.neurons.watch import is_spiking
 from onespike.tensors import expect_alike, expect_finite, expect_weights, to_save
 from onespike.training.callbacks import to_round
 from onespike.training.checkpoint import Checkpoint, ModelCard
-from onespike.training.pretrained import FILES, REPOSITORY, expect_local, progress_of
+from onespike.training.pretrained import FILES, HUB, PACKAGE, REPOSITORY, expect_local, progress_of
 from onespike.training.recipe import Recipe, dump
 from onespike.training.run import Run, expect_results, load
 from onespike.training.teacher import SOURCES
@@ -132,7 +132,8 @@ def _without_places(recipe: Recipe) -> Recipe:
     place = data.root or ""  # of the Hub it may be owner/name:configuration
     is_public = data.name == "hub" and REPOSITORY.fullmatch(place.partition(":")[0]) and not Path(place).is_dir()
     data = replace(data, root=place if is_public else None, cache=None, workers=0, init_args=_public(data.init_args))
-    named = teacher if teacher.partition(":")[0] in SOURCES else Path(teacher).resolve().name if teacher else ""
+    anywhere = teacher.startswith((PACKAGE, HUB, *(f"{one}:" for one in SOURCES)))
+    named = teacher if anywhere else Path(teacher).resolve().name if teacher else ""
     loss = recipe.loss and replace(recipe.loss, init_args=_public(recipe.loss.init_args))
     return replace(recipe, data=data, train=replace(recipe.train, teacher=named), loss=loss)
 

@@ -52,9 +52,9 @@ class TrainConfig:
         int8_weights: Quantization-aware training: compute with the weights of convolutions and linear layers rounded to
             8 bits, each output channel with a scale of its own, while the optimiser moves the exact ones: `onespike
             optimise` then loses nothing by rounding. Not together with `ema`.
-        teacher: Distillation: a network whose answers are learned beside the labels. A run folder; "torchvision:NAME"
-            or "timm:NAME" with their pretrained weights; or "twin", the same model with ReLUs, trained first by the
-            same recipe, into the folder `teacher` of the run. Empty for none.
+        teacher: Distillation: a network whose answers are learned beside the labels. A run folder, pretrained:NAME
+            or hub:USER/NAME; "torchvision:NAME" or "timm:NAME" with their pretrained weights; or "twin", the same model
+            with ReLUs, trained first by the same recipe, into the folder `teacher` of the run. Empty for none.
         teacher_weight: Share of the teacher's answers in the loss, 0..1; the rest is the loss of the labels.
         teacher_temperature: Temperature by which both networks' logits are divided before they are compared.
         teacher_features: Weight in the loss of the squared distance between the student's and the teacher's features:

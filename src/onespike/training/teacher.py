@@ -29,6 +29,7 @@ from onespike.training.callbacks import Callback
 from onespike.training.checkpoint import ModelCard
 from onespike.training.layout import laid_out
 from onespike.training.losses import over_time
+from onespike.training.pretrained import HUB, PACKAGE
 from onespike.training.recipe import Recipe
 from onespike.training.requirements import expect_sizes
 from onespike.training.run import Run
@@ -193,7 +194,7 @@ def find_teacher(recipe: Recipe, data: Dataset) -> Found:
     if teacher == TWIN:
         return _of_card(ModelCard.of(twin_of(recipe), data))
     source, colon, name = teacher.partition(":")
-    if not colon or Path(teacher).exists():
+    if not colon or teacher.startswith((PACKAGE, HUB)) or Path(teacher).exists():
         try:
             run = Run.open(teacher)
             checkpoint = run.checkpoint("best")
@@ -204,7 +205,7 @@ def find_teacher(recipe: Recipe, data: Dataset) -> Found:
         except OnespikeError as error:
             raise OnespikeError(f"train.teacher: {error}; or twin, torchvision:NAME, timm:NAME") from error
     if source not in SOURCES:
-        raise unknown("train.teacher", teacher, [TWIN, "RUN", *(f"{one}:NAME" for one in SOURCES)])
+        raise unknown("train.teacher", teacher, [TWIN, "RUN", *(f"{one}:NAME" for one in (*SOURCES, "pretrained"))])
     try:
         return SOURCES[source](name)
     except OnespikeError:

@@ -51,6 +51,7 @@ def test_a_folder_of_somebody_else_stays(
         ("twin", "twin"),
         ("timm:resnet18.a1_in1k", "timm:resnet18.a1_in1k"),
         ("torchvision:resnet18", "torchvision:resnet18"),
+        ("hub:owner/net", "hub:owner/net"),
         ("", ""),
     ],
 )

@@ -20,7 +20,7 @@ from onespike.training import Run, Stopped, TrainConfig, load_recipe, teacher, t
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.flops import Flops
 from onespike.training.set_up import set_up
-from onespike.training.teacher import Found, twin_of
+from onespike.training.teacher import Found, find_teacher, twin_of
 from tests.running import raising
 
 #: Nothing is drawn but Mixup; one step of plain SGD.
@@ -348,8 +348,9 @@ def test_without_a_network_one_line_says_where_weights_come_from(small, tmp_path
 @pytest.mark.parametrize(
     ("name", "message"),
     [
+        ("pretrained:nothing", r"train.teacher: .*'nothing'"),
         ("nothing/here", r"train.teacher: nothing/here is not a run: .*; or twin, torchvision:NAME, timm:NAME"),
-        ("keras:resnet", r"unknown train.teacher 'keras:resnet'.*known: RUN, timm:NAME, torchvision:NAME, twin"),
+        ("keras:resnet", r"unknown train.teacher 'keras:resnet'.*known: RUN, pretrained:NAME, timm:NAME, torchvision"),
         ("timm:resnet81", r"unknown train.teacher timm 'resnet81': did you mean 'resnet"),
         ("torchvision:resnet81", r"unknown train.teacher torchvision 'resnet81': did you mean 'resnet18'"),
     ],
@@ -359,6 +360,12 @@ def test_a_teacher_that_does_not_exist(small, tmp_path, name, message):
         train(small(train__teacher=name), tmp_path / "run")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_network_of_the_package_teaches(small):
+    found = find_teacher(small(train__teacher="pretrained:digits-spiking-vgg-xs"), None)
+    assert (type(found.network).__name__, found.size, len(found.classes)) == ("SpikingVGG", 32, 10)
+    assert found.flops == 2559560908800
 
 
 def test_a_teacher_that_was_passed_from_python_is_told_what_to_do(small, tmp_path):
