@@ -2,6 +2,7 @@
 
 import os
 from datetime import timedelta
+from fnmatch import fnmatch
 from typing import Any
 
 import torch
@@ -50,13 +51,16 @@ def parameter_groups(config: TrainConfig, model: nn.Module) -> list[dict[str, An
     """Split the parameters into those exempt from weight decay, which may learn at another rate, and the weights.
 
     Exempt are parameters along a single axis, in whatever shape (biases, norms, thresholds), and those that the model
-    names in `no_weight_decay`, a method or a set. Muon makes the steps of matrices orthogonal, those named there
-    included. The head, which is the last weight, and what is no matrix to timm take AdamW's steps (Jordan et al. 2024).
+    names in `no_weight_decay`, a method or a set of names or patterns. Muon makes the steps of matrices orthogonal,
+    those named there included. The head, which is the last weight, and what is no matrix to timm take AdamW's steps
+    (Jordan et al. 2024).
     """
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     exempt = {name for name, shape in shapes.items() if shape.numel() == max(shape, default=1)}
     named = getattr(model, "no_weight_decay", ())
-    exempt |= set(named() if callable(named) else named)
+    patterns = tuple(named() if callable(named) else named)
+    plain = {name: name.replace("_orig_mod.", "") for name in shapes}  # which torch.compile puts before all it wraps
+    exempt |= {name for name, one in plain.items() if any(fnmatch(one, pattern) for pattern in patterns)}
     head = [name for name in shapes if name not in exempt][-1:] if "muon" in config.optimizer else []
     groups: list[dict[str, Any]] = param_groups_weight_decay(
         model, 1.0, no_weight_decay_list=exempt, fallback_list=head

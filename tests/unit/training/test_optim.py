@@ -112,6 +112,15 @@ def test_a_network_may_name_what_is_exempt(named: Any) -> None:
     assert (len(vectors["params"]), len(weights["params"])) == (7, 1)
 
 
+@pytest.mark.parametrize("pattern", ["head.weight", "head.w*"])
+def test_a_network_inside_torch_compile_names_what_is_exempt(pattern: str) -> None:
+    compiled = nn.Module()  # as `torch.compile` makes it: it has its network's attributes
+    compiled._orig_mod = Small()
+    compiled.no_weight_decay = {pattern}
+    vectors, weights = make_optimizer(TrainConfig(), compiled).param_groups
+    assert (len(vectors["params"]), len(weights["params"])) == (7, 1)
+
+
 def test_at_every_step_the_rate_is_so_many_times_that_of_the_weights() -> None:
     config = TrainConfig(epochs=4, warmup_epochs=1, lr=0.1, norm_lr_factor=64.0, noise_range=(0.5, 0.9), min_lr=0.01)
     optimizer = make_optimizer(config, Small())
