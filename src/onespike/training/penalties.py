@@ -33,8 +33,8 @@ class EnergyBudget(Callback):
             raise OnespikeError(f"train.rate_penalty and train.energy_budget: {expected}")
         if 0 < budget <= (least := 1e6 * self.meter.least):
             state = f"the layers that read real values take {least:.4g} µJ an image, however little the network fires"
-            remedy = "(--model.preset strict has only a stem of them)"
-            raise OnespikeError(f"train.energy_budget: {state}; expected more, got {budget:g} {remedy}")
+            fewer = "spiking-vgg and spiking-resnet have fewer by --model.stem spiking, others by --model.preset strict"
+            raise OnespikeError(f"train.energy_budget: {state}; expected more, got {budget:g} ({fewer})")
         # Sums of synaptic operations and joules: of this process's images in this step, and of all images in this
         # epoch, with their number. A penalty that was added at a resumption has not seen the epoch's first images.
         self._step, self._epoch = [0.0, 0.0], [0.0, 0.0, 0.0]
