@@ -87,7 +87,7 @@ class SpikeMonitor:
                 seen = {shape: int(count) for shape, count in zip(fired, kept["seen"], strict=True)}
                 for shape, spikes in fired.items():
                     possible = (spikes >= 0) & (spikes <= seen[shape])
-                    if spikes.dtype != torch.float32 or not len(possible) or not possible.all():
+                    if spikes.dtype != torch.float32 or not spikes.numel() or not possible.all():
                         raise ValueError(f"expected how often each neuron fired in {seen[shape]} images")
                 self._counts[layer] = _Counts(fired, seen, int(kept["supported"]), int(kept["potentials"]))
 

@@ -655,6 +655,16 @@ def test_a_group_is_silent_if_one_of_its_layers_is():
     }
 
 
+def test_counts_of_neurons_without_channels_go_on_too():
+    neuron = make_neuron(1, NeuronConfig())
+    monitor, later = SpikeMonitor(neuron), SpikeMonitor(neuron)
+    with monitor.watch():
+        neuron(torch.tensor([0.0, 1.0]))  # one neuron, two images
+    later.load_state(monitor.state())
+    assert later.summary() == monitor.summary()
+    assert later.summary()[""].firing_rate == 0.5
+
+
 def test_the_first_step_of_an_epoch_is_watched_and_each_of_so_many():
     neuron, due, rates = make_neuron(3, NeuronConfig()), [], []
     monitor, trainer = Monitor(neuron, 3), SimpleNamespace(progress=Progress())
