@@ -79,7 +79,10 @@ class Teacher(Callback):
         self.layers: set[str] = set()  # paths of the layers of neurons whose features are compared
         self._seen: tuple[Tensor, Tensor, dict[str, Tensor]] | None = None
         self._expect_to_suit(data, share)
-        expect_sizes(self.seeing, data, share, self.config)
+        try:
+            expect_sizes(self.seeing, data, share, self.config)
+        except OnespikeError as error:  # which takes it for the model that is trained
+            raise OnespikeError(f"train.teacher: {self.config.teacher}: {error}") from error
 
     def start(self, trainer: "Trainer") -> None:
         """Take the weights of a twin, which is trained by now."""

@@ -396,6 +396,9 @@ def test_a_teacher_that_does_not_suit(small, taught, monkeypatch):
     given(Line(), monkeypatch)
     with pytest.raises(OnespikeError, match=r"train.teacher_features: expected layers of neurons .*timm:any has none"):
         set_up(small(train__teacher="timm:any", train__teacher_features=1.0))
+    any_size = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(1, 10))
+    with pytest.raises(OnespikeError, match=r"train.teacher: timm:any: train.start_size: .*\(2, 1, 16, 16\)"):
+        set_up(small(train__teacher="timm:any", train__start_size=16), any_size)
     images = torch.randint(256, (40, 3, 32, 32), dtype=torch.uint8)
     colour = torch.utils.data.TensorDataset(images, torch.arange(40) % 10)
     with pytest.raises(OnespikeError, match=r"its images have 1 channels, those of TensorDataset 3"):
