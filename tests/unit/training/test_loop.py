@@ -560,6 +560,15 @@ def test_scores_equal_a_count_by_hand(small):
     assert torch.equal(scores.confusion, table)
 
 
+def test_a_run_in_fp64_is_evaluated_with_all_digits_of_its_weights(small, tmp_path: Path):
+    trainer, run = set_up(small(train__precision="fp64", data__limit=60)), Run(tmp_path / "run")
+    torch.nn.init.normal_(trainer.network.head.weight)  # by digits that float32 has not
+    run.begin(trainer.recipe)
+    trainer.checkpoint().save(run.best)
+    found = evaluate(run, part="validation", device="cpu")
+    assert found.loss.mean == pytest.approx(trainer.evaluate(trainer.held_out).loss, rel=1e-13)
+
+
 def test_of_equal_logits_the_first_is_the_guess(small):
     made = set_up(small(**QUIET))
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 100), torch.nn.Hardtanh(1, 2))
