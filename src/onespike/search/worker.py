@@ -29,6 +29,7 @@ from onespike.search.space import as_chosen
 from onespike.training.callbacks import Callback, Pruning, Step
 from onespike.training.config import TrainConfig
 from onespike.training.interrupt import is_requested
+from onespike.training.layout import laid_out
 from onespike.training.loop import Diverged, Stopped, train
 from onespike.training.optim import make_accelerator
 from onespike.training.recipe import Recipe, differences, load_recipe
@@ -254,8 +255,9 @@ def count_energy(run: Run) -> dict[str, float]:
     device, card = make_accelerator(TrainConfig(device=run.recipe.train.device)).device, checkpoint.card
     loader = EvalLoader(held_out.spread(IMAGES), card.mean, card.std, BATCH, Share(device))
     batches = [images for images, _ in loader]  # what cannot be read is no fault of these values
+    network = laid_out(checkpoint.network().to(device), batches[0].narrow(-4, 0, 1))
     try:
-        found = audit(checkpoint.network().to(device).eval(), batches)
+        found = audit(network.eval(), batches)
     except OnespikeError as error:  # a network of these values cannot be counted, however often it is trained
         raise _Refused(str(error)) from error
     return {convention: 1e6 * found.energy(convention).total for convention in CONVENTIONS}

@@ -28,7 +28,9 @@ from onespike.search.worker import Job, work
 from onespike.training import Run, load
 from onespike.training.callbacks import Callback
 from onespike.training.interrupt import Interrupt, Stopped
+from onespike.training.layout import laid_out
 from onespike.training.recipe import load_recipe
+from onespike.training.set_up import set_up
 from onespike.training.trainer import Diverged, Trainer
 from tests.running import raising
 from tests.unit.search.trial import TINY
@@ -85,7 +87,8 @@ def test_trials_are_runs_chosen_by_the_held_out_images(job, tmp_path, monkeypatc
             assert one.energy == worker.count_energy(run)["field"]
         data = run.dataset()
         batches = [images for images, _ in EvalLoader(data.validation, data.mean, data.std, 64)]
-        assert one.energy == pytest.approx(1e6 * audit(load(run.folder), batches).energy("field").total)
+        network = laid_out(load(run.folder), batches[0])
+        assert one.energy == pytest.approx(1e6 * audit(network, batches).energy("field").total)
     assert not (tmp_path / studies.WORKERS).exists()
     write_report(tmp_path, found, ["--recipe", "<digits>"], "field", study)
     page = (tmp_path / "search.html").read_text()
@@ -487,6 +490,16 @@ def test_a_network_that_cannot_be_counted_is_refused(job, monkeypatch):
     assert work(job(1, "field")) == 0
     (one,) = studies.tried(study_of(job(1, "field")), "field")
     assert one.outcome == "refused: the network's head does aten.cumprod, which the audit cannot count"
+
+
+def test_the_energy_of_a_network_that_takes_views_of_maps_is_counted(tmp_path):
+    allow_imports("tests.unit.search.trial")
+    options = {"model.class_path": "tests.unit.search.trial.Viewed", "data.limit": 60}
+    made, run = set_up(load_recipe("digits", options)), Run(tmp_path / "run")
+    run.begin(made.recipe)
+    made.checkpoint().save(run.best)
+    macs = 4 * 8 * 8 * 4 * 4 + 4 * 4 * 4 * 10
+    assert worker.count_energy(run)["field"] == pytest.approx(4.6e-6 * macs)
 
 
 def test_images_that_cannot_be_read_while_energy_is_counted_end_it_and_the_trial_waits(job, monkeypatch):
