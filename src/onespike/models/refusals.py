@@ -37,3 +37,10 @@ def expect_spikes_over_time(neuron: NeuronConfig, time_steps: int) -> None:
     """Raise `OnespikeError` if neurons that do not spike, whose potentials nothing resets, have several time steps."""
     if time_steps > 1 and not neuron.neuron.spiking:
         raise OnespikeError(f"neuron {neuron.name}: expected one time step, got {time_steps}")
+
+
+def expect_no_reset(neuron: NeuronConfig) -> None:
+    """Raise `OnespikeError` for a reset where no potential is handed to another window: it would be ignored."""
+    if neuron.reset != "none":
+        state = "no potential is handed from window to window here, and between time steps firing always sets it to 0"
+        raise OnespikeError(f"neuron.reset: {state}; expected none, got {neuron.reset}")

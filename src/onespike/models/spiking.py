@@ -7,7 +7,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from onespike.models.over_time import OverTimeNetwork, each_step
-from onespike.models.refusals import expect_spikes_over_time
+from onespike.models.refusals import expect_no_reset, expect_spikes_over_time
 from onespike.models.registry import ModelConfig, expect_multiple, register_model
 from onespike.models.strict_layers import Head
 from onespike.neurons import Carry, NeuronConfig, OverTime, make_neuron
@@ -30,6 +30,7 @@ class OverTimeConfig(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         expect_spikes_over_time(self.neuron, self.time_steps)
+        expect_no_reset(self.neuron)
 
 
 class SpikingConv(nn.Module):

@@ -9,7 +9,13 @@ from torch import Tensor, nn
 from onespike.errors import OnespikeError
 from onespike.models.over_time import OverTimeNetwork
 from onespike.models.recompute import run_again_later
-from onespike.models.refusals import DILATED, expect_spikes_over_time, expect_whole_spikes, real_values
+from onespike.models.refusals import (
+    DILATED,
+    expect_no_reset,
+    expect_spikes_over_time,
+    expect_whole_spikes,
+    real_values,
+)
 from onespike.models.registry import ModelConfig
 from onespike.neurons import NeuronConfig
 from onespike.neurons.integrate_fire import MOST_NEURONS
@@ -85,6 +91,8 @@ class StrictConfig(ModelConfig):
         if self.tied and (self.head, self.attention, self.windows) != ("mean", 0, "none"):
             raise OnespikeError("tied: expected head mean, attention 0 and windows none; set them, or tied false")
         expect_spikes_over_time(self.neuron, self.time_steps)
+        if "none" in (self.windows, self.fusion):
+            expect_no_reset(self.neuron)
         if self.attention < 0 or self.attention > self.width:
             raise OnespikeError(f"attention: expected 0 or up to width, {self.width}, got {self.attention}")
         if not 1e-6 <= self.firing_rate <= 0.5:

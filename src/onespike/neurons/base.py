@@ -34,7 +34,8 @@ class NeuronConfig:
         surrogate_width: Width of the surrogate, > 0: h(d) becomes h(d / width) / width, at a distance d from the
             threshold.
         reset: What firing does to the potential that is handed on to the next window: "none" (it stays), "zero" (it is
-            lost), "subtract" (it loses one threshold). From one time step to the next, firing always sets it to zero.
+            lost), "subtract" (it loses one threshold). From one time step to the next, firing always sets it to zero,
+            so networks without windows take "none" alone.
         learnable_threshold: The threshold is a constant ("none"), or a parameter for each "layer" or "channel".
         learnable_decay: The decay is a constant ("none"), or a parameter for each "layer" or "channel", which learns
             nothing where no potential is handed on.

@@ -357,12 +357,18 @@ def test_images_of_other_sizes_are_taken(name, size, side, stem):
         ({"region_threshold": 1.0}, "region_threshold: expected 0 <= region_threshold < 1, got 1.0"),
         ({"theta": 2}, "theta: .*got 2"),
         ({"stem": "patch"}, "unknown model.stem .patch."),
+        ({"neuron": {"reset": "subtract"}}, "neuron.reset: no potential is handed .*; expected none, got subtract"),
+        ({"preset": "windows", "fusion": "none", "neuron": {"reset": "zero"}}, "neuron.reset: .*, got zero"),
     ],
 )
 def test_what_makes_no_network_or_none_that_is_strict_is_refused_in_a_line(name, overrides, message):
     with pytest.raises(OnespikeError, match=message) as error:
         create_model(name, **overrides)
     assert "\n" not in str(error.value)
+
+
+def test_in_windows_neurons_take_a_reset():
+    assert model_config("spiking-vgg-m", preset="windows", neuron={"reset": "zero"}).neuron.reset == "zero"
 
 
 def test_a_twin_in_average_windows_takes_any_region_threshold():
