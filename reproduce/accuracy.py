@@ -4,7 +4,7 @@ from typing import Any
 
 import reproduce.spikingjelly_networks  # noqa: F401 - registers its models
 from reproduce.outcome_figure import draw_rows
-from reproduce.plan import FULL_SIZE, OWN_WEIGHTS, PLAIN, FastSweep, Setting
+from reproduce.plan import FULL_SIZE, PLAIN, FastSweep, Setting
 
 RESNET: dict[str, Any] = {"model.name": "spiking-resnet-m"}
 FORMER = RESNET | PLAIN
@@ -22,9 +22,11 @@ MOMENTUM: dict[str, Any] = FULL_SIZE | {
 }
 SPIKINGJELLY = MOMENTUM | {"model.name": "spikingjelly-vgg"}
 
-#: Images that grow make room for more epochs than those of full size, and tied neurons for still more.
+#: The recipe as it is: images that grow make room for more epochs.
 GROWING: dict[str, Any] = {"train.epochs": 15}
-TIED: dict[str, Any] = {"train.epochs": 28}
+
+#: Neurons with the same weights: they make room for more epochs, or for more channels.
+TIED: dict[str, Any] = {"model.tied": True}
 
 #: The paper's networks, with what they lack: the recipe cifar10/conv12-improved.
 IMPROVED: dict[str, Any] = FULL_SIZE | {"model.preset": "improved", "train.epochs": 8, "train.weight_decay": 0.2}
@@ -51,12 +53,11 @@ SPIKINGJELLY_TINY = TINY | MOMENTUM | {"model.name": "spikingjelly-resnet18", "m
 #: Rows by group, whose first word is the data set: what each changes.
 ROWS: dict[str, dict[str, dict[str, Any]]] = {
     "cifar10, 0.4 PFLOP": {
-        "spiking-resnet-m": RESNET | TIED,
-        "its ReLU twin": RESNET | TIED | TWIN,
-        "spiking-resnet-m, own weights": RESNET | OWN_WEIGHTS | GROWING,
-        "spiking-resnet-m, own weights, spiking stem": RESNET
-        | OWN_WEIGHTS
-        | {"model.stem": "spiking", "train.epochs": 14},
+        "spiking-resnet-m": RESNET | GROWING,
+        "its ReLU twin": RESNET | GROWING | TWIN,
+        "spiking-resnet-m, spiking stem": RESNET | {"model.stem": "spiking", "train.epochs": 14},
+        "spiking-resnet-m, tied, 28 epochs": RESNET | TIED | {"model.population": 3, "train.epochs": 28},
+        "spiking-resnet-m, tied, wider": RESNET | TIED | {"model.width": 66, "train.epochs": 15},
         "spiking-resnet-m, former stem and head": FORMER | GROWING,
         "its ReLU twin, former stem and head": FORMER | GROWING | TWIN,
         "spiking-resnet-m, full size": FORMER | FULL_SIZE,
@@ -71,7 +72,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
         "spiking-resnet-l": LARGE,
         "its ReLU twin": LARGE | TWIN,
         "spiking-resnet-l, full size": LARGE_AS_IT_WAS,
-        "spiking-resnet-l, tied": {"model.name": "spiking-resnet-l", "train.epochs": 60},
+        "spiking-resnet-l, rectified": {"model.name": "spiking-resnet-l", "train.epochs": 30},
     },
     "cifar10, 5 PFLOP": {"spiking-resnet-xl": LARGEST},
     "cifar10, 7 PFLOP": {"spiking-resnet-xl, 55 epochs": LARGEST | {"train.epochs": 55}},
@@ -99,16 +100,15 @@ ACCURACY = FastSweep(
     title="Accuracy at one time step",
     about="Everything is trained by the recipe cifar10/fast, spiking-resnet-xl by cifar10/best (40 epochs, or 55) and "
     "cifar100/best (28 epochs), in two processes, on Tiny-ImageNet by tiny-imagenet/fast; SpikingJelly's networks "
-    "by momentum at 0.1. Images grow, with weight decay, except in rows of full size, SpikingJelly's and Tiny- "
-    "ImageNet's, which have neither, as the recipe was before, and in those of conv12 and lstm12, which have 0.2 "
-    "of it. Ours are strictly spiking behind the stem, but for the twins, conv12 and lstm12. Three neurons of a "
-    "channel are tied, as in the recipe. In rows of own weights there are two, each with weights of its own, as "
-    "the recipe had before; so they are in those of the former stem and head, of full size, of spiking-resnet-l "
-    "(but the one called tied) and -xl, and in Tiny-ImageNet's, all of which also have the stem `whitening` and "
-    "the head `or`, which the recipe had still earlier. The learning rate rises for one epoch, which is a third "
-    "of the training of SpikingJelly's VGG at T = 4 and of conv12 and lstm12 on Tiny-ImageNet, and a sixth of "
-    "that of SpikingJelly's ResNets. Tiny-ImageNet is 8,000 of its images, 40 of each class. There are no held- "
-    "out images: the last weights are tested, once.",
+    "by momentum at 0.1. Images grow, with weight decay, except in rows of full size, SpikingJelly's and "
+    "Tiny-ImageNet's, which have neither, as the recipe was before, and in those of conv12 and lstm12, which have "
+    "0.2 of it. Ours are strictly spiking behind the stem, but for the twins, conv12 and lstm12. Rows of the "
+    "former stem and head, of full size, of spiking-resnet-l (but the one called rectified) and -xl, and "
+    "Tiny-ImageNet's have the stem `whitening` and the head `or`, as the recipe had before. In rows called tied, "
+    "the neurons of a channel have the same weights: three of them, or two and 66 channels in the first stage. "
+    "The learning rate rises for one epoch, which is a third of the training of SpikingJelly's VGG at T = 4 and "
+    "of conv12 and lstm12 on Tiny-ImageNet, and a sixth of that of SpikingJelly's ResNets. Tiny-ImageNet is 8,000 "
+    "of its images, 40 of each class. There are no held-out images: the last weights are tested, once.",
     settings=[
         Setting(group, label, {"data.name": group.split(",")[0]} | changes)
         for group, rows in ROWS.items()

@@ -18,10 +18,8 @@ from onespike.training.run import Run
 
 #: What rows change that were trained before images grew in the recipe cifar10/fast.
 FULL_SIZE: dict[str, Any] = {"train.start_size": 0, "train.weight_decay": 0.0}
-#: What rows of our networks change that were trained before the neurons of a channel were tied in the recipe.
-OWN_WEIGHTS: dict[str, Any] = {"model.tied": False, "model.population": 2}
-#: What those change that are older still: the recipe's stem was not rectified, and its head took no means.
-PLAIN: dict[str, Any] = OWN_WEIGHTS | {"model.stem": "whitening", "model.head": "or"}
+#: What rows of our networks change that were trained before the recipe's stem was rectified and its head took means.
+PLAIN: dict[str, Any] = {"model.stem": "whitening", "model.head": "or"}
 #: Values of the recipe that the command of a sweep has an option of its own for.
 OWN = {
     "train.epochs": "epochs",
