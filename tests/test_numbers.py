@@ -113,7 +113,8 @@ def test_every_figure_is_in_a_file_that_its_paragraph_or_section_names(page: str
 def cells(page: Path) -> Iterator[tuple[str, str]]:
     """What stands in each place of a page's table that is also a file, and what stands there in the file beside it."""
     head, *rows = csv.reader(page.with_suffix(".csv").read_text(encoding="utf-8").splitlines())
-    lines = [line.strip("| ").split(" | ") for line in page.read_text(encoding="utf-8").splitlines()]
+    text = page.read_text(encoding="utf-8")
+    lines = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in text.splitlines()]
     begin = next((at for at, names in enumerate(lines) if len(names) > 1 and {*names} <= {*head}), None)
     for row, line in zip(rows, lines[begin + 2 :] if begin else (), strict=False):
         yield from ((cell, row[head.index(name)]) for name, cell in zip(lines[begin], line, strict=True))
