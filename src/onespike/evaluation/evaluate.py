@@ -202,9 +202,7 @@ def evaluate(
         raise OnespikeError(f"{dataset.name} has no {part} images: choose another part, or a --data.holdout above 0")
     dtype = torch.float64 if config.precision == "fp64" else torch.float32
     blank = dataset.blank(2, device=accelerator.device, dtype=dtype)
-    network = checkpoint.network(model, time_steps).to(accelerator.device, dtype)
-    checkpoint.put_into(network, f"{run.folder} is of another network")  # once more: in fp64 with all their digits
-    network = laid_out(network, blank)
+    network = laid_out(checkpoint.network(model, time_steps, dtype).to(accelerator.device), blank)
     share = Share(accelerator.device, dtype, accelerator.process_index, accelerator.num_processes)
     # The network knows its images as they were normalised in training, wherever these come from.
     batches = EvalLoader(images, card.mean, card.std, batch_size or config.batch_size, share)

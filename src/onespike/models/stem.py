@@ -105,10 +105,8 @@ def make_stem(config: StrictConfig, in_channels: int, image_size: int) -> Stem:
         elif config.stem == "spiking":
             layers.append(Firing(channels, config))
     reads_spikes = config.stem == "spiking"
-    layers.append(
-        make_conv(channels, config.width, config) if reads_spikes else Conv3x3(channels, config.width, stride)
-    )
-    layers.append(MaxPool())
+    conv = make_conv(channels, config.width, config) if reads_spikes else Conv3x3(channels, config.width, stride)
+    layers += [conv, MaxPool()]
     for _ in range(config.stem_layers - 1):
         if reads_spikes:
             layers += [Firing(config.width, config), make_conv(config.width, config.width, config)]

@@ -192,11 +192,17 @@ class Checkpoint:
             raise OnespikeError(f"the checkpoint {folder} is damaged: {error}") from error
         return cls(card, weights, training, state)
 
-    def network(self, model: nn.Module | None = None, time_steps: int | None = None) -> nn.Module:
-        """Build the network with these weights, in evaluation mode; the arguments are those of `Run.model`."""
+    def network(
+        self, model: nn.Module | None = None, time_steps: int | None = None, dtype: torch.dtype | None = None
+    ) -> nn.Module:
+        """Build the network with these weights, in evaluation mode; the arguments are those of `Run.model`.
+
+        A `dtype` makes it compute in that one before it takes the weights, which so lose no digits.
+        """
         card = self.card if time_steps is None else self.card.with_time_steps(time_steps)
         with seeded(0):  # the weights that it begins with are replaced: nobody else's draws should change for them
             network = card.build(model)
+        network = network if dtype is None else network.to(dtype)
         self.put_into(network, f"the checkpoint is of another network than {card.name} as it is built now")
         return network.cpu().eval()  # one that was trained in place may be on an accelerator
 
