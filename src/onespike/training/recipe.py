@@ -206,6 +206,9 @@ def _model(name: str, before: Mapping[str, Any], changes: Mapping[str, Any], res
     anew = any(changes[key] != before.get(key) for key in ("name", "preset") if key in changes)
     if resolved and anew:  # what is listed belongs to the old name and preset
         before = {"preset": before.get("preset")}
+    if name != before.get("name", name):  # what a name decides, such as a width, is no longer the file's to say
+        decided = {key for variant in family(name).variants.values() for key in variant}
+        before = {key: value for key, value in before.items() if key not in decided}
     values = merge(before, changes)
     if resolved and not anew:
         return make(family(name).config, values, "model")

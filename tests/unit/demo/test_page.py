@@ -125,10 +125,8 @@ def test_one_can_draw_choose_film_and_read_it_on_a_phone(make_run: Callable, ope
         assert demo.complaints == []
 
 
-def test_digits_that_are_trained_for_a_minute(opened: Callable, tmp_path: Path) -> None:
-    recipe = onespike.load_recipe("digits", {"train.epochs": 6, "data.cache": str(tmp_path / "cache")})
-    onespike.train(recipe, tmp_path / "run", quiet=True)
-    run = onespike.Run.open(tmp_path / "run")
+def test_the_packages_network_knows_digits_that_are_drawn(opened: Callable, tmp_path: Path) -> None:
+    run = onespike.Run.open("pretrained:digits-spiking-vgg-xs")
     made = build(run, tmp_path / "page")
     raw, labels = run.dataset().test.gather(torch.arange(IMAGES).numpy())
     with opened(made.folder) as demo:

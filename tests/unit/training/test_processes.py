@@ -124,7 +124,7 @@ def test_a_batch_that_cannot_be_shared_is_an_error(small, launch, tmp_path: Path
 
 @pytest.mark.slow
 def test_stopped_as_a_scheduler_does_they_save_and_go_on(small, start, launch, tmp_path: Path):
-    recipe = small(**EXACT | {"train__epochs": 100})
+    recipe = small(**EXACT | {"train__epochs": 40})
     (tmp_path / "recipe.yaml").write_text(dump(recipe))
     metrics = tmp_path / "two" / "metrics.csv"
     words = ["train", "--recipe", "recipe.yaml", "--out", "two"]

@@ -51,6 +51,15 @@ def test_a_preset_on_the_command_line_takes_the_place_of_a_recipes(tmp_path: Pat
     assert found == model_config("conv12", "ann", theta=0.3, mlp_ratio=2)
 
 
+def test_the_size_that_a_name_has_goes_before_that_of_the_file(tmp_path: Path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("model: {name: spiking-resnet-m, width: 40, head: mean}")
+    small = load_recipe(file, {"model.name": "spiking-resnet-xs"}).model
+    assert small == model_config("spiking-resnet-xs", head="mean")
+    assert load_recipe(file, {"model.name": "spiking-resnet-m"}).model.width == 40
+    assert load_recipe(file, {"model.name": "spiking-resnet-xs", "model.width": 24}).model.width == 24
+
+
 def test_what_a_run_lists_belongs_to_its_own_name_and_preset(tmp_path: Path):
     file = tmp_path / "config.yaml"  # as a run's, with every value in it
     file.write_text(dump(load_recipe("cifar10/conv12", {"model.preset": "released-cifar10", "model.theta": 0.2})))
