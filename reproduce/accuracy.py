@@ -35,6 +35,15 @@ IMPROVED: dict[str, Any] = FULL_SIZE | {"model.preset": "improved", "train.epoch
 LARGE: dict[str, Any] = PLAIN | {"model.name": "spiking-resnet-l", "train.epochs": 30}
 LARGE_AS_IT_WAS: dict[str, Any] = FULL_SIZE | PLAIN | {"model.name": "spiking-resnet-l", "train.epochs": 20}
 
+LARGE_TIED: dict[str, Any] = TIED | {
+    "model.name": "spiking-resnet-l",
+    "model.population": 4,
+    "model.width": 96,
+    "data.crop_padding": 4,
+    "data.cutout": 8,
+    "train.epochs": 28,
+}
+
 #: The recipe cifar10/best; cifar100/best has fewer epochs.
 LARGEST: dict[str, Any] = PLAIN | {
     "model.name": "spiking-resnet-xl",
@@ -73,6 +82,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
         "its ReLU twin": LARGE | TWIN,
         "spiking-resnet-l, full size": LARGE_AS_IT_WAS,
         "spiking-resnet-l, rectified": {"model.name": "spiking-resnet-l", "train.epochs": 30},
+        "spiking-resnet-l, tied, wider": LARGE_TIED,
     },
     "cifar10, 5 PFLOP": {"spiking-resnet-xl": LARGEST},
     "cifar10, 7 PFLOP": {"spiking-resnet-xl, 55 epochs": LARGEST | {"train.epochs": 55}},
