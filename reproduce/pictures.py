@@ -212,7 +212,7 @@ def read_points(path: Path) -> Points:
 
 def accuracy_flops(results: Path) -> Figure:
     """Accuracy against what the training cost, of all that was trained to be compared."""
-    figure, axis = plain_figure(11, 7)
+    figure, axis = plain_figure(11, 8)
     points = read_points(results / "accuracy.csv")
     for name, x, y in points:
         colour = ORANGE if name.startswith("SpikingJelly") else GREY if "twin" in name else BLUE
