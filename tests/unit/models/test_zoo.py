@@ -149,6 +149,8 @@ def test_no_classes_or_no_channels_are_an_error(count):
         ("spiking-vgg11", {"time_steps": 0}, "time_steps: expected at least 1, got 0"),
         ("spiking-vgg11", {"neuron": "relu"}, "neuron relu: expected one time step, got 4"),
         ("spiking-mlp", {"neuron": {"reset": "zero"}}, "neuron.reset: .* firing always sets it to 0; .* got zero"),
+        ("conv12", {"neuron": {"reset": "zero"}, "fusion": "none"}, "neuron.reset: no potential .*, got zero"),
+        ("conv12", {"neuron": {"reset": "subtract"}, "windows": "none"}, "neuron.reset: no potential .*, got subtract"),
         ("spiking-resnet19", {"neuron": "relu"}, "neuron relu: expected one time step, got 4"),
         ("spiking-mlp", {"neuron": "relu", "time_steps": 2}, "neuron relu: expected one time step, got 2"),
         ("spiking-vgg11", {"image_size": 24}, "image_size: spiking-vgg11 needs a multiple of 16 pixels, got 24"),
