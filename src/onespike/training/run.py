@@ -36,7 +36,7 @@ from onespike.durable import (
 from onespike.environment import environment
 from onespike.errors import OnespikeError, shown, unknown, warn
 from onespike.lock import LOCK
-from onespike.training.checkpoint import Checkpoint
+from onespike.training.checkpoint import STATE, Checkpoint
 from onespike.training.pretrained import (
     HUB,
     PACKAGE,
@@ -248,7 +248,8 @@ class Run:
         expect_local(self.folder)
         expect_writable(folder=self.folder)
         there = [one for one in self.folder.iterdir() if not is_temporary(one)] if self.folder.exists() else []
-        if any(one.name not in _BEFORE for one in there):
+        # A run may be called `last`: what one that was killed early left by that name is a checkpoint.
+        if any(one.name not in _BEFORE or (one == self.last and not (one / STATE).is_file()) for one in there):
             advice = "choose another --out, or go on with the run in it by --resume (in Python resume=True)"
             raise OnespikeError(f"{self.folder} is not empty: {advice}")
 

@@ -18,6 +18,14 @@ def test_a_run_may_begin_where_one_was_killed_while_it_wrote_its_first_checkpoin
     Run(tmp_path).expect_free()
 
 
+@pytest.mark.parametrize("left", ["last/config.yaml", "last"])
+def test_a_run_that_is_called_last_is_not_replaced_by_one_around_it(left, tmp_path: Path):
+    (tmp_path / left).parent.mkdir(exist_ok=True)
+    (tmp_path / left).touch()
+    with pytest.raises(OnespikeError, match=r"is not empty"):
+        Run(tmp_path).expect_free()
+
+
 @pytest.mark.parametrize("text", ["", "model: {}\n"])
 def test_a_folder_of_something_else_is_no_run(text, tmp_path: Path):
     (tmp_path / "config.yaml").write_text(text)
