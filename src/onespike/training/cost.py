@@ -45,7 +45,6 @@ class _Reader(NamedTuple):
     """A weight layer that reads spikes."""
 
     size: float | Tensor  # size of one spike, or one for each channel, in a shape that broadcasts to the input
-    signed: bool  # whether spikes have a sign
     axis: int | None  # of channels whose sizes, maybe learned, are read from the input; None: `size` holds
     macs: float  # dense multiply-accumulates for each input value
 
@@ -112,7 +111,7 @@ class CostMeter:
                 peak = x.detach().abs().amax(others, keepdim=True).float()
                 size = torch.where(peak > 0, peak, size)
             spikes = wide(x) / size
-            spikes = spikes.abs() if reader.signed else spikes
+            spikes = spikes.abs() if (spikes < 0).any() else spikes  # |0| has no gradient, and 0 has one
             if isinstance(layer, _ConvNd) and layer.padding_mode != "zeros":  # padding repeats spikes
                 spikes = F.pad(spikes, layer._reversed_padding_repeated_twice, layer.padding_mode)
             self._operations.append(_met(layer, spikes))
@@ -142,7 +141,7 @@ def _reader(layer: nn.Module, tally: Tally, product: Product) -> _Reader:
     # A spike is 1, or a whole fraction of it where windows overlap; any other size is a threshold.
     own = sizes is not None or (step is not None and abs(1 / step - round(1 / step)) > _WHOLE)
     axis = -1 - behind if own and product.arrives != "graded" else None
-    return _Reader(size, product.arrives == "signed", axis, product.macs / product.inputs)
+    return _Reader(size, axis, product.macs / product.inputs)
 
 
 def _met(layer: nn.Module, spikes: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from onespike.errors import OnespikeError
 from onespike.models import create_model, model_config
+from onespike.neurons import NeuronConfig, make_neuron
 from onespike.training import Stopped, TrainConfig, load_recipe, train
 from onespike.training.callbacks import Callback, Step
 from onespike.training.checkpoint import Checkpoint
@@ -138,6 +139,7 @@ def test_the_gradient_of_one_convolution_is_the_surrogate_times_what_a_spike_mee
         ("lstm12", {"depths": (1, 2, 1)}),
         ("gru12", {"depths": (1, 2, 1), "preset": "binary"}),
         ("mlp12", {"depths": (1, 2, 1), "preset": "modern"}),
+        ("conv-tiny", {"neuron": "ternary", "windows": "dilated", "region_threshold": None}),
     ],
     ids=str,
 )
@@ -145,6 +147,19 @@ def test_it_is_what_the_audit_counts(name, overrides):
     torch.manual_seed(1)
     network = create_model(name, image_size=32, **{**NARROW, **overrides}).eval()
     expect_meter_equals_audit(network, torch.randn(4, 3, 32, 32))
+
+
+def test_spikes_count_whatever_their_sign_also_where_the_noise_showed_one_sign_of_each_neuron():
+    net = torch.nn.Sequential(torch.nn.Linear(6, 8), make_neuron(8, NeuronConfig("ternary")), torch.nn.Linear(8, 3))
+    with torch.no_grad():
+        net[0].bias.copy_(torch.tensor([-9.0, 9.0] * 4))
+    meter, images = CostMeter(net, (6,)), torch.randn(64, 6)
+    torch.nn.init.zeros_(net[0].bias)
+    with meter.watch():
+        net(images)
+    spikes = net[1](net[0](images))
+    assert spikes.aminmax() == (-1, 1)
+    assert meter.read(64).operations.item() == pytest.approx(3 * spikes.abs().sum().item() / 64)
 
 
 def test_the_conventions_prices_are_the_audits():
