@@ -67,11 +67,16 @@ class CostMeter:
         modules = dict(network.named_modules())
         found = [(key[:3], one, one.conclude(NOISE)) for key, one in look(network, image).items()]
         dense = {key for key, _, product in found if product.arrives == "real"}
+        signed = any(getattr(module, "signed", False) for module in modules.values())
         for key, tally, product in found:
             (path, name, _), layer = key, modules[key[0]]
             self._macs += product.macs
             if key in dense:  # real in one of its calls: a pass cannot tell which call it is
                 real += product.macs
+            elif signed and getattr(layer, "adds_up", 1) > 1:
+                state = "training adds up the spikes of tied neurons, of which those of different signs cancel out"
+                remedy = "set model.tied false, or both to 0"
+                raise OnespikeError(f"train.rate_penalty and train.energy_budget: {state}: {remedy}")
             elif isinstance(layer, _ConvNd | nn.Linear) or (isinstance(layer, nn.RNNBase) and name == "input"):
                 self._readers[layer] = _reader(layer, tally, product)
             elif product.weights and product.rate:

@@ -162,6 +162,12 @@ def test_spikes_count_whatever_their_sign_also_where_the_noise_showed_one_sign_o
     assert meter.read(64).operations.item() == pytest.approx(3 * spikes.abs().sum().item() / 64)
 
 
+def test_signs_that_cancel_out_before_they_can_be_counted_are_refused():
+    network = create_model("spiking-vgg-xs", width=4, image_size=16, tied=True, head="mean", neuron="ternary")
+    with pytest.raises(OnespikeError, match=r"^train.rate_penalty and .* cancel out: set model.tied false, or both"):
+        CostMeter(network, (3, 16, 16))
+
+
 def test_the_conventions_prices_are_the_audits():
     assert pytest.approx(0.9e-12, rel=1e-9, abs=0) == ACCUMULATE
     assert pytest.approx(4.6e-12, rel=1e-9, abs=0) == MULTIPLY_ACCUMULATE
