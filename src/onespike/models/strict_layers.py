@@ -157,14 +157,16 @@ class Head(nn.Linear):
         super().__init__(channels, num_classes)
         self.kind, self.adds_up = kind, adds_up
 
+    def reads(self, spikes: Tensor) -> Tensor:
+        """What the weights meet of maps (B, C, L, L): (B, C), or (B, L, L, C)."""
+        return spikes.amax((-2, -1)) if self.kind == "or" else spikes.movedim(1, -1)
+
     def forward(self, spikes: Tensor) -> Tensor:
         """Map (B, C, L, L) to (B, K); for tied neurons (B, P*C, L, L), or their sums."""
-        if self.kind == "or":
-            return super().forward(spikes.amax((-2, -1)))
-        spikes = spikes.movedim(1, -1)  # linear first: a mean of spikes is no spike
-        own = spikes.shape[-1] == self.in_features
-        weight = self.weight if own else self.weight.repeat(1, self.adds_up)
-        return nn.functional.linear(spikes, weight, self.bias).mean((1, 2))
+        spikes = self.reads(spikes)
+        weight = self.weight if spikes.shape[-1] == self.in_features else self.weight.repeat(1, self.adds_up)
+        logits = nn.functional.linear(spikes, weight, self.bias)  # first: a mean of spikes is no spike
+        return logits if self.kind == "or" else logits.mean((1, 2))
 
 
 class Attended(nn.Module):

@@ -19,6 +19,7 @@ from onespike.counting.counter import ProductCounter
 from onespike.counting.energy import EnergyTable
 from onespike.counting.products import Product, Tally
 from onespike.errors import OnespikeError
+from onespike.models.strict_layers import Head
 from onespike.neurons.watch import aside
 from onespike.tensors import wide
 from onespike.units.channel import ChannelLinear
@@ -109,6 +110,7 @@ class CostMeter:
 
     def _count(self, layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         x, reader = (*inputs, *named.values())[0], self._readers[layer]
+        x = layer.reads(x) if isinstance(layer, Head) else x
         with torch.autocast(x.device.type, enabled=False):
             size = reader.size
             if reader.axis is not None:

@@ -149,6 +149,15 @@ def test_it_is_what_the_audit_counts(name, overrides):
     expect_meter_equals_audit(network, torch.randn(4, 3, 32, 32))
 
 
+@pytest.mark.parametrize("neuron", ["lif", "ternary"])
+@pytest.mark.parametrize("head", ["or", "mean"])
+def test_so_it_is_in_strict_networks(head, neuron):
+    torch.manual_seed(0)
+    network = create_model("spiking-resnet-xs", image_size=16, width=4, stages=(1, 2), head=head, neuron=neuron)
+    network(torch.randn(16, 3, 16, 16))  # batch norm learns what it reads
+    expect_meter_equals_audit(network.eval(), torch.randn(4, 3, 16, 16))
+
+
 def test_spikes_count_whatever_their_sign_also_where_the_noise_showed_one_sign_of_each_neuron():
     net = torch.nn.Sequential(torch.nn.Linear(6, 8), make_neuron(8, NeuronConfig("ternary")), torch.nn.Linear(8, 3))
     with torch.no_grad():
