@@ -12,12 +12,14 @@ from torch import nn
 
 from onespike import create_model
 from onespike.models import MODELS, OnespikeConfig, model_config
+from onespike.models.artificial import ArtificialConfig
 from onespike.models.onespike import PRESETS, VARIANTS
 from onespike.models.strict import StrictConfig
 from onespike.neurons import NeuronConfig
 from onespike.training.recipe import model_from
 from onespike.units import UNITS
 from tests.running import thorough
+from tests.unit.metered import expect_meter_equals_audit
 
 IMAGE_SIZE, CLASSES = 64, 7
 CHANNELS = (8, 12, 16, 24)
@@ -101,6 +103,13 @@ def test_the_gradient_reaches_every_weight_of_the_strict_families(name):
     weights = {label: one for label, one in network.named_parameters() if one.requires_grad and one.ndim > 1}
     assert len(weights) > 3
     assert [label for label, one in weights.items() if not one.grad.any()] == []
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if not issubclass(OURS[name].config, ArtificialConfig)])
+def test_training_for_cost_counts_what_the_audit_counts(name):
+    network = make(name)
+    network(images(4))  # batch norm learns what it reads
+    expect_meter_equals_audit(network.eval(), images())
 
 
 @every_unit
