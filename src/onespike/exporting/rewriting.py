@@ -10,7 +10,7 @@ quantisation that is exact. Others multiply in floats.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -28,6 +28,11 @@ PASSING = {
 _OF_PIXELS = ("Add", "Mul", "Sub", "Div", "AveragePool", "GlobalAveragePool", "ReduceMean")
 #: The largest byte.
 BYTE = 255
+#: Operations that copy a constant, such as the weights that tied neurons share.
+_COPYING: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "Expand": lambda x, shape: np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(shape))),
+    "Tile": np.tile,
+}
 
 
 class Graph:
@@ -46,8 +51,14 @@ class Graph:
         self._tensor = numpy_helper.from_array
 
     def constant(self, name: str) -> np.ndarray | None:
-        """A constant's value; None for a computed tensor."""
-        return self._array(self.stored[name]) if name in self.stored else None
+        """A constant's value, or that of its copies; None for a tensor that is computed."""
+        if name in self.stored:
+            return self._array(self.stored[name])
+        node = self.producers.get(name)
+        if node is None or node.op_type not in _COPYING:
+            return None
+        of, shape = map(self.constant, node.input)
+        return None if of is None or shape is None else _COPYING[node.op_type](of, shape)
 
     def store(self, name: str, value: Any) -> str:
         """Add a constant, unless there is one of that name."""

@@ -189,6 +189,29 @@ def test_weights_of_8_bits_are_stored_once_and_nothing_else_is_rounded(kind: str
     assert np.allclose(run(made, images), expected, rtol=1e-5, atol=1e-4)
 
 
+def test_weights_that_tied_neurons_share_have_8_bits_too() -> None:
+    """Where they are large, torch.onnx leaves their copies to the graph, by `Expand` and `Tile`."""
+    nodes = [
+        helper.make_node("Greater", ["x", "half"], ["fired"]),
+        helper.make_node("Cast", ["fired"], ["spikes"], to=FLOAT),
+        helper.make_node("Concat", ["spikes", "spikes"], ["neurons"], axis=1),
+        helper.make_node("Expand", ["weight", "ones"], ["shared"]),
+        helper.make_node("Tile", ["shared", "twice"], ["copies"]),
+        helper.make_node("Conv", ["neurons", "copies"], ["out"], "layer"),
+    ]
+    integers, scales = RANDOM.integers(-127, 128, (5, 3, 2, 2)), 2.0 ** np.arange(-7, -2)
+    integers[:, 0, 0, 0] = 127
+    weight = (integers * scales[:, None, None, None]).astype(np.float32)
+    constants = {"weight": weight, "half": np.float32(0.5), "ones": np.ones(4, int), "twice": np.array([1, 2, 1, 1])}
+    made, images = model(nodes, constants), RANDOM.normal(size=(7, 3, 4, 4)).astype(np.float32)
+    expected = run(made, images)
+    quantise(made)
+    stored = {one.name: numpy_helper.to_array(one) for one in made.graph.initializer}
+    assert np.array_equal(stored["copies_int8"], np.concatenate([integers, integers], 1))
+    assert all(one.size <= 5 for one in stored.values() if one.dtype != np.int8)
+    assert np.allclose(run(made, images), expected, rtol=1e-5, atol=1e-4)
+
+
 def test_of_a_kernel_over_one_pixel_the_tap_is_stored_with_the_scales_of_the_kernel() -> None:
     nodes = [
         helper.make_node("Flatten", ["x"], ["flat"]),
