@@ -3,7 +3,7 @@
 from functools import partial
 
 from reproduce.costs import draw_costs
-from reproduce.plan import PLAIN, FastSweep, Setting
+from reproduce.plan import FastSweep, Setting
 
 #: Weights in the loss of the operations, as a share of the dense multiply-accumulates.
 PENALTIES = (0, 0.3, 1, 3, 10)
@@ -17,17 +17,15 @@ OPERATIONS = FastSweep(
     about=f"`{START}`, whose weights have 8 bits and took 0.3776 PFLOP, fine-tuned for 2 epochs by the recipe "
     "cifar10/fast, at a fifth of its learning rate, on images of full size; `train.rate_penalty` adds the "
     "synaptic operations to the loss, as a share of the dense multiply-accumulates. PFLOP is of these two epochs "
-    "alone. Its ReLU twin is trained from the start by the same recipe; the former twin by the recipe as it was, "
-    "with the stem `whitening` and the head `or`. In the picture, the multiply-accumulates on real numbers are "
-    "added to them: the stem's, and all of the twin's. These count the zeros of the padding, the operations do "
-    "not.",
+    "alone. Its ReLU twin is trained from the start by the same recipe. In the picture, the multiply-accumulates "
+    "on real numbers are added to them: the stem's, and all of the twin's. These count the zeros of the padding, "
+    "the operations do not.",
     settings=[
         *(
             Setting("spiking-resnet-m", f"penalty {n:g}", FINE_TUNED | {"train.rate_penalty": n}, start=START)
             for n in PENALTIES
         ),
         Setting("twin", "ReLU", {"model.preset": "ann", "train.epochs": 15}),
-        Setting("former twin", "ReLU", PLAIN | {"model.preset": "ann", "train.epochs": 15}),
     ],
     reference="best",
     draw=partial(

@@ -18,6 +18,9 @@ from onespike.training.config import TrainConfig
 
 #: Optimisers that PyTorch fuses on CPU, CUDA and MPS (timm's names); on a CPU they are 2 to 4 times as fast.
 FUSED = ("sgd", "nesterov", "momentum", "adam", "adamw")
+#: Muon's orthogonal steps by three iterations of Newton and Schulz, as in Jordan's airbench94; timm's default is five.
+#: Networks are as accurate, and sooner trained: in every process all weights take them in full.
+ORTHOGONAL = {"ns_steps": 3, "ns_coefficients": "original"}
 #: How long processes wait for each other: the first one may decode a large data set meanwhile.
 WAIT = timedelta(days=1)
 
@@ -31,9 +34,9 @@ def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimiz
         expected = "expected some that require a gradient; choose another, or evaluate it as it is"
         raise OnespikeError(f"model: it has no weights to train; {expected}")
     try:
-        fused = {"fused": True} if name in FUSED else {}
+        own = {"fused": True} if name in FUSED else ORTHOGONAL if "muon" in name else {}
         groups = parameter_groups(config, model)
-        optimizer = create_optimizer_v2(groups, config.optimizer, config.lr, momentum=config.momentum, **fused)
+        optimizer = create_optimizer_v2(groups, config.optimizer, config.lr, momentum=config.momentum, **own)
     except (AssertionError, ImportError, TypeError, ValueError, RuntimeError) as error:  # it needs a package, a device
         raise OnespikeError(f"train.optimizer: {config.optimizer} cannot be used here: {error}") from error
     if getattr(optimizer, "is_second_order", False):
