@@ -1,5 +1,7 @@
 """The convolutional unit: four windows at once against the plain implementation's loop, and numbers by hand."""
 
+from itertools import product
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -75,8 +77,9 @@ def check_against_the_loop(time_steps, norm=nn.Identity, **options):
 
 
 @pytest.mark.parametrize("time_steps", [1, 3])
-@pytest.mark.parametrize("reset", RESETS)
-@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize(
+    ("fusion", "reset"), [pair for pair in product(FUSIONS, RESETS) if pair[0] != "none" or pair[1] == "none"]
+)
 def test_four_windows_at_once_are_four_windows_one_after_the_other(fusion, reset, time_steps):
     check_against_the_loop(time_steps, neuron=NeuronConfig(reset=reset), fusion=fusion, theta=0.7)
 
