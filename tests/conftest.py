@@ -17,6 +17,8 @@ from tests.running import ONESPIKE
 # Before any test is collected, since `given` takes these as it decorates.
 settings.register_profile("reproducible", derandomize=True, deadline=None, max_examples=25)
 settings.load_profile("reproducible")
+# A shell ignores Ctrl-C in what it starts in the background; tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config: pytest.Config) -> None:
