@@ -8,6 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from onespike import convert
+from onespike.audit import audit
 from onespike.errors import OnespikeError
 from onespike.models import create_model, model_config
 from onespike.neurons import NeuronConfig, make_neuron
@@ -156,6 +158,25 @@ def test_so_it_is_in_strict_networks(head, neuron):
     network = create_model("spiking-resnet-xs", image_size=16, width=4, stages=(1, 2), head=head, neuron=neuron)
     network(torch.randn(16, 3, 16, 16))  # batch norm learns what it reads
     expect_meter_equals_audit(network.eval(), torch.randn(4, 3, 16, 16))
+
+
+@pytest.mark.parametrize("neurons", ["layer", "channel"])
+@pytest.mark.parametrize("population", [1, 4])
+def test_it_follows_the_sizes_of_spikes_that_training_changes(population, neurons):
+    torch.manual_seed(0)
+    parts = [torch.nn.Conv2d(3, 6, 3), torch.nn.ReLU(), torch.nn.AvgPool2d(2), torch.nn.Conv2d(6, 8, 3)]
+    parts += [torch.nn.ReLU(), torch.nn.Conv2d(8, 5, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
+    images = torch.randn(64, 3, 16, 16)
+    network = convert(torch.nn.Sequential(*parts), images, population=population, neurons=neurons).network
+    meter, steps = CostMeter(network, (3, 16, 16)), 60
+    for _ in range(steps):
+        with torch.no_grad():
+            for one in network.neurons.values():
+                one.raw_threshold += 0.02 * torch.linspace(0.5, 1, one.raw_threshold.numel()).view_as(one.raw_threshold)
+        with meter.watch():
+            network(images)
+    audited = audit(network, [images]).operations.synaptic_operations
+    assert meter.read(64).operations.item() == pytest.approx(audited, rel=1e-5)
 
 
 def test_spikes_count_whatever_their_sign_also_where_the_noise_showed_one_sign_of_each_neuron():
