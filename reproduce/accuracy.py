@@ -86,6 +86,10 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "cifar10, 5 PFLOP": {"spiking-resnet-xl": LARGEST},
     "cifar10, 7 PFLOP": {"spiking-resnet-xl, 55 epochs": LARGEST | {"train.epochs": 55}},
+    "cifar100, 0.4 PFLOP": {
+        "spiking-resnet-m": RESNET | GROWING,
+        "spiking-resnet-m, tied, wider": RESNET | TIED | {"model.width": 66, "train.epochs": 15},
+    },
     "cifar100, 2 PFLOP": {
         "spiking-resnet-l": LARGE,
         "its ReLU twin": LARGE | TWIN,
