@@ -32,7 +32,7 @@ def children(process: int) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the processes in /proc")
 def test_killed_at_random_and_called_again_no_trial_is_lost_or_doubled(start, tmp_path: Path):
-    trials, kills, draws, out = 9, 6, random.Random(0), tmp_path / "search"
+    trials, kills, draws, out = 7, 4, random.Random(0), tmp_path / "search"
     (tmp_path / "space.yaml").write_text(SPACE)
     command = ["search", "--space", tmp_path / "space.yaml", "--out", out]
     command += ["--trials", trials, "--workers", 2, "--energy", "field"]

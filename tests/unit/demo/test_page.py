@@ -17,7 +17,7 @@ from onespike.exporting.export import some_test_images
 from tests.unit.demo.conftest import NETWORKS
 
 pytestmark = [pytest.mark.usefixtures("fetched"), pytest.mark.slow]
-IMAGES = 20
+IMAGES = 12
 
 
 @pytest.mark.parametrize("name", NETWORKS)
