@@ -18,7 +18,7 @@ from onespike.durable import expect_writable, save_json
 from onespike.training.loop import Stopped
 from onespike.training.trainer import Trainer
 
-#: Test top-1, in percent, that the clock is read at: `cifar10/hour` reaches the first, `cifar10/best` both.
+#: Test top-1, in percent, that the clock is read at; `cifar10/hour` reaches both.
 GOALS = (90, 92)
 #: Batches of the training that warms up: enough for images that grow to have all their sizes.
 WARM_UP = 8
