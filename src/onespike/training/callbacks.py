@@ -18,6 +18,9 @@ from onespike.training.monitor import SpikeMonitor
 if TYPE_CHECKING:
     from onespike.training.trainer import Trainer
 
+#: Layers whose weights `train.int8_weights` rounds: those whose output channels lie along the weights' first axis.
+Rounded = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
+
 
 class Step(NamedTuple):
     """One step of the optimiser, over the images of all processes.
@@ -136,9 +139,9 @@ def _swap(pairs: list[tuple[Tensor, Tensor]]) -> None:
         one.data, other.data = other.data, one.data
 
 
-def to_round(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
+def to_round(network: nn.Module) -> dict[str, Rounded]:
     """The layers, by path, whose weights are rounded to 8 bits; an `OnespikeError` if they are computed from others."""
-    layers = {path: one for path, one in network.named_modules() if isinstance(one, nn.Conv2d | nn.Linear)}
+    layers = {path: one for path, one in network.named_modules() if isinstance(one, Rounded)}
     for path, layer in layers.items():
         if "weight" not in layer._parameters:  # what is written into it would be forgotten
             expected = "expected plain weights, to round to 8 bits: remove its parametrisation"
@@ -151,7 +154,7 @@ class Int8Weights(Callback):
 
     The optimiser updates exact weights. A rounded weight changes once the exact one has moved to the next whole number;
     the gradient of rounding is 1. An engine with integer weights then computes what was trained. Recurrent cells keep
-    exact weights, as they do in the engine.
+    exact weights, as they do in the engine; so do transposed convolutions.
     """
 
     def __init__(self, network: nn.Module) -> None:

@@ -9,6 +9,7 @@ from onespike.functional import to_integers
 from onespike.inference import Engine
 from onespike.inference.optimise import compare_spikes
 from onespike.training import Run, load, train
+from onespike.training.callbacks import Int8Weights
 from onespike.training.set_up import set_up
 
 PLAIN = {"model__encoding": "threshold", "model__dropout": 0.0, "train__mixup": 0.0, "train__precision": "fp64"}
@@ -56,6 +57,17 @@ def test_what_is_saved_and_tested_is_rounded_and_an_engine_computes_the_same(sma
     assert [block.flipped for block in compare_spikes(network, engine, [images])] == [0.0, 0.0]
     with torch.no_grad():
         torch.testing.assert_close(engine(images), network(images), rtol=1e-4, atol=1e-4)
+
+
+def test_convolutions_of_one_and_of_three_dimensions_are_rounded_too():
+    layers = nn.ModuleList([nn.Conv1d(4, 6, 3, groups=2), nn.Conv3d(2, 4, 3, dilation=2), nn.ConvTranspose2d(2, 4, 3)])
+    exact = [layer.weight.detach().clone() for layer in layers]
+    with Int8Weights(layers).weights():
+        for layer, weight in zip(layers[:2], exact, strict=False):
+            assert torch.equal(layer.weight, rounded(weight))
+            assert not torch.equal(layer.weight, weight)
+        assert torch.equal(layers[2].weight, exact[2])  # its output channels do not lie along the first axis
+    assert all(torch.equal(layer.weight, weight) for layer, weight in zip(layers, exact, strict=True))
 
 
 def test_not_together_with_a_moving_average(small):
