@@ -88,6 +88,7 @@ class Branches(nn.Module):
         ([nn.MaxPool2d(3, 1, padding=1), nn.Conv2d(12, 40, 1)], 40, 16),
         ([nn.Conv2d(12, 8, 1), nn.BatchNorm2d(8), nn.MaxPool2d(2), nn.AvgPool2d(2)], 8, 4),
         ([nn.AvgPool2d(4), nn.Conv2d(12, 8, 3, padding=1)], 8, 4),
+        ([nn.Conv2d(12, 8, 1), nn.AvgPool2d(3, 2, padding=1)], 8, 8),
         ([Branches()], 9, 16),
         ([nn.MaxPool2d(16), WindowConv(12, 8)], 8, 1),
         ([nn.MaxPool2d(2, ceil_mode=True), nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)], 12, 4),
@@ -95,7 +96,7 @@ class Branches(nn.Module):
     ],
     ids=[
         *("stride", "groups", "pooling behind", "pooling before"),
-        *("poolings", "mean of spikes", "branches", "one pixel", "ceil_mode", "upsampling"),
+        *("poolings", "mean of spikes", "padded mean", "branches", "one pixel", "ceil_mode", "upsampling"),
     ],
 )
 def test_every_operation(middle: list[nn.Module], channels: int, side: int, tmp_path: Path, settled: Settle) -> None:

@@ -124,7 +124,9 @@ class Sums(Walk, ABC):
 
     def _pooled(self, x: Value, geometry: Geometry, largest: bool) -> Value:
         """Pool (N, C, H, W)."""
-        if largest and bool((x.gain < 0).any()):
+        padded = any(geometry.padding)
+        turned, shifted = largest and bool((x.gain < 0).any()), not largest and padded and bool(x.shift.any())
+        if turned or shifted:  # the largest of what is turned round is the smallest; padding has no shift
             x = self._summed([x])
         if (term := self._of_one_map(x, 1)) is None:
             x = self._collected(x, 1)
@@ -137,7 +139,7 @@ class Sums(Walk, ABC):
         kind = of.kind if largest and of.kind != "u8" else self._sum_kind(of)
         bound = of.bound * count
         self._expect_room(kind, bound)
-        if largest and any(geometry.padding) and of.kind == "u8":
+        if largest and padded and of.kind == "u8":
             raise CannotSayError(f"max pooling of the image in {self._layer}")
         source = Read(of, torch.arange(of.channels), read.pixels)
         new = Pool(
@@ -152,8 +154,6 @@ class Sums(Walk, ABC):
         )
         self._add(new)
         gain, shift = x.gain[0, :, 0, 0], x.shift[0, :, 0, 0]
-        if not largest and any(geometry.padding) and shift.any():
-            raise CannotSayError(f"average pooling with padding in {self._layer}")
         index = self._value(new).index[:, read.channels]
         shaped = [one.view(-1, 1, 1).expand(index.shape) for one in (gain * factor, shift * count)]
         return Value(index, *shaped)
