@@ -269,6 +269,23 @@ def test_weights_that_tied_neurons_share_are_stored_once(digits: Tensor, tmp_pat
     assert sizes[1] - sizes[0] == 2 * weights
 
 
+@pytest.mark.parametrize(("weights", "kind"), [("int8", "int8_t"), ("fp32", "float")])
+def test_a_channel_meets_the_weights_of_its_group_alone(weights: Any, kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    groups = nn.Conv2d(8, 16, 3, padding=1, groups=4), nn.Conv2d(16, 8, 1, groups=8)
+    fires = [LIF(channels, NeuronConfig(threshold=0.1)) for channels in (8, 16, 8)]
+    stem, last = (nn.Conv2d(3, 8, 1), fires[0]), (fires[2], nn.Flatten(), nn.Linear(128, 5))
+    network = nn.Sequential(*stem, groups[0], fires[1], nn.ChannelShuffle(4), nn.AvgPool2d(2), groups[1], *last)
+    images = torch.randint(0, 256, (8, 8, 8, 3), dtype=torch.uint8)
+    (proof,) = export(network, tmp_path / "out", "c", images=images, weights=weights).parity
+    assert proof.holds
+    assert proof.spikes > 0
+    header, code = ((tmp_path / "out" / name).read_text() for name in ("model.h", "model.c"))
+    # Of 64 pixels and 16 channels, nine taps of two spikes; the other groups read means; a linear layer of 5 classes.
+    assert f"at most {64 * 16 * 9 * 2 + 128 * 5:,} additions" in header
+    assert {f"{9 * 8 * 4}", "16"} <= {*re.findall(rf"{kind} table\d+\[(\d+)\]", code)}
+
+
 def test_bits_that_are_read_in_place_take_no_stack(tmp_path: Path) -> None:
     class Two(nn.Module):
         """Neurons of two thresholds that read the same currents, which are stored, and whose spikes are pooled."""

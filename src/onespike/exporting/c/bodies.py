@@ -7,6 +7,7 @@ computed where it is read.
 import math
 
 import torch
+from torch import Tensor
 
 from onespike.errors import OnespikeError
 from onespike.exporting.c.memory import Memory
@@ -44,7 +45,9 @@ class Bodies(Memory):
         window = self._window(one)
         of_spikes, kind = one.source.kind == "bits", "float" if one.kind == "f32" else "int8_t"
         own = _own(one.weight) if of_spikes else one.source.channels
-        weights = self._table(one.weight[:, :, :own], kind) + (f", {own}" if of_spikes else "")
+        rows, first = rows_of(one.weight[:, :, :own])
+        starts = self._table(first, "uint16_t") if first.any() else "0"
+        weights = f"{self._table(rows, kind)}, {rows.shape[3]}, {starts}" + (f", {own}" if of_spikes else "")
         kernel = "conv_bits_f32" if of_spikes and one.kind == "f32" else f"conv_{one.source.kind}"
         return [f"{kernel}(&{window}, {weights}, {self._at(one.source)}, p, out);"]
 
@@ -200,7 +203,18 @@ def _each(one: Map) -> str:
     return f"for (int c = 0; c < {one.channels}; c++)"
 
 
-def _own(weight: torch.Tensor) -> int:
+def rows_of(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights (kh, kw, C_in, C_out) without the zeros of other groups: (kh, kw, C_in, reach), and the first C_out."""
+    channels = torch.arange(weight.shape[3])
+    used = (weight != 0).any(0).any(0)
+    first = torch.where(used, channels, len(channels)).amin(1)
+    reach = max(1, int((torch.where(used, channels, -1).amax(1) + 1 - first).max()))
+    first = first.clamp(max=len(channels) - reach)
+    places = first[:, None] + torch.arange(reach)
+    return weight.gather(3, places.expand(*weight.shape[:2], -1, -1)), first
+
+
+def _own(weight: Tensor) -> int:
     """How many channels have weights (kh, kw, C_in, C_out) of their own, which those behind repeat: tied neurons."""
     channels = weight.shape[2]
     sizes = (n for n in range(1, channels + 1) if channels % n == 0)

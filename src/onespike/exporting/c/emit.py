@@ -7,7 +7,7 @@ share memory with maps that are not needed any more.
 from dataclasses import dataclass
 
 from onespike.errors import OnespikeError
-from onespike.exporting.c.bodies import Bodies
+from onespike.exporting.c.bodies import Bodies, rows_of
 from onespike.exporting.c.text import TYPES, comment, kernels_for
 from onespike.exporting.lowering.maps import Conv, Function, Map, Matmul, PixelConv, Pixels, Product, Sum, Wave
 
@@ -96,7 +96,7 @@ def _products(one: Map) -> int:
         case PixelConv():
             return one.pixels * (one.weight.numel() + one.factors.numel())
         case Conv():
-            return one.pixels * one.weight.numel()
+            return one.pixels * rows_of(one.weight)[0].numel()
         case Matmul():
             return one.size * one.factors[0].channels
         case Sum():

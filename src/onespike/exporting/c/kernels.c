@@ -31,8 +31,10 @@ static int tap(const window *w, int p, int row, int column)
 }
 
 /* kernel: conv_bits */
-/* Add a row of weights for each spike in the window. Channel c has the rows of channel c % own. */
-static void NAME(const window *w, const WEIGHT *weights, int own, const uint32_t *bits, int p, NUMBER *out)
+/* Add a row of weights for each spike in the window. Channel c has the rows of channel c % own: weights of `reach` output
+   channels, from `first` on, such as those of its group. */
+static void NAME(const window *w, const WEIGHT *weights, int reach, const uint16_t *first, int own,
+                 const uint32_t *bits, int p, NUMBER *out)
 {
     int words = (w->channels + 31) / 32;
     for (int o = 0; o < w->out; o++)
@@ -41,25 +43,29 @@ static void NAME(const window *w, const WEIGHT *weights, int own, const uint32_t
         int q = tap(w, p, t / w->kernel[1], t % w->kernel[1]);
         for (int i = 0; q >= 0 && i < words; i++)
             for (uint32_t left = bits[q * words + i]; left; left &= left - 1) {
-                const WEIGHT *row = weights + (t * own + (32 * i + lowest(left)) % own) * w->out;
-                for (int o = 0; o < w->out; o++)
-                    out[o] += row[o];
+                int c = (32 * i + lowest(left)) % own;
+                const WEIGHT *row = weights + (t * own + c) * reach;
+                NUMBER *to = first ? out + first[c] : out;
+                for (int o = 0; o < reach; o++)
+                    to[o] += row[o];
             }
     }
 }
 
 /* kernel: conv_numbers */
-/* Numbers times weights. */
-static void NAME(const window *w, const WEIGHT *weights, const NUMBER *in, int p, NUMBER *out)
+/* Numbers times rows of weights: of `reach` output channels, from `first` on, such as those of a group. */
+static void NAME(const window *w, const WEIGHT *weights, int reach, const uint16_t *first, const NUMBER *in, int p,
+                 NUMBER *out)
 {
     for (int o = 0; o < w->out; o++)
         out[o] = 0;
     for (int t = 0; t < w->kernel[0] * w->kernel[1]; t++) {
         int q = tap(w, p, t / w->kernel[1], t % w->kernel[1]);
         for (int c = 0; q >= 0 && c < w->channels; c++) {
-            const WEIGHT *row = weights + (t * w->channels + c) * w->out;
-            for (int o = 0; o < w->out; o++)
-                out[o] += in[q * w->channels + c] * row[o];
+            const WEIGHT *row = weights + (t * w->channels + c) * reach;
+            NUMBER *to = first ? out + first[c] : out;
+            for (int o = 0; o < reach; o++)
+                to[o] += in[q * w->channels + c] * row[o];
         }
     }
 }
