@@ -212,6 +212,33 @@ def test_weights_that_tied_neurons_share_have_8_bits_too() -> None:
     assert np.allclose(run(made, images), expected, rtol=1e-5, atol=1e-4)
 
 
+def test_calls_of_a_grouped_convolution_have_weights_of_their_own() -> None:
+    """OpenVINO puts the batch norm behind each of them into weights that they share."""
+    openvino, nodes, before = pytest.importorskip("openvino"), list[Any](), "x"
+    for call in ("first", "second"):
+        nodes += [
+            helper.make_node("Greater", [before, "half"], [f"{call}_fired"]),
+            helper.make_node("Cast", [f"{call}_fired"], [f"{call}_spikes"], to=FLOAT),
+            helper.make_node("Conv", [f"{call}_spikes", "weight"], [f"{call}_conv"], call, group=3, pads=[1, 1, 1, 1]),
+            helper.make_node("BatchNormalization", [f"{call}_conv", "gain", "zeros", "zeros", "gain"], [call]),
+        ]
+        before = call
+    integers = RANDOM.integers(-127, 128, (3, 1, 3, 3))
+    integers[:, :, 0, 0] = 127
+    constants = {
+        "weight": (integers / 64).astype(np.float32),
+        "gain": np.float32([1, 2, 3]),
+        "zeros": np.float32([0] * 3),
+    }
+    made = model(nodes, constants | {"half": np.float32(0.5)}, "second")
+    images = RANDOM.normal(size=(7, 3, 4, 4)).astype(np.float32)
+    expected = run(made, images)
+    quantise(made)
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(made.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    assert np.allclose(compiled({"x": images})[0], expected, rtol=1e-5, atol=1e-4)
+
+
 def test_of_a_kernel_over_one_pixel_the_tap_is_stored_with_the_scales_of_the_kernel() -> None:
     nodes = [
         helper.make_node("Flatten", ["x"], ["flat"]),
