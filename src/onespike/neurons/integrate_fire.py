@@ -66,9 +66,14 @@ class IntegrateFire(nn.Module):
         """The thresholds, () or (C,): what the spikes of a whole population add up to."""
         return self.raw_threshold.exp()
 
+    @property
+    def size(self) -> Tensor:
+        """The size of one spike, () or (C,)."""
+        return self.threshold / self.population
+
     def forward(self, currents: Tensor) -> Tensor:
         """Map currents (T*B, …) to the number of spikes times the size of one, of the same shape."""
-        size = spread(self.threshold / self.population, self.axis, currents)
+        size = spread(self.size, self.axis, currents)
         # Potentials are at least as precise as the thresholds, whatever dtype autocast gives the currents.
         charges = currents.to(torch.promote_types(currents.dtype, size.dtype)) / size
         left: Tensor | float = 0.5
@@ -105,9 +110,14 @@ class QCFS(nn.Module):
             raise OnespikeError(f"threshold: expected a finite number above 0, got {shown(repr(threshold))}")
         self.levels, self.raw_threshold = levels, nn.Parameter(torch.tensor(math.log(size)))
 
+    @property
+    def size(self) -> Tensor:
+        """The height of one step, ()."""
+        return self.raw_threshold.exp() / self.levels
+
     def forward(self, x: Tensor) -> Tensor:
         """Map values of any shape."""
-        size = self.raw_threshold.exp() / self.levels
+        size = self.size
         charge = x.to(torch.promote_types(x.dtype, size.dtype)) / size
         clipped = charge.clamp(0, self.levels)
         # The operations have the neuron's order, so that both round alike. The gradient is that of `clipped`.

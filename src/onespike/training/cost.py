@@ -22,6 +22,7 @@ from onespike.errors import OnespikeError
 from onespike.models.strict_layers import Head
 from onespike.neurons.watch import aside
 from onespike.tensors import wide
+from onespike.training.spike_sizes import SpikeSizes
 from onespike.units.channel import ChannelLinear
 
 _PRICES = EnergyTable.load().operations["fp32"]
@@ -45,9 +46,9 @@ class Cost(NamedTuple):
 class _Reader(NamedTuple):
     """A weight layer that reads spikes."""
 
-    size: float | Tensor  # size of one spike, or one for each channel, in a shape that broadcasts to the input
-    axis: int | None  # of channels that have sizes of their own
-    levels: int  # most spikes in one value, if their size may be learned, and is read from each input; else 0
+    # Size of one spike, or one for each channel, in a shape that broadcasts to the input. `SpikeSizes` knows better.
+    size: float | Tensor
+    axis: int | None  # of channels whose sizes, maybe learned, are read from the input; None: `size` holds
     macs: float  # dense multiply-accumulates for each input value
 
 
@@ -68,7 +69,9 @@ class CostMeter:
         self._macs = real = 0.0
         modules = dict(network.named_modules())
         found = [(key[:3], one, one.conclude(NOISE)) for key, one in look(network, image).items()]
-        dense = {key for key, _, product in found if product.arrives == "real"}
+        self._sizes = SpikeSizes(network, image)
+        real_values = [key for key, _, product in found if product.arrives == "real"]
+        dense = {key for key in real_values if not self._sizes.proves(modules[key[0]])}
         signed = any(getattr(module, "signed", False) for module in modules.values())
         for key, tally, product in found:
             (path, name, _), layer = key, modules[key[0]]
@@ -113,16 +116,11 @@ class CostMeter:
         x, reader = (*inputs, *named.values())[0], self._readers[layer]
         x = layer.reads(x) if isinstance(layer, Head) else x
         with torch.autocast(x.device.type, enabled=False):
-            size = reader.size
-            if reader.levels:
-                others = [axis for axis in range(x.ndim) if reader.axis is None or axis != reader.axis + x.ndim]
-                values = x.detach().abs().float()
-                least = values.masked_fill(values == 0, torch.inf).amin(others)
-                least = least.view_as(size) if isinstance(size, Tensor) else least
-                # Mostly one spike; by the size so far, which a step hardly changes, as many as neurons fired.
-                spikes = (least / size).round().clamp(1, reader.levels)
-                size = torch.where(least < torch.inf, least / spikes, size)
-                self._readers[layer] = reader._replace(size=size)
+            size = self._sizes.of(layer) if self._sizes.known(layer) else reader.size
+            if reader.axis is not None and not self._sizes.known(layer):
+                others = [axis for axis in range(x.ndim) if axis != reader.axis + x.ndim]
+                peak = x.detach().abs().amax(others, keepdim=True).float()
+                size = torch.where(peak > 0, peak, size)
             spikes = wide(x) / size
             spikes = spikes.abs() if (spikes < 0).any() else spikes  # |0| has no gradient, and 0 has one
             if isinstance(layer, _ConvNd) and layer.padding_mode != "zeros":  # padding repeats spikes
@@ -152,9 +150,9 @@ def _reader(layer: nn.Module, tally: Tally, product: Product) -> _Reader:
     if sizes is not None:
         size = sizes.view(-1, *[1] * behind).to(next(layer.parameters()).device)
     # A spike is 1, or a whole fraction of it where windows overlap; any other size is a threshold.
-    learned = sizes is not None or (step is not None and abs(1 / step - round(1 / step)) > _WHOLE)
-    axis = None if sizes is None else -1 - behind
-    return _Reader(size, axis, product.levels if learned else 0, product.macs / product.inputs)
+    own = sizes is not None or (step is not None and abs(1 / step - round(1 / step)) > _WHOLE)
+    axis = -1 - behind if own and product.arrives != "graded" else None
+    return _Reader(size, axis, product.macs / product.inputs)
 
 
 def _met(layer: nn.Module, spikes: Tensor) -> Tensor:
