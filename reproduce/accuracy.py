@@ -31,7 +31,7 @@ TIED: dict[str, Any] = {"model.tied": True}
 #: The paper's networks, with what they lack: the recipe cifar10/conv12-improved.
 IMPROVED: dict[str, Any] = FULL_SIZE | {"model.preset": "improved", "train.epochs": 8, "train.weight_decay": 0.2}
 
-#: The recipe cifar100/hour, which cifar10/hour was, too; and as both were before images grew.
+#: The recipe cifar100/hour, formerly also cifar10/hour; then both as they were before images grew.
 LARGE: dict[str, Any] = PLAIN | {"model.name": "spiking-resnet-l", "train.epochs": 30}
 LARGE_AS_IT_WAS: dict[str, Any] = FULL_SIZE | PLAIN | {"model.name": "spiking-resnet-l", "train.epochs": 20}
 

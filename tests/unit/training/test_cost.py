@@ -24,6 +24,7 @@ from onespike.training.progress import Progress, quality
 from onespike.training.restoring import restore
 from onespike.training.run import Run, load
 from onespike.training.set_up import set_up
+from onespike.training.spike_sizes import SpikeSizes
 from tests.forward import Forward
 from tests.running import read_rows
 from tests.unit.metered import expect_meter_equals_audit
@@ -217,6 +218,48 @@ def test_its_gradient_on_the_size_of_spikes_is_that_of_their_number(staircase):
         assert (one is None) == (other is None)
         if one is not None:
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3 * other.abs().max().item())
+
+
+class Parts(torch.nn.Module):
+    """Two convolutions with a staircase each, what becomes of their spikes, and a convolution that reads it."""
+
+    def __init__(self, becomes, inputs: int = 6) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = (torch.nn.Conv2d(3, 6, 3, padding=1, bias=False) for _ in range(2))
+        self.one, self.other, self.becomes = QCFS(4, 1.0), QCFS(2, 3.0), becomes
+        self.table, self.row = torch.nn.Parameter(torch.rand(3, 6)), torch.nn.Linear(6, 6)
+        self.read = torch.nn.Conv2d(inputs, 5, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        read = self.becomes(self, self.one(self.first(x)), self.other(self.second(x)), x)
+        return self.read(read).mean((2, 3)) + self.row(self.table).mean()
+
+
+@pytest.mark.parametrize(
+    ("becomes", "inputs", "known"),
+    [
+        (lambda _net, a, b, _x: torch.cat([a, F.avg_pool2d(b, 2).repeat(1, 1, 2, 2)], 1), 12, True),
+        (lambda _net, a, b, _x: F.max_pool2d(a, 2) + 0 * F.max_pool2d(b, 2), 6, True),
+        (lambda _net, a, b, _x: a + b, 6, False),
+        (lambda _net, a, b, _x: a * torch.sigmoid(b), 6, False),
+        (lambda _net, a, b, _x: a + a * b, 6, False),
+        (lambda net, a, _b, x: a + net.second(x), 6, False),
+        (lambda net, a, _b, x: a * torch.sigmoid(net.second(x)), 6, False),
+        (lambda _net, a, _b, _x: F.adaptive_avg_pool2d(a, 1), 6, False),
+        (lambda _net, a, _b, _x: F.avg_pool2d(a, 3, 2, 1, count_include_pad=False), 6, False),
+        (lambda _net, a, _b, _x: 0.7 * a, 6, False),
+    ],
+)
+def test_sizes_are_known_where_whole_spikes_of_one_layer_arrive_in_each_channel(becomes, inputs, known):
+    network, images = Parts(becomes, inputs), 2 * torch.randn(32, 3, 8, 8)
+    assert SpikeSizes(network, (3, 8, 8)).known(network.read) == known
+    meter = CostMeter(network, (3, 8, 8))
+    network.one.raw_threshold.data += 0.3 * known
+    audited = audit(network, [images]).operations.synaptic_operations
+    with meter.watch():
+        network(images)
+    assert meter.read(32).operations.item() == pytest.approx(audited, rel=1e-5)
 
 
 def test_spikes_count_whatever_their_sign_also_where_the_noise_showed_one_sign_of_each_neuron():

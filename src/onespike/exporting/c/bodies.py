@@ -209,6 +209,8 @@ def rows_of(weight: Tensor) -> tuple[Tensor, Tensor]:
     used = (weight != 0).any(0).any(0)
     first = torch.where(used, channels, len(channels)).amin(1)
     reach = max(1, int((torch.where(used, channels, -1).amax(1) + 1 - first).max()))
+    if (len(channels) - reach) * weight.shape[0] * weight.shape[1] <= 2:  # no shorter than the table of the first ones
+        return weight, torch.zeros_like(first)
     first = first.clamp(max=len(channels) - reach)
     places = first[:, None] + torch.arange(reach)
     return weight.gather(3, places.expand(*weight.shape[:2], -1, -1)), first
