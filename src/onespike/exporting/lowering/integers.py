@@ -142,7 +142,7 @@ class Integers(Layers):
         integers, scale = find_integers(weight)
         if (integers * scale - weight).abs().max() > 1e-9 * weight.abs().max():
             raise CannotSayError(
-                f"weights of {self._layer} that are not of 8 bits: only those of convolutions (no transposed ones) and nn.Linear are"
+                f"weights of {self._layer} that are not of 8 bits: only those of nn.Conv2d and nn.Linear are"
             )
         common = self._laid_out(x, read, integers.to(torch.int8), geometry)
         if of.kind == "u8":
