@@ -182,7 +182,8 @@ def quantise(model: Any) -> None:
         nodes.pop()
         # Of grouped convolutions each call has a copy: OpenVINO folds the norm behind each into what they share.
         grouped = any(one.name == "group" and one.i > 1 for one in node.attribute)
-        stored = graph.store(f"{node.output[0] if grouped else name}_int8", integers.movedim(0, axis).to(torch.int8).numpy())
+        name = node.output[0] if grouped else name
+        stored = graph.store(f"{name}_int8", integers.movedim(0, axis).to(torch.int8).numpy())
         if step is None:  # behind a DequantizeLinear, ONNX Runtime would round what the layer reads to 8 bits, too
             scales = graph.store(f"{stored}_scales", scale.movedim(0, axis).numpy())
             cast = once("Cast", [stored], f"{stored}_cast", to=TensorProto.FLOAT)
