@@ -48,12 +48,12 @@ class SpikeSizes:
         }
         for one in every:
             for layer, x in _probe(network, image, every, {one: 1.0}).items():
-                so_far = found[layer]
+                so_far = found.get(layer)
                 if so_far is not None and (x is None or x.any()):
                     found[layer] = None if x is None else _added(so_far, x, one)
         odd = {one: 1 + (number * GOLDEN) % 1 for number, one in enumerate(every, 1)}
         for layer, x in _probe(network, image, every, odd).items():
-            source = found[layer]
+            source = found.get(layer)
             if source is not None and x is not None and source.parts.all():
                 sizes = torch.cat([torch.full((one.size.numel(),), odd[one]) for one in source.neurons]).to(x)
                 spikes = x[3] * (source.parts / sizes[source.places])[:, None]
@@ -91,8 +91,8 @@ def _probe(
 
     def read(layer: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         x = (*inputs, *named.values())[0]
-        whole = layer not in seen and len(x) % PROBES == 0
         axis = channel_axis(layer)
+        whole = layer not in seen and x.ndim > -axis and len(x) % PROBES == 0
         seen[layer] = x.unflatten(0, (-1, PROBES)).movedim((1, axis), (0, 1)).flatten(2) if whole else None
 
     with aside(network), ExitStack() as stack:

@@ -228,12 +228,13 @@ class Parts(torch.nn.Module):
         torch.manual_seed(0)
         self.first, self.second = (torch.nn.Conv2d(3, 6, 3, padding=1, bias=False) for _ in range(2))
         self.one, self.other, self.becomes = QCFS(4, 1.0), QCFS(2, 3.0), becomes
-        self.table, self.row = torch.nn.Parameter(torch.rand(3, 6)), torch.nn.Linear(6, 6)
+        self.table, self.row = torch.nn.Parameter(torch.rand(3, 8)), torch.nn.Linear(8, 6)
+        self.vector, self.out = torch.nn.Parameter(torch.rand(8)), torch.nn.Linear(8, 5)
         self.read = torch.nn.Conv2d(inputs, 5, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         read = self.becomes(self, self.one(self.first(x)), self.other(self.second(x)), x)
-        return self.read(read).mean((2, 3)) + self.row(self.table).mean()
+        return self.read(read).mean((2, 3)) + self.row(self.table).mean() + self.out(self.vector)
 
 
 @pytest.mark.parametrize(
