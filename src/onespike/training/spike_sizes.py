@@ -69,8 +69,9 @@ class SpikeSizes:
         if not self.known(layer):
             return False
         neurons, _, parts = self._sources[layer]
-        most = max(getattr(one, "levels", getattr(one, "population", 1)) for one in neurons)
-        return most * int(parts.max()) <= LEVELS and all(getattr(one, "time_steps", 1) == 1 for one in neurons)
+        most = max(one.levels if isinstance(one, QCFS) else one.population for one in neurons)
+        at_once = all(isinstance(one, QCFS) or one.time_steps == 1 for one in neurons)
+        return at_once and most * int(parts.max()) <= LEVELS
 
     def of(self, layer: nn.Module) -> Tensor:
         """The size of a spike in each channel, in a shape that broadcasts to what the layer reads."""

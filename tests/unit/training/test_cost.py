@@ -263,6 +263,19 @@ def test_sizes_are_known_where_whole_spikes_of_one_layer_arrive_in_each_channel(
     assert meter.read(32).operations.item() == pytest.approx(audited, rel=1e-5)
 
 
+def test_a_mean_over_channels_and_a_layer_that_is_called_twice_have_no_known_sizes():
+    def forward(net: Forward, x: torch.Tensor) -> torch.Tensor:
+        spikes = net.neurons(net.first(x))
+        means = spikes.unflatten(1, (2, 3)).mean(2)
+        return net.read(means).mean() + net.twice(spikes).mean() + net.twice(spikes.flip(2)).mean() + net.once(spikes)
+
+    first, neurons = torch.nn.Conv2d(3, 6, 1), IntegrateFire(6, 1, 1, "rectangle")
+    read, once, twice = torch.nn.Conv2d(2, 5, 1), torch.nn.Conv2d(6, 5, 1), torch.nn.Conv2d(6, 5, 1)
+    network = Forward(forward, first=first, neurons=neurons, read=read, once=once, twice=twice)
+    sizes = SpikeSizes(network, (3, 8, 8))
+    assert [sizes.known(one) for one in (once, read, twice)] == [True, False, False]
+
+
 def test_spikes_count_whatever_their_sign_also_where_the_noise_showed_one_sign_of_each_neuron():
     net = torch.nn.Sequential(torch.nn.Linear(6, 8), make_neuron(8, NeuronConfig("ternary")), torch.nn.Linear(8, 3))
     with torch.no_grad():
