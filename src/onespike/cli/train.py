@@ -36,6 +36,7 @@ def train(
         quiet: Print nothing.
     """
     from onespike.training import Run, load_recipe
+    from onespike.training.idle import warn_of_idle
 
     if resume is not None:
         for option, value in (("recipe", recipe), ("out", out), ("init-from", init_from)):
@@ -48,7 +49,9 @@ def train(
     base = Run.open(own).config if own else "digits" if recipe is None else recipe
     start = Run.open(init_from).recipe if init_from else None
     folder = resume or out or _folder(own.resolve().name if own else str(base))
-    return fit(load_recipe(base, overrides, start), folder, resume is not None, init_from, quiet)
+    chosen = load_recipe(base, overrides, start)
+    warn_of_idle(overrides, chosen)
+    return fit(chosen, folder, resume is not None, init_from, quiet)
 
 
 def fit(
