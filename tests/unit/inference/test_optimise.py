@@ -21,7 +21,7 @@ from onespike.durable import read_whole
 from onespike.errors import OnespikeError
 from onespike.exporting.network import rounded
 from onespike.inference import Engine, load_engine
-from onespike.inference.compare import Candidate, compare
+from onespike.inference.compare import Candidate, Comparison, Measured, compare
 from onespike.inference.optimise import Eager, _suited, compare_spikes, optimise
 from onespike.inference.runtimes import WATCHED, _differing, _spikes
 from onespike.inference.storage import save_engine
@@ -275,9 +275,18 @@ def test_engines_are_timed_on_whole_batches_in_milliseconds() -> None:
     found = compare("net", engines, batches, 1, sizes=(1, 8))
     assert sorted(set(sizes)) == [1, 3, 8]
     assert all(0.02 <= seconds / 1000 < 20 for seconds in found.engines[1].milliseconds.values())
-    assert (found.fastest, found.images, found.engines[1].top1) == ("fast", 4, 50.0)
+    assert (found.best, found.images, found.engines[1].top1) == ("fast", 4, 50.0)
     with pytest.raises(OnespikeError, match="numbers that are not finite"):
         compare("net", {"broken": Candidate(lambda images: images.flatten(1) / 0)}, batches, 1, sizes=(1,))
+
+
+@pytest.mark.parametrize(("right", "best"), [(98.9, "slow"), (99.1, "fast")])
+def test_the_best_engine_is_the_fastest_that_is_not_wrong(right: float, best: str) -> None:
+    eager, slow, fast = (
+        Measured(name, 90.0, same, None, {1: time}, {1: time})
+        for name, same, time in (("eager", 100.0, 1.0), ("slow", 100.0, 0.9), ("fast", right, 0.1))
+    )
+    assert Comparison("net", 1000, 1, 1, None, (eager, slow, fast)).best == best
 
 
 def test_spikes_that_differ_are_counted_over_all_images() -> None:
