@@ -232,6 +232,14 @@ def nan_run(source: Run, folder: Path) -> Run:
         (["RUN", "--out", "OUT", "--finetune", "--train.device", "cpu", "--train.precision", "fp16"], "fp16"),
         (["RUN", "--out", "OUT", "--finetune", "--train.epochs", "0"], "train.epochs: expected at least 1"),
         (["RUN", "--out", "OUT", "--train.epochs", "2"], "--train.* options are for --finetune"),
+        (
+            ["RUN", "--out", "OUT", "--calibration.ridge", "1", "--calibration.correct", "bias"],
+            "--calibration.ridge needs --calibration.correct weights",
+        ),
+        (
+            ["RUN", "--out", "OUT", "--calibration.percentile", "9", "--calibration.thresholds", "maximum"],
+            "--calibration.percentile needs --calibration.thresholds error or percentile",
+        ),
         (["RUN", "--out", "OUT", "--alow-real"], "unknown option '--alow-real': did you mean '--allow-real'?"),
         (
             ["RUN", "--out", "OUT", "--data.name", "cifar10", "--data.root", "NOWHERE"],
