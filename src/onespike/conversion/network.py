@@ -234,6 +234,7 @@ def _plan(graph: fx.GraphModule, per_channel: bool) -> Iterator[_Step]:
     """Plan what replaces each node that depends on the images and is not linear."""
     reached, spikes = reached_by_images(graph.graph), set[fx.Node]()
     alike = set[fx.Node]()  # spikes that may be pooled: they have one threshold, or one for each channel
+    joined = set[fx.Node]()  # channels of several layers, whose thresholds differ: alike until they are moved
     taken = {path for path, _ in graph.named_modules()}
     # What is also called on something else than images stays as it is there.
     planned = {str(node.target) for node in graph.graph.nodes if node.op == "call_module" and node not in reached}
@@ -251,8 +252,13 @@ def _plan(graph: fx.GraphModule, per_channel: bool) -> Iterator[_Step]:
         for sort in (spikes, alike):
             if kind in ("activation", "pooling of spikes") or (moves and inputs <= sort):
                 sort.add(node)
-        if name == "stack" or (name in ("cat", "concat") and node.kwargs.get("dim", (*node.args[1:2], 0)[0]) != 1):
+        cat = name in ("cat", "concat")
+        joins, stays = cat and len(inputs) > 1, cat or name in kinds.STAYING or isinstance(module, nn.Identity)
+        across = name == "stack" or (cat and node.kwargs.get("dim", (*node.args[1:2], 0)[0]) != 1)
+        if across or (moves and not stays and joined & inputs):
             alike.discard(node)
+        elif node in alike and kind != "activation" and (joins or joined & inputs):
+            joined.add(node)
         if kind == "linear":
             continue
         stack = node.meta.get("nn_module_stack") or {"": ("",)}  # of the modules whose forward passes lead to it

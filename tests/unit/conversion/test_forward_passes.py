@@ -313,6 +313,22 @@ def test_max_pooling_where_neurons_of_several_thresholds_meet(axis, spikes):
     assert isinstance(converted.body.pool, PoolSpikes) is spikes
 
 
+@pytest.mark.parametrize(("moved", "spikes"), [(True, False), (False, True)])
+def test_max_pooling_over_an_axis_that_joins_neurons_of_several_thresholds(moved, spikes):
+    def joined(net, x):
+        both = torch.cat([net.one(x).relu(), net.other(x).relu()], 1).contiguous()
+        return net.last(net.pool(both.flatten(2).transpose(1, 2) if moved else both).flatten(1))
+
+    torch.manual_seed(0)
+    pool = nn.MaxPool1d(8) if moved else nn.MaxPool2d(2)
+    layers = {"one": nn.Conv2d(3, 4, 3), "other": nn.Conv2d(3, 4, 3), "last": nn.Linear(16 if moved else 32, 5)}
+    network, images = Forward(joined, **layers, pool=pool).eval(), torch.randn(64, 3, 6, 6)
+    network.other.weight.data *= 10
+    converted = onespike.convert(network, images, time_steps=64, neurons="layer", calibration=MAXIMA).network
+    assert isinstance(converted.body.pool, PoolSpikes) is spikes
+    assert error(converted, network, images) < 0.05
+
+
 def test_attention_as_a_module_is_right_over_all_steps_where_images_come_first():
     def forward(net, x):
         x = net.first(x).relu()
