@@ -204,6 +204,8 @@ def _accuracy(run: Run, checkpoint: Checkpoint, data: Any, dataset: Dataset, tes
         # A training that went on since then has other weights, and other time steps have another energy. Training's
         # arithmetic, or float32, is what was priced.
         precise = content["precision"] in ("fp32", run.recipe.train.precision)
-        if precise and (*known, content.get("time_steps")) == ("test", "best", test_set, epoch, None):
-            return float(content["top1"]["mean"])
+        found = float(content["top1"]["mean"])
+        same = (*known, content.get("time_steps")) == ("test", "best", test_set, epoch, None)
+        if precise and same and 0 <= found <= 100:
+            return found
     return None

@@ -31,6 +31,10 @@ def check_spikes(run: Path, overrides: Overrides, images: int = 512, device: Lit
         raise OnespikeError(f"images: expected at least 2, got {images}: of one, real numbers look like spikes")
     opened, console = Run.open(run), person()
     audit = audit_run(opened, opened.recipe_with(overrides).data, images, device=device, latency=False)
+    if audit.operations.images < 2:
+        raise OnespikeError(
+            f"{audit.data}: expected at least 2 test images, got 1: of one, real numbers look like spikes"
+        )
     readings = read_spikes(audit.operations)
     table = plain_table("layer", "product", "arrives", ">rate", "")
     for reading in readings:

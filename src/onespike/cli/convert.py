@@ -51,12 +51,6 @@ def convert(
         raise OnespikeError("--train.* options are for --finetune; leave them out, or add it")
     values = {key.removeprefix("calibration."): value for key, value in of_calibration.items()}
     calibration = make(Calibration, values, "calibration")
-    for name, needed, suits in (
-        ("percentile", "thresholds error or percentile", calibration.thresholds != "maximum"),
-        ("ridge", "correct weights", calibration.correct == "weights"),
-    ):
-        if name in values and not suits:
-            raise OnespikeError(f"--calibration.{name} needs --calibration.{needed}; leave it out, or set that")
     source = Run.open(run)
     Run(out).expect_free()
     data = source.recipe_with(of_data).data

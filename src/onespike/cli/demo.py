@@ -55,6 +55,8 @@ def demo(
         raise OnespikeError("expected one run folder: onespike demo RUN")
     if out is None and not serve:
         raise OnespikeError("expected a folder to write: onespike demo RUN --no-serve --out FOLDER")
+    if port and not serve:
+        raise OnespikeError(f"--port {port}: with --no-serve nothing is served; leave one of them out")
     opened, table, console = Run.open(run or model or PRETRAINED), EnergyTable.load(energy), person()
     with ExitStack() as stack:
         folder = out or Path(stack.enter_context(TemporaryDirectory())) / "page"

@@ -47,6 +47,8 @@ def export(
 
     if out is None:
         raise OnespikeError("expected a folder to write: onespike export RUN --out FOLDER")
+    if images < 1:
+        raise OnespikeError(f"--images: expected at least 1, got {images}")
     expect_writable(json, folder=out)
     expect_outside(json, out)
     opened, console = Run.open(run), person(json)

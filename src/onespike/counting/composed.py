@@ -29,7 +29,7 @@ class Weighted(NamedTuple):
     layout: Layout
     axes: set[int]  # along which the weights differ
     path: str  # of the module that multiplied them
-    x: Tensor
+    x: Tensor  # a copy: they may be written before the sum
     weight: Tensor
     first: bool  # as in `Product`
 
@@ -70,7 +70,7 @@ class Composed:
             return
         sides = zip(result.shape, weight.expand(result.shape).stride(), strict=True)
         if axes := {axis for axis, (side, step) in enumerate(sides) if side > 1 and step}:
-            self._remember(result, Weighted(Layout.of(result), axes, path, x, weight, first))
+            self._remember(result, Weighted(Layout.of(result), axes, path, x.clone(), weight, first))
 
     def _remember(self, result: Tensor, begun: Weighted | Padded) -> None:
         """Remember a result, and forget those that are freed."""

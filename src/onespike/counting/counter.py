@@ -142,9 +142,12 @@ class ProductCounter(TorchDispatchMode):
             self._uncounted.append((self._path, func, args, kwargs, result))
         else:
             self._weights.release(func, args, kwargs, self._count_as_state)
+            before = args
+            if func.overloadpacket.__name__ == "mul_" and args[0] not in self._weights:
+                before = (args[0].clone(), *args[1:])  # what is multiplied is gone then
             result = func(*args, **kwargs)
             self._first = behind is False
-            is_product = self._see(func, args, kwargs, result)
+            is_product = self._see(func, args, kwargs, result, before)
         if behind is not None and func.overloadpacket.__name__ not in BLANK:  # these read its shape alone
             places = set(map(memory, given))  # a view shares its base's place
             made = [tensor for tensor in tensors_in(result) if memory(tensor) not in places]
@@ -167,8 +170,10 @@ class ProductCounter(TorchDispatchMode):
             self._see(func, args, kwargs, result)
             self._stack.pop()
 
-    def _see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> bool:
-        """Count an operation on activations; returns whether it was a product."""
+    def _see(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, before: tuple[Any, ...] = ()
+    ) -> bool:
+        """Count an operation on activations, `before` which `args` held these; returns whether it was a product."""
         tensors, path = list(tensors_in([args, kwargs])), self._path
         if count := _product_of(func):
             if any(tensor.is_complex() for tensor in tensors):
@@ -194,7 +199,7 @@ class ProductCounter(TorchDispatchMode):
             self.elementwise[path] += done
         for tensor in written(func, args, kwargs):
             self._composed.forget(tensor)
-        self._composed.see(func, path, args, result, self._first)
+        self._composed.see(func, path, before or args, result, self._first)
         return False
 
     def _counts_sum(self, func: Any, args: tuple[Any, ...]) -> bool:

@@ -178,7 +178,7 @@ def _images_in(model: nn.Module, batch: Tensor, answer: Any, axis: int | None) -
     if batch.ndim == 5 and axis % 5 == 1 and not of_volumes:
         return images, len(batch)
     over_time = axis % batch.ndim == 0 and isinstance(answer, Tensor) and answer.ndim == 3  # (T, B, K)
-    return images, len(answer) if over_time and answer.shape[1] == images != len(answer) else 1
+    return images, len(answer) if over_time and answer.shape[1] == images else 1
 
 
 def _layers(model: nn.Module, counter: ProductCounter, watch: Watch, images: int, batches: int) -> list[Layer]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from onespike.configs import convert
-from onespike.data.augment import BatchAugment
+from onespike.data.augment import BatchAugment, are_as_given
 from onespike.data.sources.image import decode, fit
 from onespike.durable import path_of, read_whole
 from onespike.errors import OnespikeError, warn
@@ -94,6 +94,8 @@ def inspect_network(
         state = f"{path}: {name} takes {card.in_channels} channels; a picture has 1 or 3"
         raise OnespikeError(f"{state}; pass --sample NUMBER, or call inspect_sample, for a sample of its data")
     whole = decode(content, str(path), card.in_channels)
+    if are_as_given(card.mean, card.std):
+        warn(f"{path} has bytes, taken as 0 to 1; {name} knows floats that their owner normalised")
     pixels = whole if whole.shape[:2] == (card.image_size, card.image_size) else fit(whole, card.image_size)
     return _inspect(network, card, pixels.copy(), (path, (whole.shape[1], whole.shape[0]), pixels), seed, name)
 

@@ -92,6 +92,8 @@ def contract_of(
     if not len(means) == len(stds) == channels or not of_bytes:
         expected = f"expected {channels} shares of the full range each, 0 to 1, std from 1e-9 on"
         raise OnespikeError(f"mean and std: {expected}, got {means}, {stds}; divide those of 0 to 255 by 255")
+    if images.dtype != torch.uint8 and (mean is None) != (std is None):
+        raise OnespikeError("mean and std: floats are normalised already; give both, to be written down, or none")
     stated = images.dtype == torch.uint8 or not (mean is None or std is None)
     contract = Contract(type(network).__name__, "", (), channels, side, means, stds, stated=stated)
     probe = copied(network)  # a copy, since it may keep a state

@@ -107,8 +107,8 @@ def export(
         if name not in FORMATS:
             raise unknown("format", name, FORMATS)
     weights = convert(weights, Weights, "weights")
-    if (count := convert(count, int, "images")) < 1:
-        raise OnespikeError(f"images: expected at least 1, got {count}")
+    if (count := convert(count, int, "count")) < 1:
+        raise OnespikeError(f"count: expected at least 1, got {count}")
     if isinstance(model, nn.Module):
         expect_left_out("with a network", which=which != "best", data=data is not None)
     else:

@@ -13,7 +13,7 @@ from onespike.models.block import NORMS, Block, BlockState, after_norm, uniform
 from onespike.models.initialise import initialise, scale_branches
 from onespike.models.patch import Merging, PatchEmbedding
 from onespike.models.recompute import run_again_later
-from onespike.models.refusals import expect_no_reset, expect_whole_spikes, fires_ones, real_values
+from onespike.models.refusals import DILATED, expect_no_reset, expect_whole_spikes, fires_ones, real_values
 from onespike.models.registry import ModelConfig, expect_multiple, register_model
 from onespike.neurons import Neuron, NeuronConfig, make_neuron
 from onespike.units import RECURRENT, UNITS, UnitConfig
@@ -105,7 +105,8 @@ class OnespikeConfig(ModelConfig):
         if not spiking and (self.time_steps > 1 or self.draws):
             expected = "one time step and the encoding threshold (then a ReLU) or direct"
             raise OnespikeError(f"neuron {name}: expected {expected}, got {self.time_steps} and {self.encoding}")
-        expect_whole_spikes(self.neuron, self.region_threshold)
+        if self.windows in DILATED:
+            expect_whole_spikes(self.neuron, self.region_threshold)
         if self.fusion == "none" or (self.unit, self.windows) == ("conv", "none"):
             expect_no_reset(self.neuron)
         if self.preset == "strict":

@@ -59,7 +59,7 @@ class Callback:
         return nullcontext()
 
     def penalty(self, trainer: "Trainer", images: int) -> Tensor | float:  # noqa: ARG002
-        """Return what is added to the loss of the last forward pass, which was over `images` images."""
+        """Return what is added to the loss of the last forward pass, which was over `images` images: a tensor, or 0."""
         return 0.0
 
     def after_step(self, trainer: "Trainer", step: Step) -> None:
@@ -92,6 +92,21 @@ class Callback:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore what `state` returned, tuples as lists; if this raises, as by an `assert`, the run is not resumed."""
+
+
+class LossState(Callback):
+    """Keeps in checkpoints what a user's loss keeps from batch to batch in its buffers, such as running means."""
+
+    def __init__(self, loss: nn.Module) -> None:
+        self.loss = loss
+
+    def state(self) -> dict[str, Any]:
+        """The buffers, by name."""
+        return dict(self.loss.state_dict())
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Put them back."""
+        self.loss.load_state_dict(state)
 
 
 class MovingAverage(Callback):

@@ -23,7 +23,8 @@ def _idle(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield "train.teacher_weight", "there is no train.teacher"
         yield "train.teacher_temperature", "there is no train.teacher"
     if recipe.loss is not None:
-        yield "train.loss", "loss.class_path takes its place"
+        if train.loss != "tet":  # by which networks answer each step
+            yield "train.loss", "loss.class_path takes its place"
         if not train.mixup:
             yield "train.label_smoothing", "loss.class_path takes the place of the loss that it smooths"
     if not train.noise_range:

@@ -84,7 +84,7 @@ def train(
     trainer: Trainer | None = None
     with seeded(recipe.train.seed):  # whoever calls this goes on with random numbers of their own
         try:
-            trainer = set_up(recipe, model, data, loss, callbacks)
+            trainer = set_up(recipe, model, data, loss, callbacks, resume)
             main = trainer.accelerator.is_main_process
             trainer.callbacks += [Display(quiet=quiet or not main), trackers]
             trainer.callbacks += [Saving(run)] if main else []

@@ -58,7 +58,7 @@ def parameter_groups(config: TrainConfig, model: nn.Module) -> list[dict[str, An
     those named there included. The head, which is the last weight, and what is no matrix to timm take AdamW's steps
     (Jordan et al. 2024).
     """
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    shapes = {name: one.shape for name, one in model.named_parameters() if one.requires_grad}
     exempt = {name for name, shape in shapes.items() if shape.numel() == max(shape, default=1)}
     named = getattr(model, "no_weight_decay", ())
     patterns = tuple(named() if callable(named) else named)

@@ -107,13 +107,13 @@ class Hoyer(Callback):
 
     def forward(self) -> AbstractContextManager[None]:
         """Record the potentials."""
-        self._calls.clear()
         return watch_neurons(self.network, self._calls.append, foreign_potentials=False)
 
     def penalty(self, trainer: "Trainer", images: int) -> Tensor | float:  # noqa: ARG002
         """Compute the penalty, in float32 at least."""
         with torch.autocast(trainer.accelerator.device.type, enabled=False):
             own = [call for call in self._calls if isinstance(call.neuron, Neuron) and call.neuron.spiking]
+            self._calls.clear()  # or they would lie in memory until the next step, in evaluations, too
             return self.weight * sum(self._of(call) for call in own)
 
     def _of(self, call: Fired) -> Tensor:

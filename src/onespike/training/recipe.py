@@ -40,7 +40,8 @@ SECTIONS = ("data", "model", "train", "loss", "conversion")
 _KINDS = {"data": DataConfig, "train": TrainConfig, "loss": ClassPath, "conversion": ConversionConfig}
 #: The key by which a recipe says that every value is in it, and which version wrote it: a run's `config.yaml`.
 RESOLVED = "resolved_by"
-#: Values that do not change the result: they say where and how a run is trained, shown and saved, or name others.
+#: Values that do not change the result, beyond rounding: they say where and how a run is trained, shown and saved, or
+#: name others.
 NO_MATTER = {"data.root", "data.cache", "data.workers", "model.preset"}
 NO_MATTER |= {"train.device", "train.monitor_every", "train.save_minutes", "train.track"}
 
@@ -53,7 +54,7 @@ class Recipe:
         data: The data set and its augmentation.
         model: The architecture: the config of a registered family, or its name; or a user's class.
         train: The training.
-        loss: A user's loss, in place of `train.loss`.
+        loss: A user's loss, in place of `train.loss`; "tet" still makes the library's networks answer each step.
         conversion: How the model was converted into a spiking one; None if it was not.
     """
 

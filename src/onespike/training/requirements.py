@@ -97,6 +97,7 @@ def expect_loss(loss: Loss, logits: Tensor, soft: bool, splits: int = 1) -> None
     targets = nn.functional.one_hot(labels, logits.shape[-1]).to(logits.dtype) if soft else labels
     logits = torch.cat([logits] * splits, -2)
     shapes = f"logits {tuple(logits.shape)} and labels {tuple(targets.shape)}"
+    kept = {name: one.clone() for name, one in loss.state_dict().items()} if isinstance(loss, nn.Module) else {}
     try:
         with torch.enable_grad():
             number = loss(logits.detach().requires_grad_(), targets)
@@ -105,6 +106,9 @@ def expect_loss(loss: Loss, logits: Tensor, soft: bool, splits: int = 1) -> None
         remedy += "; Mixup makes labels soft: --train.mixup 0" if soft else ""
         remedy += "; logits over time are (T, B, K): take their mean in it" if logits.ndim == 3 else ""
         raise OnespikeError(f"loss: it does not take {shapes}: {reason(error)}{remedy}") from error
+    finally:
+        if isinstance(loss, nn.Module):  # it begins as it was passed
+            loss.load_state_dict(kept, strict=False)
     if not isinstance(number, Tensor) or number.numel() != 1:
         given = f"shape {tuple(number.shape)}" if isinstance(number, Tensor) else type(number).__name__
         raise OnespikeError(f"loss: expected a tensor of one number for {shapes}, got {given}")

@@ -31,6 +31,7 @@ def set_up(
     data: Any = None,
     loss: Loss | None = None,
     callbacks: Sequence[Callback] = (),
+    resume: bool = False,
 ) -> Trainer:
     """Make a trainer from a recipe, or from what is passed in place of its parts, as `train` does."""
     if model is not None:  # now: to open the data may take long
@@ -39,12 +40,12 @@ def set_up(
         raise OnespikeError(f"callbacks: expected a list of onespike.Callback, got a {type(callbacks).__name__}")
     if odd := [one for one in callbacks if not isinstance(one, Callback)]:
         raise OnespikeError(f"callbacks: expected onespike.Callback, got a {type(odd[0]).__name__}")
-    if model is not None and getattr(recipe.model, "init_args", None) is None:  # no path, or that of another object
-        made = ClassPath.of(model)
-        conversion = recipe.conversion if recipe.model == made else None  # of a converted run, go on with it
+    if model is not None:
+        same, made = _written(model, recipe.model, resume)
+        conversion = recipe.conversion if same else None  # of a converted run, go on with it
         recipe = replace(recipe, model=made, conversion=conversion)
-    if loss is not None and (made := ClassPath.of(loss)).class_path != getattr(recipe.loss, "class_path", ""):
-        recipe = replace(recipe, loss=made)
+    if loss is not None:
+        recipe = replace(recipe, loss=_written(loss, recipe.loss, resume)[1])
     if data is not None:
         expect_used_with(data, recipe.data)
         recipe = replace(recipe, data=replace(recipe.data, name=PASSED, root=None, class_path=None, init_args={}))
@@ -65,6 +66,16 @@ def set_up(
         if trainer.average:
             trainer.average.begin()
     return trainer
+
+
+def _written(passed: Any, named: Any, resume: bool) -> tuple[bool, Any]:
+    """Whether an object that was passed is of the class that a recipe names, and what is written down in its place.
+
+    Nobody knows the arguments that it was made with: the recipe's may be others. A resumed run has its own.
+    """
+    made = ClassPath.of(passed)
+    same = getattr(named, "class_path", "") == made.class_path
+    return same, named if same and resume else made
 
 
 def learn_from(network: nn.Module, data: Dataset, passed: bool = False) -> None:

@@ -18,10 +18,10 @@ from torch.nn.parallel import DistributedDataParallel
 from onespike.data.augment import seed_everything
 from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader, Share, TrainLoader, derive_seed
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, shown
 from onespike.neurons.watch import resetter
 from onespike.tensors import not_finite
-from onespike.training.callbacks import Callback, Int8Weights, Monitor, MovingAverage, Step
+from onespike.training.callbacks import Callback, Int8Weights, LossState, Monitor, MovingAverage, Step
 from onespike.training.checkpoint import Checkpoint, ModelCard, split_tensors, weights_of
 from onespike.training.flops import Flops
 from onespike.training.growth import resize, size_at
@@ -83,13 +83,14 @@ class Trainer:
         share = Share(accelerator.device, dtype, accelerator.process_index, accelerator.num_processes)
         size = config.batch_size
         self.batches = TrainLoader(data, recipe.data, size, config.seed, share)
-        self.held_out = EvalLoader(data.validation, data.mean, data.std, size, share)
-        self.test = EvalLoader(data.test, data.mean, data.std, size, share)
         part = size // accelerator.num_processes
         if part % config.accumulate or (config.mixup and part % 2):
             takes = f"each of {accelerator.num_processes} processes takes {part} of {size} images"
             expected = f"expected a multiple of train.accumulate ({config.accumulate}), and an even number for Mixup"
             raise OnespikeError(f"train.batch_size: {takes}; {expected}")
+        at_once = size // config.accumulate  # what is too large for the memory in training is so in evaluation
+        self.held_out = EvalLoader(data.validation, data.mean, data.std, at_once, share)
+        self.test = EvalLoader(data.test, data.mean, data.std, at_once, share)
         if config.ema and (odd := [one for one in callbacks if type(one).weights is not Callback.weights]):
             state = f"{type(odd[0]).__name__} changes the weights to compute with, and averages would replace them"
             raise OnespikeError(f"callbacks and train.ema: {state}; leave one of the two out")
@@ -130,6 +131,8 @@ class Trainer:
             yield Hoyer(self.network, config.hoyer)
         if config.surrogate_width_end:
             yield SurrogateWidth(self.network, config.surrogate_width_end)
+        if isinstance(self.loss, nn.Module) and self.loss.state_dict():
+            yield LossState(self.loss)
 
     @property
     def enough(self) -> bool:
@@ -143,9 +146,9 @@ class Trainer:
     def step(self, number: int, images: Tensor, labels: Tensor) -> tuple[float, float]:
         """Take step `number` of the optimiser, counted from 0; returns the mean loss and the number of hits."""
         self.scheduler.step_update(number)
+        seed_everything(derive_seed(self.config.seed, number, self.accelerator.process_index))
         for callback in self.callbacks:
             callback.before_step(self, number)
-        seed_everything(derive_seed(self.config.seed, number, self.accelerator.process_index))
         if self.config.start_size:
             steps = self.config.epochs * len(self.batches)
             images = resize(images, size_at(self.config, self.data.image_size, number, steps))
@@ -167,7 +170,7 @@ class Trainer:
                     found = f"in training it gives a {type(logits).__name__}, in evaluation a tensor"
                     raise OnespikeError(f"model: {found}; expected logits alone (aux_logits=False)")
                 loss = self.loss(logits, y) / parts
-                penalty = sum(callback.penalty(self, len(part)) for callback in self.callbacks)
+                penalty = self._penalty(len(part))
                 own = loss * (1 - self.config.teacher_weight) if self.teacher else loss
                 total = own + penalty / parts if isinstance(penalty, Tensor) else own
                 if not total.requires_grad:
@@ -183,6 +186,17 @@ class Trainer:
         self.optimizer.zero_grad()
         # Read last, since reading waits until an accelerator has done all before.
         return sum(one.item() for one in losses), sum(one.item() for one in hits)
+
+    def _penalty(self, images: int) -> Tensor | float:
+        """Sum what callbacks add to the loss of a part."""
+        total: Tensor | float = 0.0
+        for callback in self.callbacks:
+            one = callback.penalty(self, images)
+            if not isinstance(one, Tensor) and one:
+                found = f"the penalty of {type(callback).__name__} is a number, {shown(one)}, which trains nothing"
+                raise OnespikeError(f"callbacks: {found}: return a tensor, without item()")
+            total = total + one
+        return total
 
     def _answer(self, x: Tensor) -> Tensor:
         try:

@@ -114,6 +114,9 @@ def test_an_evaluation_gives_the_accuracy_that_a_summary_lacks(make_run, monkeyp
     monkeypatch.setattr(Dataset, "test_set", lambda *given: (hashed.append(given), own(*given))[1])
     assert audit_run(run, images=8, latency=False).accuracy == 12.5
     assert len(hashed) == 1, "of many images it takes a while"
+    for wrong in (150, -1):
+        (run.folder / "evaluation" / "evaluation.json").write_text(json.dumps(found | {"top1": {"mean": wrong}}))
+        assert audit_run(run, images=8, latency=False).accuracy is None
     others = {"part": "train", "checkpoint": "last", "test_set": "others", "epochs": 2, "time_steps": 4}
     for other in ({key: value} for key, value in (others | {"precision": "bf16"}).items()):
         (run.folder / "evaluation" / "evaluation.json").write_text(json.dumps(found | other))

@@ -211,6 +211,24 @@ def test_what_is_not_summed_over_the_weights_is_no_product(function):
     assert counted(function, torch.randn(4, 4), w=torch.randn(4)).macs == 0
 
 
+@pytest.mark.parametrize("other", ["spikes", "real"])
+@pytest.mark.parametrize("how", ["product", "in place", "overwritten"])
+def test_what_is_multiplied_counts_as_it_was(how, other):
+    def forward(self, x):
+        values = fired(x) if other == "spikes" else x.tanh()
+        if how == "in place":
+            return values.mul_(self.w).sum(-1)
+        product = values * self.w
+        if how == "overwritten":
+            values.fill_(0.3) if other == "spikes" else values.gt_(0)
+        return product.sum(-1)
+
+    torch.manual_seed(0)
+    [product] = counted(forward, torch.randn(6, 4), w=torch.randn(4)).products
+    assert product.arrives == ("binary" if other == "spikes" else "real")
+    assert (product.rate < 1) is (other == "spikes")
+
+
 def test_of_two_uses_of_weights_the_one_that_is_summed_is_a_product_once():
     def forward(self, x):
         weighted = x * self.w

@@ -274,7 +274,8 @@ def test_spiking_attention_has_a_binary_side_in_every_product():
 def test_thresholds_of_layers_that_are_seldom_active_are_those_of_what_is(thresholds, activation, scale):
     neurons, activations = IntegrateFire(3, 1, 1, "rectangle"), torch.zeros(100, 3)
     activations[0] = activation  # half of all are 0, so a median is
-    set_thresholds(neurons, activations[None], activations, Calibration(thresholds, percentile=50))
+    chosen = Calibration(thresholds) if thresholds == "maximum" else Calibration(thresholds, percentile=50)
+    set_thresholds(neurons, activations[None], activations, chosen)
     shares = SHARES if thresholds == "error" else torch.ones(1)
     assert (neurons.threshold[:, None] / scale - shares).abs().amin(1).max() < 1e-6
 

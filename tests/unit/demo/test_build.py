@@ -174,6 +174,7 @@ def test_without_a_network_one_line_says_what_to_do(
     [
         (["RUN", "--model", "RUN"], "expected one run folder: onespike demo RUN"),
         (["RUN", "--no-serve"], "expected a folder to write"),
+        (["RUN", "--no-serve", "--out", "x", "--port", "8000"], "--port 8000: with --no-serve nothing is served"),
         (["RUN", "--port", "70000"], "--port: expected 0 (a free one) to 65535, got 70000"),
         (["RUN", "--no-serve", "--out", "RUN"], "which is of no earlier page: choose another folder"),
     ],

@@ -55,6 +55,13 @@ def test_without_known_neurons_it_says_why_none_is_shown(image: Path, capsys: py
     draw_inspection(view)
 
 
+def test_a_network_that_knows_floats_is_warned_of_bytes(image: Path, capsys: pytest.CaptureFixture):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16 * 16, 2))
+    inspect_network(network, ModelCard(ClassPath.of(network), ("ant", "bee"), 1, 16, (0.0,), (1.0,), "noise"), image)
+    said = "noise.png has bytes, taken as 0 to 1; the network knows floats that their owner normalised"
+    assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -564,7 +564,8 @@ def test_the_contract_says_how_images_come_as_far_as_it_is_known(tmp_path: Path)
 
     scaled = "float32 (B, C, H, W), (pixel / 255 - mean) / std"
     assert contract(floats) == ("float32 (B, C, H, W), normalised as the test images were", None)
-    assert contract(floats, mean=[0.5] * 3)[1] is None  # half of it is not known
+    with pytest.raises(OnespikeError, match="mean and std: floats are normalised already; give both"):
+        contract(floats, mean=[0.5] * 3)
     assert contract(floats, mean=[0.5] * 3, std=[0.25] * 3) == (scaled, [0.5] * 3)
     assert contract(pixels) == (scaled, [0.0] * 3)
     assert contract(pixels, pixels=True) == ("uint8 (B, C, H, W)", [0.0] * 3)

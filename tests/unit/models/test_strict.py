@@ -371,6 +371,13 @@ def test_in_windows_neurons_take_a_reset():
     assert model_config("spiking-vgg-m", preset="windows", neuron={"reset": "zero"}).neuron.reset == "zero"
 
 
+def test_the_papers_twin_in_average_windows_takes_any_region_threshold():
+    options = {"neuron": "relu", "encoding": "direct", "windows": "average", "fusion": "none"}
+    assert model_config("conv-tiny", **options).region_threshold == 0.1
+    with pytest.raises(OnespikeError, match="region_threshold null"):
+        model_config("conv-tiny", **options | {"windows": "dilated"})
+
+
 def test_a_twin_in_average_windows_takes_any_region_threshold():
     twin = model_config("spiking-vgg-m", preset="ann", windows="average", depth=3, fusion="none")
     assert twin.region_threshold == 0.1

@@ -82,11 +82,11 @@ def test_a_value_that_needs_another_is_named_without_it_alone(name, value, needs
     assert named({name: value, **needs}, capsys) == set()
 
 
-@pytest.mark.parametrize(("mixup", "idle"), [(0.1, {"train.loss"}), (0, {"train.loss", "train.label_smoothing"})])
-def test_beside_a_loss_of_ones_own_the_other_is_named(mixup, idle, capsys):
-    given = {"train.loss": "tet", "train.label_smoothing": 0.2, "train.mixup": mixup}
+@pytest.mark.parametrize(("mixup", "loss", "idle"), [(0.1, "mean", {"loss"}), (0, "tet", {"label_smoothing"})])
+def test_beside_a_loss_of_ones_own_the_other_is_named(mixup, loss, idle, capsys):
+    given = {"train.loss": loss, "train.label_smoothing": 0.2, "train.mixup": mixup}
     warn_of_idle(given, replace(load_recipe("digits", given), loss=ClassPath("torch.nn.CrossEntropyLoss")))
-    assert {line.split()[1] for line in capsys.readouterr().err.splitlines()} == idle
+    assert {line.split()[1] for line in capsys.readouterr().err.splitlines()} == {f"train.{name}" for name in idle}
 
 
 def test_who_trains_is_told(command, monkeypatch, tmp_path):

@@ -235,6 +235,14 @@ def test_muons_steps_of_filters_are_orthogonal_and_all_others_adamws(name: str) 
             torch.testing.assert_close(ours, theirs)
 
 
+def test_the_head_is_the_last_weight_that_is_trained() -> None:
+    model = nn.Sequential(nn.Linear(64, 64, bias=False), nn.Linear(64, 10, bias=False), nn.Linear(10, 10, bias=False))
+    model[2].requires_grad_(False)
+    optimizer = make_optimizer(TrainConfig(optimizer="muon", lr=0.02), model)
+    (head,) = [group for group in optimizer.param_groups if group.get("use_fallback")]
+    assert [one.shape for one in head["params"]] == [(10, 64)]
+
+
 def test_muon_learns() -> None:
     torch.manual_seed(0)
     images, labels = torch.randn(16, 8, 4, 4), torch.arange(16) % 5

@@ -329,7 +329,77 @@ def test_the_loss_that_was_passed_is_written_down_in_place_of_the_recipes():
     other = set_up(recipe, plain(), loss=nn.MultiMarginLoss()).recipe.loss
     assert (other.class_path, other.init_args) == ("torch.nn.modules.loss.MultiMarginLoss", None)
     same = replace(recipe, loss=ClassPath("torch.nn.modules.loss.MultiMarginLoss", {"margin": 2.0}))
-    assert set_up(same, plain(), loss=nn.MultiMarginLoss()).recipe.loss == same.loss
+    assert set_up(same, plain(), loss=nn.MultiMarginLoss()).recipe.loss == other
+    assert set_up(same, plain(), loss=nn.MultiMarginLoss(), resume=True).recipe.loss == same.loss
+
+
+def test_the_network_that_was_passed_is_written_down_in_place_of_the_recipes():
+    recipe = onespike.load_recipe("digits", {"data.limit": 100, "model.class_path": f"{__name__}.Leaky"})
+    same = replace(recipe, model=ClassPath(f"{__name__}.Leaky", {"detached": False}))
+    for resume, expected in ((False, ClassPath(f"{__name__}.Leaky", None)), (True, same.model)):
+        assert set_up(same, Leaky(detached=True), resume=resume).recipe.model == expected
+    other = ClassPath("torch.nn.modules.container.Sequential", None)
+    assert set_up(same, plain(), resume=True).recipe.model == other
+
+
+class Counting(nn.Module):
+    """A loss that knows how often it was called, and weighs by it."""
+
+    calls: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        self.calls += 1
+        return F.cross_entropy(logits, labels) * (1 + self.calls)
+
+
+def test_what_a_loss_keeps_is_resumed(tmp_path: Path):
+    def trained(folder: str, epochs: int, resume: bool = False) -> Tensor:
+        values = {"train.epochs": epochs, "data.limit": 100, "data.workers": 0}
+        loss = Counting()
+        recipe = onespike.load_recipe("digits", values)
+        onespike.train(recipe, tmp_path / folder, resume, model=plain(), loss=loss, quiet=True)
+        return loss.calls
+
+    steps = trained("straight", 2)
+    assert trained("stopped", 1) == steps / 2, "what was tried before the first step is not counted"
+    assert trained("stopped", 2, resume=True) == steps
+
+
+def test_random_numbers_of_a_callback_depend_on_the_step_alone():
+    class Drawing(onespike.Callback):
+        def before_step(self, trainer: Any, number: int) -> None:  # noqa: ARG002
+            self.drawn = torch.rand(())
+
+    def drawn(steps: tuple[int, ...]) -> Tensor:
+        callback = Drawing()
+        recipe = onespike.load_recipe("digits", {"data.limit": 100, "data.workers": 0})
+        made = set_up(recipe, plain(), callbacks=[callback])
+        for number in steps:
+            made.step(number, *next(made.batches.epoch(0)))
+        return callback.drawn
+
+    assert drawn((0, 1)) == drawn((1,)) != drawn((0,))
+
+
+def test_a_penalty_without_a_gradient_is_refused():
+    class Mistaken(onespike.Callback):
+        def penalty(self, trainer: Any, images: int) -> float:  # noqa: ARG002
+            return trainer.network[1].weight.norm().item()
+
+    recipe = onespike.load_recipe("digits", {"data.limit": 100, "data.workers": 0})
+    made = set_up(recipe, plain(), callbacks=[Mistaken()])
+    with pytest.raises(OnespikeError, match=r"^callbacks: the penalty of Mistaken is a number, .*: return a tensor"):
+        made.step(0, *next(made.batches.epoch(0)))
+
+
+def test_images_are_evaluated_in_the_parts_that_fit_in_training():
+    values = {"data.limit": 100, "data.workers": 0, "train.batch_size": 32, "train.accumulate": 8}
+    made = set_up(onespike.load_recipe("digits", values), plain())
+    assert {len(labels) for _, labels in made.test} <= {1, 2, 3, 4}
 
 
 def test_a_loss_has_the_precision_of_the_training():

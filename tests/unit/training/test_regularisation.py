@@ -100,6 +100,13 @@ def test_potentials_handed_on_get_their_gradient(small):
     torch.testing.assert_close(gradient, expected)
 
 
+def test_no_potential_is_kept_from_step_to_step(small):
+    trainer = set_up(small(train__hoyer=1e-3))
+    trainer.step(0, *next(trainer.batches.epoch(0)))
+    (hoyer,) = (one for one in trainer.callbacks if isinstance(one, Hoyer))
+    assert not hoyer._calls
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"train__recompute": True}, {"train__accumulate": 2}])
 def test_training_with_it_leaves_fewer_potentials_between_0_and_the_threshold(small, tmp_path, options):
