@@ -234,11 +234,11 @@ def nan_run(source: Run, folder: Path) -> Run:
         (["RUN", "--out", "OUT", "--train.epochs", "2"], "--train.* options are for --finetune"),
         (
             ["RUN", "--out", "OUT", "--calibration.ridge", "1", "--calibration.correct", "bias"],
-            "calibration.ridge: it needs correct weights",
+            "ridge: it needs correct weights",
         ),
         (
             ["RUN", "--out", "OUT", "--calibration.percentile", "9", "--calibration.thresholds", "maximum"],
-            "calibration.percentile: it needs thresholds error or percentile",
+            "percentile: it needs thresholds error or percentile",
         ),
         (["RUN", "--out", "OUT", "--alow-real"], "unknown option '--alow-real': did you mean '--allow-real'?"),
         (
