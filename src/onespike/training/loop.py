@@ -1,5 +1,6 @@
 """The training loop, to be read from top to bottom."""
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
@@ -90,7 +91,9 @@ def train(
             trainer.callbacks += [Saving(run)] if main else []
             with held(run.folder) if main else nullcontext():
                 _begin(trainer, run, resume, init_from, passed=model is not None)
-                return _train(trainer, run, resume, partial(train, data=data, loss=loss, quiet=quiet))
+                # A loss that keeps a state has another one in its twin's training.
+                own = copy.deepcopy(loss) if isinstance(loss, nn.Module) else loss
+                return _train(trainer, run, resume, partial(train, data=data, loss=own, quiet=quiet))
         except OSError as error:
             if not (is_full(error) and run.has_checkpoint()):
                 raise

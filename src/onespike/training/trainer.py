@@ -192,10 +192,11 @@ class Trainer:
         total: Tensor | float = 0.0
         for callback in self.callbacks:
             one = callback.penalty(self, images)
-            if not isinstance(one, Tensor) and one:
+            if isinstance(one, Tensor):
+                total = total + one
+            elif one:
                 found = f"the penalty of {type(callback).__name__} is a number, {shown(one)}, which trains nothing"
                 raise OnespikeError(f"callbacks: {found}: return a tensor, without item()")
-            total = total + one
         return total
 
     def _answer(self, x: Tensor) -> Tensor:

@@ -369,6 +369,14 @@ def test_what_a_loss_keeps_is_resumed(tmp_path: Path):
     assert trained("stopped", 2, resume=True) == steps
 
 
+def test_a_twin_has_a_loss_of_its_own(small: Any, tmp_path: Path):
+    recipe, loss = small(train__teacher="twin", train__epochs=1, train__mixup=0.0), Counting()
+    onespike.train(recipe, tmp_path / "run", loss=loss, quiet=True)
+    kept = run.Run.open(tmp_path / "run" / "teacher").checkpoint("last").training
+    (calls,) = (one for name, one in kept.items() if name.endswith("calls"))
+    assert calls == loss.calls > 0
+
+
 def test_random_numbers_of_a_callback_depend_on_the_step_alone():
     class Drawing(onespike.Callback):
         def before_step(self, trainer: Any, number: int) -> None:  # noqa: ARG002
