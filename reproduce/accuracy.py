@@ -31,11 +31,11 @@ TIED: dict[str, Any] = {"model.tied": True}
 #: The paper's networks, with what they lack: the recipe cifar10/conv12-improved.
 IMPROVED: dict[str, Any] = FULL_SIZE | {"model.preset": "improved", "train.epochs": 8, "train.weight_decay": 0.2}
 
-#: The recipe cifar100/hour, formerly also cifar10/hour; then both as they were before images grew.
+#: The recipes cifar10/hour and cifar100/hour as they were; then as they were before images grew.
 LARGE: dict[str, Any] = PLAIN | {"model.name": "spiking-resnet-l", "train.epochs": 30}
 LARGE_AS_IT_WAS: dict[str, Any] = FULL_SIZE | PLAIN | {"model.name": "spiking-resnet-l", "train.epochs": 20}
 
-#: The recipe cifar10/hour.
+#: The recipes cifar10/hour and cifar100/hour.
 LARGE_TIED: dict[str, Any] = TIED | {
     "model.name": "spiking-resnet-l",
     "model.population": 4,
@@ -114,7 +114,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
 ACCURACY = FastSweep(
     name="accuracy",
     title="Accuracy at one time step",
-    about="Everything is trained by the recipe cifar10/fast, the tied spiking-resnet-l by cifar10/hour, "
+    about="Everything is trained by the recipe cifar10/fast, the tied spiking-resnet-l by cifar10/hour and cifar100/hour, "
     "spiking-resnet-xl by cifar10/best (40 epochs, or 55) and cifar100/best (28 epochs), in two processes, on "
     "Tiny-ImageNet by tiny-imagenet/fast; SpikingJelly's networks by momentum at 0.1. Images grow, with weight "
     "decay, except in rows of full size, SpikingJelly's and Tiny-ImageNet's, which have neither, as the recipe was "

@@ -44,7 +44,7 @@ RESHAPING = {
     *("getitem", "roll", "cat", "concat", "stack", "chunk", "split", "unbind", "contiguous", "clone", "narrow"),
     *("t", "T", "mT"),
 }
-STAYING = {"contiguous", "clone", "narrow"}  # of these, what leaves every axis where it is
+STAYING = {"contiguous", "clone", "narrow", "chunk", "split", "roll"}  # of these, what leaves every axis where it is
 LINEAR_NAMES = {
     *(*RESHAPING, *AVERAGE_POOL_NAMES, *(f"adaptive_{name}" for name in AVERAGE_POOL_NAMES)),
     *("add", "add_", "sub", "sub_", "neg", "mean", "sum", "pad", "interpolate", "to", "float"),

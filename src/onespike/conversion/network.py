@@ -253,7 +253,7 @@ def _plan(graph: fx.GraphModule, per_channel: bool) -> Iterator[_Step]:
             if kind in ("activation", "pooling of spikes") or (moves and inputs <= sort):
                 sort.add(node)
         cat = name in ("cat", "concat")
-        joins, stays = cat and len(inputs) > 1, cat or name in kinds.STAYING or isinstance(module, nn.Identity)
+        joins, stays = cat and len(inputs) > 1, cat or isinstance(module, nn.Identity) or _stays(node)
         across = name == "stack" or (cat and node.kwargs.get("dim", (*node.args[1:2], 0)[0]) != 1)
         if across or (moves and not stays and joined & inputs):
             alike.discard(node)
@@ -273,6 +273,16 @@ def _plan(graph: fx.GraphModule, per_channel: bool) -> Iterator[_Step]:
         function = kinds.activation_of(module, node) or (called if module is None else module)
         own = channels(graph, node) if per_channel and kind == "activation" else (None, 1)
         yield _Step(node, kind, copy.deepcopy(function), path, own, varying)
+
+
+def _stays(node: fx.Node) -> bool:
+    """Whether a node that moves values leaves every axis where it is."""
+    if name_of(node) != "getitem":
+        return name_of(node) in kinds.STAYING
+    if name_of(node.all_input_nodes[0]) in ("chunk", "split"):  # which give several
+        return True
+    index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
+    return all(one is Ellipsis or isinstance(one, slice) for one in index)
 
 
 def _over_time(step: _Step, config: ConversionConfig) -> nn.Module:

@@ -205,7 +205,8 @@ def evaluate(
     network = laid_out(checkpoint.network(model, time_steps, dtype).to(accelerator.device), blank)
     share = Share(accelerator.device, dtype, accelerator.process_index, accelerator.num_processes)
     # The network knows its images as they were normalised in training, wherever these come from.
-    batches = EvalLoader(images, card.mean, card.std, batch_size or config.batch_size, share)
+    at_once = batch_size or config.batch_size // config.accumulate  # as the test in training
+    batches = EvalLoader(images, card.mean, card.std, at_once, share)
     deterministic = card.draws is False
     total = math.ceil(len(images) / batches.batch_size)
     bar = partial(tracked, total=total, hidden=not accelerator.is_main_process)

@@ -17,7 +17,7 @@ from onespike.terminal import tracked
 
 #: Sizes of the batches that are timed.
 BATCHES = (1, 8, 64)
-#: Percent of the images whose class an engine may lose that another keeps, and still be the best.
+#: An engine that gives PyTorch's class on fewer images than another, by more than this many percent, is not the best.
 LOST = 1.0
 
 

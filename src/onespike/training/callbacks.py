@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -99,14 +100,31 @@ class LossState(Callback):
 
     def __init__(self, loss: nn.Module) -> None:
         self.loss = loss
+        self._first = {name: one.clone() for name, one in self._buffers()}
 
     def state(self) -> dict[str, Any]:
-        """The buffers, by name."""
-        return dict(self.loss.state_dict())
+        """The buffers, by name, that are not as they were in the beginning: a user may change the others."""
+        return {name: one for name, one in self._buffers() if not self._is_first(name, one)}
+
+    def takes(self, state: dict[str, Any]) -> bool:
+        """Whether the loss has such buffers."""
+        parts = self.loss.named_modules()
+        return {f"{path}.{name}".lstrip(".") for path, one in parts for name in one._buffers}.issuperset(state)
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Put them back."""
-        self.loss.load_state_dict(state)
+        for name, one in state.items():
+            path, _, own = name.rpartition(".")
+            module = self.loss.get_submodule(path)
+            before = module._buffers[own]
+            module._buffers[own] = one if before is None else one.to(before)
+
+    def _buffers(self) -> list[tuple[str, Tensor]]:
+        saved = self.loss.state_dict()
+        return [(name, one) for name, one in self.loss.named_buffers() if name in saved]
+
+    def _is_first(self, name: str, one: Tensor) -> bool:
+        return name in self._first and torch.equal(one, self._first[name])
 
 
 class MovingAverage(Callback):

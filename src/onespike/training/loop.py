@@ -15,7 +15,7 @@ from torch import nn
 
 from onespike.data.augment import seeded
 from onespike.durable import is_full, remove
-from onespike.errors import OnespikeError, shown
+from onespike.errors import OnespikeError, reason, shown
 from onespike.lock import held
 from onespike.training.callbacks import Callback
 from onespike.training.checkpoint import STATE, expect_row
@@ -85,15 +85,14 @@ def train(
     trainer: Trainer | None = None
     with seeded(recipe.train.seed):  # whoever calls this goes on with random numbers of their own
         try:
-            trainer = set_up(recipe, model, data, loss, callbacks, resume)
+            of_twin = _copied(loss) if recipe.train.teacher == TWIN else None
+            trainer = set_up(recipe, model, data, loss, callbacks, run.recipe if resume else None)
             main = trainer.accelerator.is_main_process
             trainer.callbacks += [Display(quiet=quiet or not main), trackers]
             trainer.callbacks += [Saving(run)] if main else []
             with held(run.folder) if main else nullcontext():
                 _begin(trainer, run, resume, init_from, passed=model is not None)
-                # A loss that keeps a state has another one in its twin's training.
-                own = copy.deepcopy(loss) if isinstance(loss, nn.Module) else loss
-                return _train(trainer, run, resume, partial(train, data=data, loss=own, quiet=quiet))
+                return _train(trainer, run, resume, partial(train, data=data, loss=of_twin, quiet=quiet))
         except OSError as error:
             if not (is_full(error) and run.has_checkpoint()):
                 raise
@@ -146,6 +145,14 @@ def _train(trainer: Trainer, run: Run, resume: bool, train_twin: Callable[..., o
                 remove(twin.folder)
                 run.withdraw()
         raise
+
+
+def _copied(loss: Loss | None) -> Loss | None:
+    """A copy of a loss, for a twin, which is trained first: what it keeps there is not the student's."""
+    try:
+        return copy.deepcopy(loss)
+    except Exception as error:  # whatever its own `__deepcopy__` does
+        raise OnespikeError(f"loss: a twin is trained with a copy, and it cannot be copied: {reason(error)}") from error
 
 
 def _take_back_forward(network: nn.Module) -> None:

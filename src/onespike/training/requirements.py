@@ -1,5 +1,8 @@
 """What a network and a loss have to be for a training, tried on blank images before it begins."""
 
+import copy
+from contextlib import suppress
+
 import torch
 from torch import Tensor, nn
 
@@ -97,18 +100,17 @@ def expect_loss(loss: Loss, logits: Tensor, soft: bool, splits: int = 1) -> None
     targets = nn.functional.one_hot(labels, logits.shape[-1]).to(logits.dtype) if soft else labels
     logits = torch.cat([logits] * splits, -2)
     shapes = f"logits {tuple(logits.shape)} and labels {tuple(targets.shape)}"
-    kept = {name: one.clone() for name, one in loss.state_dict().items()} if isinstance(loss, nn.Module) else {}
+    tried = loss
+    with suppress(Exception):  # a copy, since it may keep a state: what cannot be copied is tried itself
+        tried = copy.deepcopy(loss)
     try:
         with torch.enable_grad():
-            number = loss(logits.detach().requires_grad_(), targets)
+            number = tried(logits.detach().requires_grad_(), targets)
     except REFUSALS as error:
         remedy = "; it is a class: call it first, as in loss=…()" if isinstance(loss, type) else ""
         remedy += "; Mixup makes labels soft: --train.mixup 0" if soft else ""
         remedy += "; logits over time are (T, B, K): take their mean in it" if logits.ndim == 3 else ""
         raise OnespikeError(f"loss: it does not take {shapes}: {reason(error)}{remedy}") from error
-    finally:
-        if isinstance(loss, nn.Module):  # it begins as it was passed
-            loss.load_state_dict(kept, strict=False)
     if not isinstance(number, Tensor) or number.numel() != 1:
         given = f"shape {tuple(number.shape)}" if isinstance(number, Tensor) else type(number).__name__
         raise OnespikeError(f"loss: expected a tensor of one number for {shapes}, got {given}")

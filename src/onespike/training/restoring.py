@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from onespike.configs import flat, make
 from onespike.errors import OnespikeError, reason, shown
 from onespike.tensors import expect_alike
-from onespike.training.callbacks import Callback, Monitor
+from onespike.training.callbacks import Callback, LossState, Monitor
 from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors
 from onespike.training.config import TrainConfig
 from onespike.training.optim import make_optimizer
@@ -49,6 +49,8 @@ def restore(trainer: Trainer, run: Run) -> None:
         lost = _take_over(trainer, saved)
     except _DAMAGE as error:
         raise OnespikeError(f"the checkpoint of {run.folder} is damaged: {reason(error)}") from error
+    if lost and lost[0] == LossState.__name__:
+        raise OnespikeError(f"{run.folder} was trained with a loss that kept a state: pass it again (loss=…)")
     if lost:
         state = f"{run.folder} was trained with the callback {shown(lost[0])}, which kept a state"
         raise OnespikeError(f"{state}: pass it again (callbacks=[…])")
@@ -81,8 +83,10 @@ def _take_over(trainer: Trainer, saved: Checkpoint) -> list[str]:
                 state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     kept = _numbered(callbacks)
     for name, callback in _numbered(trainer.named_callbacks()).items():
+        if isinstance(callback, LossState) and not callback.takes(kept.get(name) or {}):
+            continue  # another loss
         if state := kept.pop(name, None):
-            if _is_own(type(callback)):  # a user's checks its state itself, which may have grown
+            if _is_own(type(callback)) and not isinstance(callback, LossState):  # a user's state may have grown
                 expect_same(state, callback.state(), name[0])
             callback.load_state(state)
     if trainer.accelerator.scaler and saved.state.get("scaler"):
@@ -145,6 +149,9 @@ def expect_optimizer(saved: Any, own: dict[str, Any], config: TrainConfig, netwo
         for weight, unmoved in zip(weights, values, strict=True):
             weight.copy_(unmoved)
     after = optimizer.state_dict()
+    if len(saved["param_groups"]) != len(own["param_groups"]):
+        found = f"{len(saved['param_groups'])}, where the network's weights make {len(own['param_groups'])} here"
+        raise OnespikeError(f"optimizer: its groups of weights are {found}: --init-from starts a new run from them")
     groups = zip(own["param_groups"], after["param_groups"], saved["param_groups"], strict=True)
     known = [{**fresh, **{key: one for key, one in now.items() if key in was}} for fresh, now, was in groups]
     expect_same(saved, {"state": {}, "param_groups": known}, "optimizer")

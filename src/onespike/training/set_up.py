@@ -31,9 +31,12 @@ def set_up(
     data: Any = None,
     loss: Loss | None = None,
     callbacks: Sequence[Callback] = (),
-    resume: bool = False,
+    resumed: Recipe | None = None,
 ) -> Trainer:
-    """Make a trainer from a recipe, or from what is passed in place of its parts, as `train` does."""
+    """Make a trainer from a recipe, or from what is passed in place of its parts, as `train` does.
+
+    A run that goes on passes the recipe that it began with as `resumed`.
+    """
     if model is not None:  # now: to open the data may take long
         expect_weights(model)
     if not isinstance(callbacks, Sequence):
@@ -41,11 +44,12 @@ def set_up(
     if odd := [one for one in callbacks if not isinstance(one, Callback)]:
         raise OnespikeError(f"callbacks: expected onespike.Callback, got a {type(odd[0]).__name__}")
     if model is not None:
-        same, made = _written(model, recipe.model, resume)
-        conversion = recipe.conversion if same else None  # of a converted run, go on with it
+        made = _written(model, resumed and resumed.model)
+        named = recipe.model == made or getattr(recipe.model, "init_args", None) is not None
+        conversion = recipe.conversion if named else None  # of a converted run, go on with it
         recipe = replace(recipe, model=made, conversion=conversion)
     if loss is not None:
-        recipe = replace(recipe, loss=_written(loss, recipe.loss, resume)[1])
+        recipe = replace(recipe, loss=_written(loss, resumed and resumed.loss))
     if data is not None:
         expect_used_with(data, recipe.data)
         recipe = replace(recipe, data=replace(recipe.data, name=PASSED, root=None, class_path=None, init_args={}))
@@ -68,14 +72,12 @@ def set_up(
     return trainer
 
 
-def _written(passed: Any, named: Any, resume: bool) -> tuple[bool, Any]:
-    """Whether an object that was passed is of the class that a recipe names, and what is written down in its place.
+def _written(passed: Any, before: Any) -> ClassPath:
+    """What is written down for an object that was passed: nobody knows the arguments that its class was called with.
 
-    Nobody knows the arguments that it was made with: the recipe's may be others. A resumed run has its own.
+    A resumed run that was built by a path, `before`, keeps it: whether the weights fit is seen when they are restored.
     """
-    made = ClassPath.of(passed)
-    same = getattr(named, "class_path", "") == made.class_path
-    return same, named if same and resume else made
+    return before if getattr(before, "init_args", None) is not None else ClassPath.of(passed)
 
 
 def learn_from(network: nn.Module, data: Dataset, passed: bool = False) -> None:

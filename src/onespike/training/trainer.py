@@ -131,7 +131,7 @@ class Trainer:
             yield Hoyer(self.network, config.hoyer)
         if config.surrogate_width_end:
             yield SurrogateWidth(self.network, config.surrogate_width_end)
-        if isinstance(self.loss, nn.Module) and self.loss.state_dict():
+        if isinstance(self.loss, nn.Module):
             yield LossState(self.loss)
 
     @property
@@ -146,9 +146,11 @@ class Trainer:
     def step(self, number: int, images: Tensor, labels: Tensor) -> tuple[float, float]:
         """Take step `number` of the optimiser, counted from 0; returns the mean loss and the number of hits."""
         self.scheduler.step_update(number)
-        seed_everything(derive_seed(self.config.seed, number, self.accelerator.process_index))
+        seed = derive_seed(self.config.seed, number, self.accelerator.process_index)
+        seed_everything(seed)
         for callback in self.callbacks:
             callback.before_step(self, number)
+        seed_everything(seed)  # whatever they have drawn
         if self.config.start_size:
             steps = self.config.epochs * len(self.batches)
             images = resize(images, size_at(self.config, self.data.image_size, number, steps))

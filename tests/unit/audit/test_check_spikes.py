@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from onespike.data.sets import ImageSet
 from onespike.models.onespike import PRESETS
 from onespike.units import ConvUnit
 from onespike.units.registry import UNITS
@@ -75,6 +76,14 @@ def test_bad_input_is_one_line_and_exit_code_2(command, arguments, message):
     assert code == 2
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_single_image_proves_nothing(make_run, command, monkeypatch):
+    spread = ImageSet.spread
+    monkeypatch.setattr(ImageSet, "spread", lambda self, _: spread(self, 1))
+    code, _, error = command("check-spikes", make_run(**STRICT).folder)
+    assert (code, error.count("\n")) == (2, 1)
+    assert "expected at least 2 test images, got 1" in error
 
 
 def test_a_network_that_is_all_stem_proves_nothing(make_run, command, monkeypatch):

@@ -313,6 +313,17 @@ def test_max_pooling_where_neurons_of_several_thresholds_meet(axis, spikes):
     assert isinstance(converted.body.pool, PoolSpikes) is spikes
 
 
+@pytest.mark.parametrize("cut", [lambda x: x[:, :, 1:5, ..., 1:5], lambda x: x.chunk(2, 1)[0], lambda x: x.roll(1, 2)])
+def test_channels_of_several_layers_may_be_cut_before_they_are_pooled(cut):
+    def joined(net, x):
+        return net.last(net.pool(cut(torch.cat([net.one(x).relu(), net.other(x).relu()], 1))).mean((2, 3))[:, :4])
+
+    layers = {"one": nn.Conv2d(3, 4, 3), "other": nn.Conv2d(3, 4, 3), "last": nn.Linear(4, 5)}
+    network, images = Forward(joined, **layers, pool=nn.MaxPool2d(2)).eval(), torch.randn(8, 3, 8, 8)
+    converted = onespike.convert(network, images, time_steps=4, neurons="layer", calibration=MAXIMA).network
+    assert isinstance(converted.body.pool, PoolSpikes)
+
+
 @pytest.mark.parametrize(("moved", "spikes"), [(True, False), (False, True)])
 def test_max_pooling_over_an_axis_that_joins_neurons_of_several_thresholds(moved, spikes):
     def joined(net, x):

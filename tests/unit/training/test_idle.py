@@ -57,6 +57,12 @@ def test_what_a_network_does_not_read_is_named_and_does_nothing(network, idle, c
         assert same == (name in idle) or (same and name == "model.region_threshold"), name
 
 
+def test_the_region_threshold_of_dilated_windows_is_read(capsys):
+    network = {"model.name": "conv-tiny", "model.windows": "dilated", "model.encoding": "threshold"}
+    assert named({**network, "model.region_threshold": 0.3}, capsys) == set()
+    assert not answers({**network, "model.region_threshold": 0.3}).equal(answers(network))
+
+
 @pytest.mark.parametrize("neuron", [name for name in NEURONS if name != "relu"])
 def test_whether_a_kind_of_neuron_reads_its_decay_at_one_time_step(neuron, capsys):
     network = {"model.name": "spiking-resnet-xs", "model.strict": False, "model.neuron.name": neuron}

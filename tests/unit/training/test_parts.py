@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 import onespike
 from onespike import OnespikeError
-from onespike.classpath import ClassPath
+from onespike.classpath import ClassPath, trust
 from onespike.training import Pruning, run
 from onespike.training.requirements import expect_loss
 from onespike.training.set_up import set_up
@@ -330,16 +331,34 @@ def test_the_loss_that_was_passed_is_written_down_in_place_of_the_recipes():
     assert (other.class_path, other.init_args) == ("torch.nn.modules.loss.MultiMarginLoss", None)
     same = replace(recipe, loss=ClassPath("torch.nn.modules.loss.MultiMarginLoss", {"margin": 2.0}))
     assert set_up(same, plain(), loss=nn.MultiMarginLoss()).recipe.loss == other
-    assert set_up(same, plain(), loss=nn.MultiMarginLoss(), resume=True).recipe.loss == same.loss
+    assert set_up(recipe, plain(), loss=nn.MultiMarginLoss(), resumed=same).recipe.loss == same.loss
 
 
 def test_the_network_that_was_passed_is_written_down_in_place_of_the_recipes():
     recipe = onespike.load_recipe("digits", {"data.limit": 100, "model.class_path": f"{__name__}.Leaky"})
     same = replace(recipe, model=ClassPath(f"{__name__}.Leaky", {"detached": False}))
-    for resume, expected in ((False, ClassPath(f"{__name__}.Leaky", None)), (True, same.model)):
-        assert set_up(same, Leaky(detached=True), resume=resume).recipe.model == expected
-    other = ClassPath("torch.nn.modules.container.Sequential", None)
-    assert set_up(same, plain(), resume=True).recipe.model == other
+    for resumed, expected in ((None, ClassPath(f"{__name__}.Leaky", None)), (same, same.model)):
+        assert set_up(same, Leaky(detached=True), resumed=resumed).recipe.model == expected
+
+
+@pytest.mark.parametrize("passed", ["always", "later"])
+def test_a_run_of_a_class_goes_on_with_its_object_by_the_same_recipe(passed: str, tmp_path: Path):
+    def trained(epochs: int, resume: bool) -> None:
+        named = {"model.class_path": f"{__name__}.make", "model.init_args": {"width": 5}}
+        own = {"data.limit": 100, "data.workers": 0, "train.epochs": epochs}
+        network = make(5) if resume or passed == "always" else None
+        onespike.train(onespike.load_recipe("digits", named | own), tmp_path, resume, model=network, quiet=True)
+
+    trust(__name__)
+    trained(1, resume=False)
+    trained(2, resume=True)
+    expected = {"width": 5} if passed == "later" else None
+    assert run.Run.open(tmp_path).recipe.model.init_args == expected
+
+
+def make(width: int) -> nn.Module:
+    """A network by a function, whose class has another name."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(1024, width), nn.Linear(width, 10))
 
 
 class Counting(nn.Module):
@@ -350,23 +369,62 @@ class Counting(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("recent", torch.zeros(0))  # it grows
+        self.register_buffer("share", None)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         self.calls += 1
+        self.recent = torch.cat([self.recent, logits.detach().mean()[None]])
+        self.share = self.recent.mean()
         return F.cross_entropy(logits, labels) * (1 + self.calls)
 
 
 def test_what_a_loss_keeps_is_resumed(tmp_path: Path):
     def trained(folder: str, epochs: int, resume: bool = False) -> Tensor:
+        torch.manual_seed(0)
         values = {"train.epochs": epochs, "data.limit": 100, "data.workers": 0}
         loss = Counting()
         recipe = onespike.load_recipe("digits", values)
         onespike.train(recipe, tmp_path / folder, resume, model=plain(), loss=loss, quiet=True)
-        return loss.calls
+        return torch.cat([loss.calls[None], loss.recent, loss.share[None]])
 
-    steps = trained("straight", 2)
-    assert trained("stopped", 1) == steps / 2, "what was tried before the first step is not counted"
-    assert trained("stopped", 2, resume=True) == steps
+    straight, half = trained("straight", 2), trained("stopped", 1)
+    assert half[0] == straight[0] / 2, "what was tried before the first step is not counted"
+    assert trained("stopped", 2, resume=True).equal(straight)
+
+
+def test_a_loss_that_keeps_a_state_is_asked_for_again(tmp_path: Path):
+    def trained(epochs: int, loss: Any, resume: bool = False) -> None:
+        recipe = onespike.load_recipe("digits", {"data.limit": 100, "data.workers": 0, "train.epochs": epochs})
+        onespike.train(recipe, tmp_path / type(loss).__name__, resume, model=plain(), loss=loss, quiet=True)
+
+    trained(1, Counting())
+    (tmp_path / "CrossEntropyLoss").symlink_to(tmp_path / "Counting")
+    with pytest.raises(OnespikeError, match=r"was trained with a loss that kept a state: pass it again \(loss=…\)$"):
+        trained(2, nn.CrossEntropyLoss(), resume=True)
+
+
+def test_class_weights_may_change_when_a_run_goes_on(tmp_path: Path):
+    def trained(epochs: int, weight: Tensor | None, resume: bool) -> None:
+        recipe = onespike.load_recipe("digits", {"data.limit": 100, "data.workers": 0, "train.epochs": epochs})
+        loss = nn.CrossEntropyLoss(weight)
+        onespike.train(recipe, tmp_path, resume, model=plain(), loss=loss, quiet=True)
+        assert weight is None or loss.weight.equal(weight)
+
+    trained(1, torch.ones(10), resume=False)
+    trained(2, 2 * torch.ones(10), resume=True)
+    trained(3, None, resume=True)
+
+
+def test_a_loss_that_cannot_be_copied_trains():
+    class Locked(nn.CrossEntropyLoss):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lock = Lock()
+
+    recipe = onespike.load_recipe("digits", {"data.limit": 100, "data.workers": 0})
+    made = set_up(recipe, plain(), loss=Locked())
+    made.step(0, *next(made.batches.epoch(0)))
 
 
 def test_a_twin_has_a_loss_of_its_own(small: Any, tmp_path: Path):
@@ -382,15 +440,22 @@ def test_random_numbers_of_a_callback_depend_on_the_step_alone():
         def before_step(self, trainer: Any, number: int) -> None:  # noqa: ARG002
             self.drawn = torch.rand(())
 
-    def drawn(steps: tuple[int, ...]) -> Tensor:
+    def drawn(*steps: int) -> Tensor:
         callback = Drawing()
-        recipe = onespike.load_recipe("digits", {"data.limit": 100, "data.workers": 0})
         made = set_up(recipe, plain(), callbacks=[callback])
         for number in steps:
             made.step(number, *next(made.batches.epoch(0)))
         return callback.drawn
 
-    assert drawn((0, 1)) == drawn((1,)) != drawn((0,))
+    def loss(*callbacks: onespike.Callback) -> float:
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(1024, 10))
+        made = set_up(recipe, network, callbacks=callbacks)
+        return made.step(0, *next(made.batches.epoch(0)))[0]
+
+    recipe = onespike.load_recipe("digits", {"data.limit": 100, "data.workers": 0})
+    assert drawn(0, 1) == drawn(1) != drawn(0)
+    assert loss(Drawing()) == loss(), "the training's own are as if it had drawn none"
 
 
 def test_a_penalty_without_a_gradient_is_refused():
@@ -407,7 +472,8 @@ def test_a_penalty_without_a_gradient_is_refused():
 def test_images_are_evaluated_in_the_parts_that_fit_in_training():
     values = {"data.limit": 100, "data.workers": 0, "train.batch_size": 32, "train.accumulate": 8}
     made = set_up(onespike.load_recipe("digits", values), plain())
-    assert {len(labels) for _, labels in made.test} <= {1, 2, 3, 4}
+    for batches in (made.test, made.held_out):
+        assert max(len(labels) for _, labels in batches) == 4
 
 
 def test_a_loss_has_the_precision_of_the_training():
