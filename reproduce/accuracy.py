@@ -114,12 +114,12 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
 ACCURACY = FastSweep(
     name="accuracy",
     title="Accuracy at one time step",
-    about="Everything is trained by the recipe cifar10/fast, the tied spiking-resnet-l by cifar10/hour and cifar100/hour, "
-    "spiking-resnet-xl by cifar10/best (40 epochs, or 55) and cifar100/best (28 epochs), in two processes, on "
-    "Tiny-ImageNet by tiny-imagenet/fast; SpikingJelly's networks by momentum at 0.1. Images grow, with weight "
-    "decay, except in rows of full size, SpikingJelly's and Tiny-ImageNet's, which have neither, as the recipe was "
-    "before, and in those of conv12 and lstm12, which have 0.2 of it. Ours are strictly spiking behind the stem, but "
-    "for the twins, conv12 and lstm12. Rows of the former stem and head, of full size, of spiking-resnet-l (but "
+    about="Everything is trained by the recipe cifar10/fast, the tied spiking-resnet-l by cifar10/hour and "
+    "cifar100/hour, spiking-resnet-xl by cifar10/best (40 epochs, or 55) and cifar100/best (28 epochs), in two "
+    "processes, on Tiny-ImageNet by tiny-imagenet/fast; SpikingJelly's networks by momentum at 0.1. Images grow, with "
+    "weight decay, except in rows of full size, SpikingJelly's and Tiny-ImageNet's, which have neither, as the recipe "
+    "was before, and in those of conv12 and lstm12, which have 0.2 of it. Ours are strictly spiking behind the stem, "
+    "but for the twins, conv12 and lstm12. Rows of the former stem and head, of full size, of spiking-resnet-l (but "
     "those called rectified and tied) and -xl, and Tiny-ImageNet's have the stem `whitening` and the head `or`, as "
     "the recipe had before. In rows called tied, the neurons of a channel have the same weights: three of them, or "
     "two and 66 channels in the first stage; in spiking-resnet-l four, and 96 channels, trained with wider crops and "

@@ -150,8 +150,8 @@ def expect_optimizer(saved: Any, own: dict[str, Any], config: TrainConfig, netwo
             weight.copy_(unmoved)
     after = optimizer.state_dict()
     if len(saved["param_groups"]) != len(own["param_groups"]):
-        found = f"{len(saved['param_groups'])}, where the network's weights make {len(own['param_groups'])} here"
-        raise OnespikeError(f"optimizer: its groups of weights are {found}: --init-from starts a new run from them")
+        numbers = f"{len(saved['param_groups'])}, where the network's weights make {len(own['param_groups'])} here"
+        raise OnespikeError(f"optimizer: its groups of weights are {numbers}: --init-from starts a new run from them")
     groups = zip(own["param_groups"], after["param_groups"], saved["param_groups"], strict=True)
     known = [{**fresh, **{key: one for key, one in now.items() if key in was}} for fresh, now, was in groups]
     expect_same(saved, {"state": {}, "param_groups": known}, "optimizer")
