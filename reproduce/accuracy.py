@@ -80,6 +80,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
     "cifar10, 0.5 PFLOP": {"lstm12, improved": IMPROVED | {"model.name": "lstm12", "train.epochs": 6}},
     "cifar10, 2 PFLOP": {
         "spiking-resnet-l, tied, wider": LARGE_TIED,
+        "its ReLU twin, tied, wider": LARGE_TIED | TWIN,
         "spiking-resnet-l": LARGE,
         "its ReLU twin": LARGE | TWIN,
         "spiking-resnet-l, full size": LARGE_AS_IT_WAS,
