@@ -5,6 +5,9 @@ BIN := .venv/bin
 # A target that failed half-way would count as made.
 .DELETE_ON_ERROR:
 
+# Tests start hundreds of programs, which read the package compiled, also where the environment forbids to keep it so.
+test test-all: export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: train test test-all check dist docs
 train: .venv/installed
 	$(BIN)/onespike train --recipe digits

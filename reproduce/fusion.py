@@ -26,8 +26,8 @@ from onespike.models import OnespikeConfig, expect_blocks
 from onespike.search.drawing import make_plain
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.config import TrainConfig
+from onespike.training.device import make_accelerator
 from onespike.training.monitor import SpikeMonitor
-from onespike.training.optim import make_accelerator
 from onespike.training.run import Run
 from onespike.training.scores import score
 from reproduce.report import Table, write_report

@@ -147,3 +147,7 @@ def test_help_comes_at_once(command: str):
 def test_importing_the_package_takes_no_time():
     assert heavy("import sys, onespike") == "[]"
     assert "torch" in heavy("import sys, torch")
+
+
+def test_who_evaluates_or_audits_a_network_does_not_wait_for_what_trains_and_converts():
+    assert "timm" not in heavy("import sys, onespike.evaluation, onespike.audit.audit")

@@ -24,7 +24,7 @@ from onespike.models.registry import family
 from onespike.search import search
 from onespike.training import Run, load_recipe
 from onespike.training.config import TrainConfig
-from onespike.training.optim import make_accelerator
+from onespike.training.device import make_accelerator
 from onespike.training.pruning import prune_time
 from tests.hostile.harness import fine_or_a_line
 from tests.running import raising

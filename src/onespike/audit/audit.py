@@ -23,8 +23,8 @@ from onespike.errors import OnespikeError, shown
 from onespike.evaluation.evaluate import expect_shape
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.config import TrainConfig
+from onespike.training.device import make_accelerator
 from onespike.training.layout import laid_out
-from onespike.training.optim import make_accelerator
 from onespike.training.run import Run
 
 #: Images in a batch while counting, and in the large batch of the latency.

@@ -20,9 +20,9 @@ from onespike.durable import csv_text, path_of, save_json, save_text
 from onespike.errors import OnespikeError, unknown, warn
 from onespike.terminal import tracked
 from onespike.training.checkpoint import ModelCard
+from onespike.training.device import make_accelerator
 from onespike.training.layout import laid_out
 from onespike.training.losses import over_time
-from onespike.training.optim import make_accelerator
 from onespike.training.run import Run
 from onespike.training.scores import Scores, score
 

@@ -28,10 +28,10 @@ from onespike.search import study as studies
 from onespike.search.space import as_chosen
 from onespike.training.callbacks import Callback, Pruning, Step
 from onespike.training.config import TrainConfig
+from onespike.training.device import make_accelerator
 from onespike.training.interrupt import is_requested
 from onespike.training.layout import laid_out
 from onespike.training.loop import Diverged, Stopped, train
-from onespike.training.optim import make_accelerator
 from onespike.training.recipe import Recipe, differences, load_recipe
 from onespike.training.run import Run
 

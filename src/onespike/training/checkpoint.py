@@ -25,7 +25,6 @@ from torch.nn.parameter import is_lazy
 from onespike.classpath import ClassPath
 from onespike.configs import check, expect_keys, expect_plain, make, plain, read_json
 from onespike.conversion import ConversionConfig
-from onespike.conversion.network import spiking
 from onespike.data.augment import BatchAugment, seeded
 from onespike.data.dataset import Dataset
 from onespike.data.sources import expect_class_names
@@ -130,6 +129,8 @@ class ModelCard:
             return model
         like = next(model.parameters(), torch.empty(()))
         images = like.new_zeros(2, self.in_channels, self.image_size, self.image_size)
+        from onespike.conversion.network import spiking  # with timm: half of what a command waits for at its start
+
         return spiking(model, replace(self.conversion, allow_real=True), images)
 
     @classmethod

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-from timm.loss import JsdCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
 from onespike.errors import OnespikeError, unknown
@@ -37,6 +36,8 @@ def make_loss(recipe: Recipe) -> Loss:
         if not callable(loss):
             raise OnespikeError(f"loss: expected something to call with logits and targets, got {loss!r}")
         return loss
+    from timm.loss import JsdCrossEntropy, SoftTargetCrossEntropy  # the import takes a second, which evaluations spare
+
     name, smoothing = recipe.train.loss, recipe.train.label_smoothing
     if name not in LOSSES:
         raise unknown("train.loss", name, LOSSES)

@@ -1,19 +1,14 @@
-"""Optimiser and schedule (timm's), device and precision (accelerate's), chosen by a recipe; how weights lie there."""
+"""Optimiser and schedule, timm's, chosen by a recipe."""
 
-import os
-from datetime import timedelta
 from fnmatch import fnmatch
 from typing import Any
 
 import torch
-from accelerate import Accelerator, InitProcessGroupKwargs
-from accelerate.state import AcceleratorState, PartialState
 from timm.optim import create_optimizer_v2, list_optimizers, param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
 from torch import nn
 
-from onespike.environment import accelerator_type
-from onespike.errors import OnespikeError, lacks_memory, reason, shown, unknown
+from onespike.errors import OnespikeError, unknown
 from onespike.training.config import TrainConfig
 
 #: Optimisers that PyTorch fuses on CPU, CUDA and MPS (timm's names); on a CPU they are 2 to 4 times as fast.
@@ -21,8 +16,6 @@ FUSED = ("sgd", "nesterov", "momentum", "adam", "adamw")
 #: Muon's orthogonal steps by three iterations of Newton and Schulz, as in Jordan's airbench94; timm's default is five.
 #: Networks are as accurate, and sooner trained: in every process all weights take them in full.
 ORTHOGONAL = {"ns_steps": 3, "ns_coefficients": "original"}
-#: How long processes wait for each other: the first one may decode a large data set meanwhile.
-WAIT = timedelta(days=1)
 
 
 def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
@@ -82,36 +75,3 @@ def make_scheduler(config: TrainConfig, optimizer: torch.optim.Optimizer, steps_
     noise = {"noise": between, "noise_pct": config.noise_limit, "noise_seed": config.seed}
     steps = {"step_on_epochs": False, "updates_per_epoch": steps_per_epoch}
     return create_scheduler_v2(optimizer, **cosine, **warm_up, **noise, **steps)[0]
-
-
-def make_accelerator(config: TrainConfig, option: str = "train.precision") -> Accelerator:
-    """Choose device, precision and processes.
-
-    An `OnespikeError` if the device cannot compute in that precision names the `option` that chooses another.
-    """
-    kind = (config.device == "auto" and accelerator_type()) or "cpu"
-    if (config.precision, kind) in (("fp16", "cpu"), ("fp64", "mps")):
-        raise OnespikeError(f"{option}: {config.precision} does not work on {kind}; use bf16 or fp32")
-    # One process may train several networks, one by one; accelerate would keep the first one's device.
-    first = PartialState._shared_state
-    moves = bool(first) and first.get("num_processes") == 1 and first["device"].type != kind
-    AcceleratorState._reset_state(reset_partial_state=moves)
-    handlers = [InitProcessGroupKwargs(timeout=WAIT)]
-    mixed = config.precision if config.precision in ("bf16", "fp16") else "no"
-    try:
-        accelerator = Accelerator(
-            mixed_precision=mixed, cpu=kind == "cpu", step_scheduler_with_optimizer=False, kwargs_handlers=handlers
-        )
-    except (ValueError, ImportError, RuntimeError) as error:  # accelerate reads environment variables
-        AcceleratorState._reset_state(reset_partial_state=True)  # half made: the next training would take it as it is
-        if lacks_memory(error):
-            raise
-        reads = ("ACCELERATE_", "WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_")
-        given = ", ".join(f"{name}={value}" for name, value in os.environ.items() if name.startswith(reads))
-        if not given:
-            raise OnespikeError(f"{option}: {mixed} does not work on {kind} here: {reason(error)}") from error
-        raise OnespikeError(f"accelerate refuses its environment, {shown(given)}: {reason(error)}") from error
-    if accelerator.gradient_accumulation_steps != 1:
-        advice = "would divide every gradient; remove it, and set --train.accumulate"
-        raise OnespikeError(f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS in the environment {advice}")
-    return accelerator

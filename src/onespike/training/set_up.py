@@ -16,8 +16,8 @@ from onespike.errors import OnespikeError
 from onespike.tensors import expect_weights
 from onespike.training.callbacks import Callback
 from onespike.training.checkpoint import ModelCard
+from onespike.training.device import make_accelerator
 from onespike.training.losses import Loss, make_loss
-from onespike.training.optim import make_accelerator
 from onespike.training.recipe import Recipe, dump
 from onespike.training.trainer import Trainer
 

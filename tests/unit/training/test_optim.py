@@ -14,7 +14,8 @@ from onespike.environment import accelerator_type
 from onespike.errors import OnespikeError
 from onespike.neurons import NeuronConfig, make_neuron
 from onespike.training.config import TrainConfig
-from onespike.training.optim import FUSED, make_accelerator, make_optimizer, make_scheduler
+from onespike.training.device import make_accelerator
+from onespike.training.optim import FUSED, make_optimizer, make_scheduler
 from tests.running import raising
 
 
