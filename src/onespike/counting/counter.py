@@ -67,8 +67,7 @@ class ProductCounter(TorchDispatchMode):
             self._thread = threading.get_ident()
             yield
         self._count_as_state(self._weights.replaced())
-        self._weights.clear()
-        for remembered in (self._input, self._uncounted, self._composed):
+        for remembered in (self._input, self._uncounted, self._composed, self._weights):
             remembered.clear()
 
     def _hooks(self, path: str, module: nn.Module) -> Iterator[Any]:
@@ -113,7 +112,7 @@ class ProductCounter(TorchDispatchMode):
         with _disable_current_modes():
             first = self._input.is_behind([x]) is False
             tally = self._tally(path, Tally("input", gates * layer.input_size * directions, first=first))
-            tally.see_linear(x, gates * directions, self._rows(x) or tokens)
+            tally.see_linear(x, gates * directions, self._rows(x, tally) or tokens)
             if layer.num_layers > 1:
                 between = values * (layer.num_layers - 1)
                 weights = between * gates * directions
@@ -267,7 +266,7 @@ class ProductCounter(TorchDispatchMode):
             number = self._calls[path][name]  # queries and keys meet, and scores and values, perhaps in equal shapes
             self._calls[path][name] += 1
             tally = self._tally(path, Tally(name, 0, first=self._first), number)
-            tally.see_matmul(a, b, self._rows(a) or self._rows(b) or len(a))
+            tally.see_matmul(a, b, self._rows(a, tally) or self._rows(b, tally) or len(a))
 
     def _linear(self, path: str, x: Tensor, weight: Tensor, out: int, channels: int) -> None:
         module = self._modules[path]
@@ -277,17 +276,20 @@ class ProductCounter(TorchDispatchMode):
             return
         name, place = f"linear {math.prod(weight.shape[-2:]) // out} -> {out}", self._weights.place(weight)
         tally = self._tally(path, Tally(name, self._weights.size(weight), channels, self._first), place)
-        tally.see_linear(x, out, self._rows(x) or x.numel() // max(x.shape[channels], 1))
+        tally.see_linear(x, out, self._rows(x, tally) or x.numel() // max(x.shape[channels], 1))
 
-    def _rows(self, x: Tensor) -> int:
+    def _rows(self, x: Tensor, tally: Tally) -> int:
         """Images in an operand, at all time steps in it, if it is what the running module was given; else 0.
 
-        Tokens of an image are no images: they lie behind its axis.
+        Tokens of an image are no images: they lie behind its axis. As many tokens, or steps, as there are images are
+        told apart once the network's steps are known.
         """
         shape = self._stack[-1][1] if self._stack else None
         if not shape or shape.numel() != x.numel():
             return 0
         steps_first = len(shape) > 2 and shape[1] == self._images and (shape[0] == self._frames or shape[0] != shape[1])
+        if len(shape) > 2 and shape[0] == shape[1] == self._images != self._frames:
+            tally.more_rows[shape[0]] += shape[0] * (shape[0] - 1)
         return shape[0] * shape[1] if steps_first else shape[0]
 
 

@@ -5,6 +5,7 @@ alive, or its storage reserved, so that no other tensor takes its place.
 """
 
 import math
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
@@ -138,11 +139,15 @@ class Weights:
         self._sources = {place: sources for place, sources in self._sources.items() if places.isdisjoint(sources)}
 
     def clear(self) -> None:
-        """Forget what was made in a forward pass."""
-        for place in set(map(memory, self._kept)) - self._original.keys():
-            self._sources.pop(place, None)
-        for made in (self._kept, self._made, self._blank, self._distinct):
-            made.clear()
+        """Forget what was made in a forward pass, but for what the network has kept, such as binary weights."""
+        kept = list(map(weakref.ref, self._kept))
+        self._kept.clear()
+        self._kept += [one for found in kept if (one := found()) is not None]
+        held = set(map(memory, self._kept)) - self._original.keys()
+        made: dict[int, Any]
+        for made in (self._sources, self._made, self._blank, self._distinct):
+            for place in made.keys() - held - (self._original.keys() if made is self._sources else set()):
+                del made[place]
 
 
 class OutOfSight(TorchFunctionMode):

@@ -5,6 +5,7 @@ stride some meet none. A value that is not 0 causes that many synaptic operation
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -99,6 +100,7 @@ class Tally:
         self.name, self.weights, self.first = name, weights, first
         self.macs = self.reached = self.pairs = 0
         self.calls = self.rows = 0  # how often it was computed, and on how many maps or vectors of all images and steps
+        self.more_rows: Counter[int] = Counter()  # if the network takes so many time steps
         self.magnitude = 0.0  # the sum of |a| * |b| over all pairs, while neither side is real
         self.left, self.right = Operand(channels), Operand()
 
@@ -125,7 +127,8 @@ class Tally:
         sums = (self.macs, self.reached, nonzero, operations, self.left.inputs + self.right.inputs)
         macs, reached, met, done, inputs = (_per_image(number, images) for number in sums)
         # Time steps are computed one after the other, or all as one batch.
-        ran = steps if self.calls >= steps * batches or self.rows >= steps * images else 1
+        rows = self.rows + self.more_rows[steps]
+        ran = steps if self.calls >= steps * batches or rows >= steps * images else 1
         counts = rate, macs, reached, met, done, inputs
         return Product(self.name, *arrival, *counts, self.weights, beside, self.first, ran)
 

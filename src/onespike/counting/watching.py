@@ -113,11 +113,13 @@ class Watch:
             self._last[call.path] = kept
 
     def end_batch(self, frames: int) -> None:
-        """Conclude a batch; its time steps are its frames, or those of every layer of another package over time."""
+        """Conclude a batch; its time steps are its frames, or the calls of most layers of another package over time."""
         # Nobody reads what the last step wrote, and the first step had nothing to read.
         for path, kept in self._last.items():
             self.traffic[path] -= Counter(reads=kept, writes=kept)
-        self.steps = max(self.steps, frames, min(self._steps.values(), default=1))
+        # A stem may fire once, and a neuron be called in two places: most layers are called once in each step.
+        alike = Counter(self._steps.values())
+        self.steps = max(self.steps, frames, max(alike, key=lambda calls: (alike[calls], calls), default=1))
         self._last.clear()
         self._steps.clear()
 

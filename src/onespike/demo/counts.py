@@ -4,6 +4,7 @@ The energy of a product is a constant, plus a price for each input spike and for
 are linear in these two, so the prices are read off them.
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onespike.counting import CONVENTIONS, EnergyTable, Layer, Operations, Product
+from onespike.counting import CONVENTIONS, EnergyTable, Layer, Operations, Product, count_operations
 from onespike.counting.products import taps
 from onespike.units import Traffic
 
@@ -33,20 +34,25 @@ class Counted:
         }
         self.calls: list[str] = []  # the paths of their calls, in order
         self._modules = {path: network.get_submodule(path) for path in self.products}
-        sides, values = defaultdict[str, set[tuple[int, ...]]](set), Counter[str]()
+        sides, values, sizes = defaultdict[str, set[tuple[int, ...]]](set), Counter[str](), Counter[str]()
 
         def see(path: str, _layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
             x = (*args, *named.values())[0]
             self.calls.append(path)
             sides[path].add(tuple(x.shape[-2:]))
             values[path] += x.numel()
+            sizes[path] += x.abs().sum(dtype=torch.float64).item()
 
         with ExitStack() as stack, torch.no_grad():
             for path, module in self._modules.items():
                 stack.callback(module.register_forward_pre_hook(partial(see, path), with_kwargs=True).remove)
             network(images)
-        # A layer of a user's class may read something else than its product does, and any layer maps of several sizes.
+        # A layer of a user's class may read something else than its product does, such as potentials of which it makes
+        # spikes, and any layer maps of several sizes.
+        here = {one.path: one.products[0] for one in count_operations(network, [images]).layers if one.products}
+        total = {path: one.rate * one.inputs * (one.step or 0) * len(images) for path, one in here.items()}
         strange = {path for path, one in self.products.items() if values[path] != one.inputs * len(images)}
+        strange |= {path for path in self.products if not math.isclose(sizes[path], total[path], rel_tol=1e-4)}
         strange |= {path for path, one in self._modules.items() if isinstance(one, nn.Conv2d) and len(sides[path]) > 1}
         self.products = {path: one for path, one in self.products.items() if path not in strange}
         self.calls = [path for path in self.calls if path not in strange]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from onespike.errors import OnespikeError, listed, warn
 from onespike.exporting.contract import Contract
-from onespike.neurons.watch import Fired, answer_and_calls
+from onespike.neurons.watch import Fired, answer_and_calls, ask, reset_state
 from onespike.training.losses import over_time
 
 #: A target maps images, raw or normalised, to logits (B, K) and to the spikes of each call of a layer of neurons. There
@@ -107,6 +107,7 @@ def compare(
         batches.append((logits, answers, spikes.see(calls, shown, len(raw))))
     if spikes.left_out:
         warn(f"{name}: the spikes of {listed(spikes.left_out)} have no row for each image: they were not compared")
+    expect_the_same(network, contract.normalise(images[:BATCH], dtype), batches[0][0])
     logits, answers, same_spikes = map(torch.cat, zip(*batches, strict=True))
     guesses, target_guesses = logits.argmax(1), answers.argmax(1)
     same_class = _percent(guesses == target_guesses)
@@ -137,6 +138,16 @@ def compare(
         holds=holds,
         weights=contract.weights,
     )
+
+
+def expect_the_same(network: nn.Module, images: Tensor, before: Tensor) -> None:
+    """Raise an `OnespikeError` unless a network answers the same images as `before`: else nothing can be proved."""
+    reset_state(network)
+    logits = over_time(ask(network, images))
+    if not (logits - before).abs().max() <= CLOSE * before.abs().max() + TINY:
+        what = "the network answers the same images differently the second time"
+        advice = "reset in its forward what it keeps, and draw no random numbers"
+        raise OnespikeError(f"export: {what}, and no target can do the same: {advice}")
 
 
 @dataclass

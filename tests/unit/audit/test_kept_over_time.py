@@ -155,3 +155,25 @@ def test_a_conversion_keeps_sums_and_counts_from_step_to_step():
         "PoolSpikes": ((STEPS - 1) * 4 * (36 + 9),) * 2,  # counts, and the highest of each window
         "OverMeans": ((STEPS - 1) * (5 + 5),) * 2,  # sums, and what came out so far
     }
+
+
+def test_as_many_images_as_time_steps_are_counted_like_any_other_number():
+    def forward(net, x):
+        return net.head(net.neurons(x.expand(STEPS, *x.shape)).flatten(2)).mean(0)
+
+    network = Forward(forward, neurons=OverTime(make_neuron(2, NeuronConfig())), head=nn.Linear(2 * 36, 5)).eval()
+    images = torch.rand(2 * STEPS, 2, 6, 6)
+    found = [audit(network, images.split(size)) for size in (STEPS - 1, STEPS, 2 * STEPS)]
+    assert [one.operations.products[0].time_steps for one in found] == [STEPS] * 3
+    assert len({one.energy("memory").total for one in found}) == 1
+
+
+def test_a_stem_of_anothers_neurons_that_fires_once_hides_no_time_steps():
+    def forward(net, x):
+        spikes = net.first(net.stem(x))
+        return sum(net.head(net.second(net.conv(spikes)).flatten(1)) for _ in range(STEPS)) / STEPS
+
+    parts = {"stem": nn.Conv2d(1, 4, 3), "first": IFNode(), "conv": nn.Conv2d(4, 4, 3), "second": IFNode()}
+    operations = counted(Forward(forward, **parts, head=nn.Linear(4 * 16, 5)), 3, 1, 8, 8)
+    assert operations.steps == STEPS
+    assert [product.time_steps for product in operations.products] == [1, STEPS, STEPS]

@@ -306,3 +306,19 @@ def test_a_neuron_may_ask_its_surrogate_for_attributes(mode: str):
     spikes = in_one(watched(network, images())["first"], "spikes")
     rates = {neurons.path: neurons.firing_rate for neurons in count_operations(network, [images()]).neurons}
     assert rates["first"] == pytest.approx(spikes.mean().item()) != 0
+
+
+def test_a_weight_that_is_made_once_and_kept_is_one_in_every_batch():
+    class Binary(nn.Linear):
+        made = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.made = self.weight.detach().sign() if self.made is None else self.made
+            return nn.functional.linear(x, self.made, self.bias)
+
+    network = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), LIF(8), Binary(8, 4)).eval()
+    x = 9 * torch.rand(12, 1, 6, 6)
+    found = count_operations(network, x.split(4))
+    assert [product.name for product in found.products] == ["linear 36 -> 8", "linear 8 -> 4"]
+    network[3].made = None
+    assert found.products == count_operations(network, [x]).products

@@ -7,6 +7,7 @@ import torch
 import torchvision
 from layouts import pixels_of, save_image, write_pickled
 from test_own import Own, floats, labels, raw
+from torch.utils.data import Subset
 from torchvision.transforms import v2
 
 from onespike.data.config import DataConfig
@@ -146,6 +147,9 @@ def test_torchvisions_image_folder_with_transforms(tmp_path):
     arguments = {"root": tmp_path, "transform": transform, "target_transform": lambda label: 1 - label}
     turned = from_class(torchvision.datasets.ImageFolder, arguments, PLAIN)
     assert np.array_equal(turned.train.labels, 1 - data.train.labels), "what changes labels is asked for each"
+    assert turned.classes == ("0", "1"), "and they have other names"
+    same = from_class(torchvision.datasets.ImageFolder, arguments | {"target_transform": torch.tensor}, PLAIN)
+    assert same.classes == ("a", "b")
 
 
 def test_an_image_folder_whose_samples_were_changed_has_their_labels(tmp_path):
@@ -155,6 +159,24 @@ def test_an_image_folder_whose_samples_were_changed_has_their_labels(tmp_path):
     folder.samples = [(path, label // 2) for path, label in folder.samples]
     data = as_dataset(folder, test=folder, holdout=0)
     assert data.train.labels.tolist() == [folder[i][1] for i in range(20)] != folder.targets
+    assert data.classes == ("0", "1")
+
+
+class Halved(Subset):
+    """A subset that changes labels."""
+
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        return image, label // 2
+
+
+def test_a_subset_that_changes_labels_has_names_of_its_own(tmp_path):
+    for i in range(20):
+        save_image(tmp_path / "abcd"[i % 4] / f"{i}.png", seed=i)
+    folder = torchvision.datasets.ImageFolder(tmp_path)
+    plain, halved = Subset(folder, [*range(3, 20)]), Halved(folder, [*range(3, 20)])
+    assert as_dataset(plain, test=plain).classes == ("a", "b", "c", "d")
+    assert as_dataset(halved, test=halved).classes == ("0", "1")
 
 
 @pytest.mark.parametrize("arguments", [{}, {"count": 3, "colour": "red"}, {"size": 3}])

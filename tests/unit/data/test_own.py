@@ -264,6 +264,10 @@ def test_random_transforms_of_raw_images_are_refused():
 
     with pytest.raises(OnespikeError, match=r"^mine, train: random transforms of raw images, .* would be drawn once; "):
         as_dataset(Flipped(raw(), labels()), name="mine")
+    images = raw()
+    images[0] = 0  # the same, flipped or not
+    with pytest.raises(OnespikeError, match=r"^mine, train: random transforms of raw images, .* would be drawn once; "):
+        as_dataset(Flipped(images, labels()), name="mine")
 
 
 def test_images_in_dictionaries_are_refused():

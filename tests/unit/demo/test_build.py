@@ -85,6 +85,17 @@ def test_a_layer_that_reads_otherwise_than_it_multiplies_is_left_to_the_mean() -
     assert Counted(network, operations, images).products == {}
 
 
+def test_a_layer_that_makes_its_own_spikes_is_left_to_the_mean() -> None:
+    class Firing(nn.Conv2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward((x > 0.5).float())
+
+    network, images = nn.Sequential(Firing(1, 2, 3), nn.Flatten(), nn.Linear(32, 3)), torch.rand(4, 1, 6, 6)
+    operations = count_operations(network, [images])
+    assert operations.products[0].arrives == "binary"
+    assert Counted(network, operations, images).products == {}
+
+
 def test_a_convolution_of_maps_of_two_sizes_is_left_to_the_mean() -> None:
     class Both(nn.Module):
         def __init__(self) -> None:

@@ -267,6 +267,55 @@ def test_a_network_that_draws_is_refused_with_what_to_do(tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
+class Keeping(nn.Module):
+    """Raises the next batch's potentials by its own, and never forgets them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("level", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        raised = self.level + x
+        self.level = raised.mean()
+        return (raised > 0.5).float()
+
+
+class Drawing(nn.Module):
+    """Noise from a generator of its own, which torch.export takes along."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.rand(x.shape[1:], generator=self.generator)
+
+
+@pytest.mark.parametrize("part", [Keeping(), Drawing()], ids=["state", "generator"])
+def test_a_network_that_answers_differently_the_second_time_is_refused(part: nn.Module, tmp_path: Path) -> None:
+    network = nn.Sequential(part, nn.Flatten(), nn.Linear(12, 4))
+    with pytest.raises(OnespikeError, match="answers the same images differently the second time"):
+        export(network, tmp_path / "out", "pt2", images=torch.rand(9, 3, 2, 2))
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_are_not_rounded_to_8_bits_are_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    class Functional(nn.Module):
+        def __init__(self, head: nn.Module) -> None:
+            super().__init__()
+            self.kernel, self.head = nn.Parameter(torch.randn(4, 3, 2, 2)), head
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(nn.functional.conv2d(x, self.kernel).relu().flatten(1))
+
+    images = torch.rand(9, 3, 2, 2)
+    export(Functional(nn.Linear(4, 3)), tmp_path / "out", "pt2", images=images, weights="int8")
+    assert "warning: pt2: not rounded to 8 bits: kernel; only weights of nn.Conv1d" in capsys.readouterr().err
+    with pytest.raises(OnespikeError, match=r"^weights: int8 would be ignored: .* and the network has none$"):
+        export(Functional(nn.Flatten()), tmp_path / "none", "pt2", images=images, weights="int8")
+    assert not (tmp_path / "none").exists()
+
+
 def test_spikes_that_a_network_makes_float32_become_integers(tmp_path: Path) -> None:
     snntorch = pytest.importorskip("snntorch")
 

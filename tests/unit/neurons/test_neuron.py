@@ -83,9 +83,24 @@ def test_of_a_neuron_whose_spikes_have_a_sign_either_counts_as_fired():
     v = torch.tensor([-2.0, 0.0, 2.0])
     signs = {"signed": True, "fire": lambda _, potential: potential.sign()}
     neuron = type("Signs", (Neuron,), signs)(1, NeuronConfig(reset="zero"))
-    assert neuron.fired(neuron(v)).tolist() == [1, 0, 1]
+    assert neuron.fired(neuron(v), v).tolist() == [1, 0, 1]
     assert not neuron.kept(v, neuron(v)).any()
     assert not neuron.handed_on(v).any()
+
+
+@pytest.mark.parametrize("way", ["kept", "handed_on"])
+def test_below_the_threshold_a_reset_of_signed_spikes_has_the_gradient_of_their_surrogate(way: str):
+    gradients = []
+    for sign, name in ((1, "lif"), (1, "ternary"), (-1, "ternary")):
+        neuron = make_neuron(1, NeuronConfig(name, threshold=0.5, surrogate_width=0.8, reset="zero"))
+        v = (sign * torch.tensor([0.05, 0.2, 0.45, 0.55, 0.7, 0.95])).requires_grad_()
+        spikes = neuron(v)
+        out = neuron.kept(v, spikes) if way == "kept" else neuron.handed_on(v, spikes)
+        assert torch.equal(out, v * (v.abs() <= 0.5))
+        gradients.append(torch.autograd.grad(out.sum(), v)[0])
+    assert 0 < gradients[0][1] < 1, "the surrogate reaches below the threshold"
+    torch.testing.assert_close(gradients[1], gradients[0])
+    torch.testing.assert_close(gradients[2], gradients[0])
 
 
 def test_a_constant_that_is_learned_is_not_shown_as_one():
