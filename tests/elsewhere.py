@@ -15,7 +15,7 @@ from torch.utils._device import _device_constructors
 from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
 
-from onespike.training import optim
+from onespike.training import device as devices
 
 aten = torch.ops.aten
 #: Operations that take tensors of the CPU beside others: copies, and places to read or write.
@@ -148,8 +148,8 @@ def emulate(kind: str, patch: pytest.MonkeyPatch) -> None:
         AcceleratorState._shared_state["device"] = PartialState._shared_state["device"] = torch.device(kind)
         return made
 
-    patch.setattr(optim, "Accelerator", accelerator)
-    patch.setattr(optim, "accelerator_type", lambda: kind)
+    patch.setattr(devices, "Accelerator", accelerator)
+    patch.setattr(devices, "accelerator_type", lambda: kind)
     patch.setattr(nn.Module, "to", module_to)
     patch.setattr(Tensor, "to", to)
     patch.setattr(Tensor, "cpu", lambda x, *_, **__: x.to("cpu"))

@@ -149,5 +149,5 @@ def test_importing_the_package_takes_no_time():
     assert "torch" in heavy("import sys, torch")
 
 
-def test_who_evaluates_or_audits_a_network_does_not_wait_for_what_trains_and_converts():
+def test_evaluation_and_audit_import_no_timm_which_some_networks_need():
     assert "timm" not in heavy("import sys, onespike.evaluation, onespike.audit.audit")

@@ -54,18 +54,21 @@ def run(
         Potentials and spikes, (T, V, …).
     """
     potentials, spikes, rises = {}, {}, {}
-    fired = torch.abs if name == "ternary" else torch.clone
+
+    def fired(v: Tensor, s: Tensor) -> Tensor:
+        return fire(v, threshold) + fire(-v, threshold) if name == "ternary" else s
+
     for t, windows in enumerate(steps):
         for w, current in enumerate(windows):
             v = (1 - decay) * current if name == "plif" else current
             rise: Any = 0.0
             if t:
                 v_, s_ = potentials[t - 1, w], spikes[t - 1, w]
-                v = v + decay * (v_ if name == "relu" else v_ * (1 - fired(s_)))
+                v = v + decay * (v_ if name == "relu" else v_ * (1 - fired(v_, s_)))
                 rise = rise + adaptation_decay * rises[t - 1, w] + adaptation * s_
             if w and chained:
                 v_, s_ = potentials[t, w - 1], spikes[t, w - 1]
-                v = v + decay * {"none": v_, "zero": v_ * (1 - fired(s_)), "subtract": v_ - threshold * s_}[reset]
+                v = v + decay * {"none": v_, "zero": v_ * (1 - fired(v_, s_)), "subtract": v_ - threshold * s_}[reset]
                 rise = rise + adaptation_decay * rises[t, w - 1] + adaptation * s_
             potentials[t, w], rises[t, w] = v, rise
             spikes[t, w] = FIRE[name](v, threshold, rise)

@@ -281,8 +281,8 @@ class ProductCounter(TorchDispatchMode):
     def _rows(self, x: Tensor, tally: Tally) -> int:
         """Images in an operand, at all time steps in it, if it is what the running module was given; else 0.
 
-        Tokens of an image are no images: they lie behind its axis. As many tokens, or steps, as there are images are
-        told apart once the network's steps are known.
+        Tokens of an image are no images: they lie behind its axis. What is as many as the images counts as time steps
+        if the network, in the end, takes so many.
         """
         shape = self._stack[-1][1] if self._stack else None
         if not shape or shape.numel() != x.numel():

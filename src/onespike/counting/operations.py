@@ -139,7 +139,8 @@ def count_operations(
             answer = _answer(model, batch, counter)
             found, frames = _images_in(model, batch, answer, batch_axis)
             images, seen = images + found, seen + 1
-            watch.end_batch(frames)
+            calls = (tally.calls for tally in counter.tallies.values() if tally.weights)
+            watch.end_batch(frames, max(calls, default=0) // seen)
     if not images:
         raise OnespikeError("there are no images to audit the network on: expected at least one")
     layers = tuple(_layers(model, counter, watch, images, seen))

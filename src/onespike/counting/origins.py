@@ -5,7 +5,6 @@ alive, or its storage reserved, so that no other tensor takes its place.
 """
 
 import math
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
@@ -60,7 +59,8 @@ class Weights:
         # {parts of weights: the number, below 0, of what is made of them}, {place: that number}
         self._numbers: dict[tuple[tuple[int, int], ...], int] = {}
         self._made: dict[int, int] = {}
-        self._kept: list[Tensor] = []  # tensors made of weights
+        self._kept: list[Tensor] = []  # tensors made of weights, in this forward pass
+        self._held: dict[int, StorageWeakRef] = {}  # of those that the network keeps, {place: storage}
         # Those of them with a weight's shape or dtype alone, such as weight.new_zeros(...), and whether they are 0.
         self._blank: dict[int, bool] = {}
         self._distinct: dict[int, int] = {}  # {place: how many values a copy has that are not repetitions}
@@ -140,13 +140,12 @@ class Weights:
 
     def clear(self) -> None:
         """Forget what was made in a forward pass, but for what the network has kept, such as binary weights."""
-        kept = list(map(weakref.ref, self._kept))
+        self._held |= {memory(one): StorageWeakRef(one.untyped_storage()) for one in self._kept}
         self._kept.clear()
-        self._kept += [one for found in kept if (one := found()) is not None]
-        held = set(map(memory, self._kept)) - self._original.keys()
+        held = self._held = {place: one for place, one in self._held.items() if not one.expired()}
         made: dict[int, Any]
         for made in (self._sources, self._made, self._blank, self._distinct):
-            for place in made.keys() - held - (self._original.keys() if made is self._sources else set()):
+            for place in made.keys() - held.keys() - (self._original.keys() if made is self._sources else set()):
                 del made[place]
 
 

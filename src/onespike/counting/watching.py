@@ -112,14 +112,18 @@ class Watch:
             self.traffic[call.path] += Counter(reads=kept * call.steps, writes=kept * call.steps)
             self._last[call.path] = kept
 
-    def end_batch(self, frames: int) -> None:
-        """Conclude a batch; its time steps are its frames, or the calls of most layers of another package over time."""
+    def end_batch(self, frames: int, calls: int = 0) -> None:
+        """Conclude a batch, in which no product with weights was computed more often than `calls`.
+
+        Its time steps are its frames, or how often every layer of another package fired over time. A stem may fire
+        once; then the layers behind it tell, unless they alone are called again, and no product is.
+        """
         # Nobody reads what the last step wrote, and the first step had nothing to read.
         for path, kept in self._last.items():
             self.traffic[path] -= Counter(reads=kept, writes=kept)
-        # A stem may fire once, and a neuron be called in two places: most layers are called once in each step.
-        alike = Counter(self._steps.values())
-        self.steps = max(self.steps, frames, max(alike, key=lambda calls: (alike[calls], calls), default=1))
+        fired = self._steps.values()
+        again = min((steps for steps in fired if 1 < steps <= calls), default=1)
+        self.steps = max(self.steps, frames, min(fired, default=1), again)
         self._last.clear()
         self._steps.clear()
 

@@ -41,7 +41,7 @@ class Counted:
             self.calls.append(path)
             sides[path].add(tuple(x.shape[-2:]))
             values[path] += x.numel()
-            sizes[path] += x.abs().sum(dtype=torch.float64).item()
+            sizes[path] += x.double().abs().sum().item()
 
         with ExitStack() as stack, torch.no_grad():
             for path, module in self._modules.items():
@@ -50,9 +50,9 @@ class Counted:
         # A layer of a user's class may read something else than its product does, such as potentials of which it makes
         # spikes, and any layer maps of several sizes.
         here = {one.path: one.products[0] for one in count_operations(network, [images]).layers if one.products}
-        total = {path: one.rate * one.inputs * (one.step or 0) * len(images) for path, one in here.items()}
+        total = {path: one.rate * one.inputs * abs(one.step or 0) * len(images) for path, one in here.items()}
         strange = {path for path, one in self.products.items() if values[path] != one.inputs * len(images)}
-        strange |= {path for path in self.products if not math.isclose(sizes[path], total[path], rel_tol=1e-4)}
+        strange |= {path for path in self.products if not math.isclose(sizes[path], total.get(path, 0), rel_tol=1e-4)}
         strange |= {path for path, one in self._modules.items() if isinstance(one, nn.Conv2d) and len(sides[path]) > 1}
         self.products = {path: one for path, one in self.products.items() if path not in strange}
         self.calls = [path for path in self.calls if path not in strange]

@@ -180,7 +180,7 @@ def _write(
             copy = copied(network)
             if contract.weights == "int8":
                 exact = [] if name == "c" else left_exact(copy)  # C takes all weights or refuses one by name
-                if exact and not to_round(copy):
+                if name != "c" and not to_round(copy):
                     raise OnespikeError(f"weights: int8 would be ignored: {ROUNDED} rounded, and the network has none")
                 copy = rounded(copy, torch.float64 if name == "c" else torch.float32)
                 if exact:

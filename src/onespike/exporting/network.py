@@ -143,8 +143,10 @@ def rounded(network: nn.Module, dtype: torch.dtype) -> nn.Module:
 def left_exact(network: nn.Module) -> list[str]:
     """The paths of the weights that `rounded` leaves as they are: those of other layers, or of a user's own code."""
     rounds = {id(layer.weight) for layer in to_round(network).values()}
-    named = ((path, one) for path, one in network.named_parameters() if id(one) not in rounds)
-    return [path for path, one in named if one.numel() > max(one.shape, default=1)]
+    named = (
+        (path, one) for path, one in (*network.named_parameters(), *network.named_buffers()) if id(one) not in rounds
+    )
+    return [path for path, one in named if one.is_floating_point() and one.numel() > max(one.shape, default=1)]
 
 
 class _Doubles(TorchFunctionMode):

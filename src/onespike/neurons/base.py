@@ -169,18 +169,17 @@ class Neuron(nn.Module):
         """
         return self.fire(potential) if spikes is None else spikes
 
-    def fired(self, spikes: Tensor, potential: Tensor) -> Tensor:
-        """1 where a neuron fired, with whichever sign, else 0; the derivative is that of S, times the sign of V."""
-        if not self.signed:
-            return spikes
-        if not spikes.requires_grad:
-            return spikes.abs()
-        # The derivative of |S| would be 0 where S is: below the threshold the surrogate would be lost.
-        return spikes * torch.where(spikes == 0, potential, spikes).detach().sign()
+    def fired(self, spikes: Tensor) -> Tensor:
+        """1 where a neuron fired, with whichever sign, else 0."""
+        return spikes.abs() if self.signed else spikes
+
+    def fired_at(self, potential: Tensor, spikes: Tensor) -> Tensor:  # noqa: ARG002
+        """The same, for the potential whose spikes these are: the gradient of a surrogate may need it."""
+        return self.fired(spikes)
 
     def kept(self, potential: Tensor, spikes: Tensor) -> Tensor:
         """What a neuron keeps of its own potential until the next time step: V * (1 - S)."""
-        return potential * (1 - self.fired(spikes, potential))
+        return potential * (1 - self.fired_at(potential, spikes))
 
     def handed_on(self, potential: Tensor, spikes: Tensor | None = None) -> Tensor:
         """The potential that the next window receives: V after the reset by its spikes."""
@@ -188,7 +187,7 @@ class Neuron(nn.Module):
             return potential
         spikes = self.fire(potential) if spikes is None else spikes
         if self.reset == "zero":
-            return potential * (1 - self.fired(spikes, potential))
+            return potential * (1 - self.fired_at(potential, spikes))
         return potential - along_channels(self.threshold, potential) * spikes
 
     def leak(self, current: Tensor, arriving: Tensor) -> Tensor:

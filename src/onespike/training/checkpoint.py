@@ -129,7 +129,7 @@ class ModelCard:
             return model
         like = next(model.parameters(), torch.empty(()))
         images = like.new_zeros(2, self.in_channels, self.image_size, self.image_size)
-        from onespike.conversion.network import spiking  # with timm: half of what a command waits for at its start
+        from onespike.conversion.network import spiking  # it imports timm, which takes a second
 
         return spiking(model, replace(self.conversion, allow_real=True), images)
 

@@ -36,7 +36,7 @@ def make_loss(recipe: Recipe) -> Loss:
         if not callable(loss):
             raise OnespikeError(f"loss: expected something to call with logits and targets, got {loss!r}")
         return loss
-    from timm.loss import JsdCrossEntropy, SoftTargetCrossEntropy  # the import takes a second, which evaluations spare
+    from timm.loss import JsdCrossEntropy, SoftTargetCrossEntropy  # the import takes a second
 
     name, smoothing = recipe.train.loss, recipe.train.label_smoothing
     if name not in LOSSES:

@@ -168,6 +168,14 @@ def test_as_many_images_as_time_steps_are_counted_like_any_other_number():
     assert len({one.energy("memory").total for one in found}) == 1
 
 
+def test_a_neuron_that_is_called_twice_in_each_step_makes_no_more_of_them():
+    def forward(net, x):
+        return sum(net.head(net.both(net.both(net.other(net.conv(x)))).flatten(1)) for _ in range(STEPS)) / STEPS
+
+    parts = {"conv": nn.Conv2d(1, 4, 3), "other": IFNode(), "both": IFNode(), "head": nn.Linear(4 * 36, 5)}
+    assert counted(Forward(forward, **parts), 3, 1, 8, 8).steps == STEPS
+
+
 def test_a_stem_of_anothers_neurons_that_fires_once_hides_no_time_steps():
     def forward(net, x):
         spikes = net.first(net.stem(x))

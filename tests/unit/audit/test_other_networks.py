@@ -308,12 +308,15 @@ def test_a_neuron_may_ask_its_surrogate_for_attributes(mode: str):
     assert rates["first"] == pytest.approx(spikes.mean().item()) != 0
 
 
-def test_a_weight_that_is_made_once_and_kept_is_one_in_every_batch():
+@pytest.mark.parametrize("keep", [lambda made: made, nn.Parameter], ids=["tensor", "parameter"])
+def test_a_weight_that_is_made_once_and_kept_is_one_in_every_batch(keep):
     class Binary(nn.Linear):
-        made = None
+        def __init__(self, *sizes: int) -> None:
+            super().__init__(*sizes)
+            self.made = None
 
         def forward(self, x: Tensor) -> Tensor:
-            self.made = self.weight.detach().sign() if self.made is None else self.made
+            self.made = keep(self.weight.detach().sign()) if self.made is None else self.made
             return nn.functional.linear(x, self.made, self.bias)
 
     network = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), LIF(8), Binary(8, 4)).eval()

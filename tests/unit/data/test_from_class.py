@@ -169,6 +169,22 @@ class Halved(Subset):
         image, label = super().__getitem__(index)
         return image, label // 2
 
+    def __getitems__(self, indices):
+        return [self[index] for index in indices]
+
+
+class Twice(Subset):
+    """A subset that shows each item twice."""
+
+    def __len__(self):
+        return 2 * len(self.indices)
+
+    def __getitem__(self, index):
+        return super().__getitem__(index % len(self.indices))
+
+    def __getitems__(self, indices):
+        return [self[index] for index in indices]
+
 
 def test_a_subset_that_changes_labels_has_names_of_its_own(tmp_path):
     for i in range(20):
@@ -177,6 +193,10 @@ def test_a_subset_that_changes_labels_has_names_of_its_own(tmp_path):
     plain, halved = Subset(folder, [*range(3, 20)]), Halved(folder, [*range(3, 20)])
     assert as_dataset(plain, test=plain).classes == ("a", "b", "c", "d")
     assert as_dataset(halved, test=halved).classes == ("0", "1")
+    twice = Twice(folder, [*range(3, 20)])
+    assert as_dataset(twice, test=twice).classes == ("a", "b", "c", "d"), "how its indices are meant is not known"
+    folder.samples = folder.samples[2:]  # as to leave some out
+    assert as_dataset(folder, test=folder).classes == ("a", "b", "c", "d")
 
 
 @pytest.mark.parametrize("arguments", [{}, {"count": 3, "colour": "red"}, {"size": 3}])

@@ -83,7 +83,7 @@ def test_of_a_neuron_whose_spikes_have_a_sign_either_counts_as_fired():
     v = torch.tensor([-2.0, 0.0, 2.0])
     signs = {"signed": True, "fire": lambda _, potential: potential.sign()}
     neuron = type("Signs", (Neuron,), signs)(1, NeuronConfig(reset="zero"))
-    assert neuron.fired(neuron(v), v).tolist() == [1, 0, 1]
+    assert neuron.fired(neuron(v)).tolist() == [1, 0, 1]
     assert not neuron.kept(v, neuron(v)).any()
     assert not neuron.handed_on(v).any()
 
