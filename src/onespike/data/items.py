@@ -151,7 +151,8 @@ def _known_classes(part: ItemSet) -> list[str]:
 
 def _relabelled(part: ItemSet) -> bool:
     """Whether labels are others than the `targets` that a data set's `classes` are the names of."""
-    whole, places = part.images, part.indices
+    whole: Any = part.images
+    places = part.indices
     with suppress(AttributeError, TypeError, IndexError, KeyError, ValueError):  # it has none, or ways of its own
         while isinstance(whole, Subset):
             whole, places = whole.dataset, np.asarray(whole.indices)[places]
