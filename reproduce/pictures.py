@@ -34,6 +34,8 @@ PLACES = (
     ((-7, 0), "right", "center"),
     ((0, -7), "center", "top"),
     ((0, 7), "center", "bottom"),
+    ((-7, -3), "right", "top"),
+    ((-7, 3), "right", "bottom"),
 )
 
 Points = list[tuple[str, float, float]]
