@@ -20,7 +20,7 @@ import numpy as np
 
 from onespike.configs import expect_keys, read_json
 from onespike.data.events.stream import EVENT
-from onespike.data.sets import Dataset, ImageSet, RecordingSet
+from onespike.data.sets import Dataset, ImageSet, RecordingSet, spread
 from onespike.data.sources import PARTS, Content, HubUnreachableError, Source, expect_class_names
 from onespike.data.sources.image import fit
 from onespike.durable import beside, digest_of, file_digest, flush, json_text, read_whole, remove
@@ -120,7 +120,7 @@ def _write(source: Source, folder: Path, image_size: int | None, name: str) -> N
         raise OnespikeError(f"{source.origin}: no images in the {lacking} part; expected some; restore it")
     decoded = _decoder(content, source.name, image_size)
     for part, count in counts.items():
-        sums = np.empty(count, np.uint32)
+        sums, blank = np.empty(count, np.uint32), 0
         # Written from front to back rather than through a writable memory map: where the disk is full, the system kills
         # a process that touches the map, whereas `write` reports it.
         with (folder / f"{part}-images.npy").open("wb") as file:
@@ -133,6 +133,9 @@ def _write(source: Source, folder: Path, image_size: int | None, name: str) -> N
                 pixels = np.ascontiguousarray(pixels)
                 sums[index] = zlib.crc32(pixels.data)
                 file.write(pixels.data)
+                blank += not pixels.any()
+        if source.framing and blank:
+            _tell_blank(blank, count, f"{source.origin}: {part}")
         np.save(folder / f"{part}-labels.npy", content.parts[part].labels)
         np.save(folder / f"{part}-sums.npy", sums)
         if events := content.parts[part].events:
@@ -141,8 +144,27 @@ def _write(source: Source, folder: Path, image_size: int | None, name: str) -> N
     meta: dict[str, Any] = {"format": _FORMAT, "entry": name, "name": source.name, "origin": source.origin}
     meta |= {"image_size": image_size, "classes": content.classes, "mean": mean, "std": std}
     meta |= {"images": counts, "note": content.note}
+    if recorded := content.parts["test"].recorded:
+        meta["recordings"] = _digest_of_events(recorded, counts["test"])
     meta["sha256"] = {path.name: file_digest(path) for path in sorted(folder.glob("*.npy"))} | {"meta": digest_of(meta)}
     (folder / "meta.json").write_text(json_text(meta), encoding="utf-8")
+
+
+def _tell_blank(blank: int, count: int, where: str) -> None:
+    """Warn of recordings that have no events left in their frames; if all are such, raise an `OnespikeError`."""
+    state = f"{where}: {blank:,} of {count:,} recordings have no events left, denoised and cut to a square"
+    if blank == count:
+        raise OnespikeError(f"{state}; expected some; data.denoise is in microseconds: raise it, or set it to 0")
+    warn(state)
+
+
+def _digest_of_events(recorded: Callable[[int], np.ndarray], count: int) -> str:
+    """SHA-256 of the events of recordings evenly spread."""
+    digest = hashlib.sha256()
+    for index in spread(count):
+        events = np.ascontiguousarray(recorded(int(index)), EVENT)
+        digest.update(len(events).to_bytes(8, "little") + events.tobytes())
+    return digest.hexdigest()
 
 
 def _write_events(folder: Path, part: str, events: Callable[[int], np.ndarray], count: int) -> None:
@@ -222,7 +244,8 @@ def _read(entry: Path, cheap: bool = True) -> Dataset:
                     raise ValueError(f"{part} events: {len(events)} events, {len(bounds)} bounds")
                 parts[part] = RecordingSet(*some, events, bounds, sums=sums if later else None)
         described = {key: tuple(meta[key]) for key in ("classes", "mean", "std")}
-        return Dataset.of(parts, name=meta["name"], note=meta["note"], **described)
+        recordings = meta.get("recordings", "")
+        return Dataset.of(parts, name=meta["name"], note=meta["note"], recordings=recordings, **described)
     except (OSError, ValueError, KeyError, TypeError, OnespikeError) as error:
         raise OnespikeError(f"{entry}: damaged cache entry ({error}); remove the folder to make it anew") from error
 

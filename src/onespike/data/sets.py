@@ -17,7 +17,7 @@ from onespike.errors import OnespikeError
 
 Batch = tuple[Tensor, Tensor]
 #: Test images, evenly spread, by which a test set is known again.
-_KNOWN_BY = 64
+KNOWN_BY = 64
 
 
 def number_held_out(count: int, holdout: float) -> int:
@@ -38,6 +38,11 @@ def split(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     fits = min(count, len(labels) - count) >= len(counts)  # else a side has fewer images than there are classes
     chosen, others = train_test_split(np.arange(len(labels)), stratify=strata if fits else None, **options)
     return np.sort(chosen), np.sort(others)
+
+
+def spread(total: int, count: int = KNOWN_BY) -> np.ndarray:
+    """At most `count` of `total` positions, evenly spread."""
+    return np.linspace(0, total - 1, min(count, total)).round().astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -80,8 +85,7 @@ class ImageSet:
 
     def spread(self, count: int) -> Self:
         """Make a subset of at most `count` images, evenly spread."""
-        positions = np.linspace(0, len(self) - 1, min(count, len(self)))
-        return self.select(positions.round().astype(np.int64))
+        return self.select(spread(len(self), count))
 
     def __getitem__(self, position: int) -> tuple[Any, int]:
         """Image (H, W, C) uint8, a view of the map, and label."""
@@ -144,6 +148,7 @@ class Dataset:
         std: Channel-wise standard deviation, likewise; 1 for images that are not raw or never differ.
         note: What was decided for the user and matters when results are compared; often empty.
         opened: Of recordings of events: the configuration by which they became frames; None for images.
+        recordings: Of recordings of events: SHA-256 of some of the test part's, as they were read; else empty.
     """
 
     name: str
@@ -155,6 +160,7 @@ class Dataset:
     std: tuple[float, ...]
     note: str = ""
     opened: DataConfig | None = None
+    recordings: str = ""
 
     @classmethod
     def of(cls, parts: Mapping[str, ImageSet], **described: Any) -> Self:
@@ -201,15 +207,15 @@ class Dataset:
     def test_set(self, of_events: bool = False) -> str:
         """SHA-256 that tells this test set from others: of the class names, of all labels, and of some of the images.
 
-        With `of_events`, recordings are told apart by the pixels that saw an event, however events become frames.
+        With `of_events`, recordings are told apart by their events, however these become frames.
         """
-        some = self.test.spread(_KNOWN_BY)
-        images = some.gather(np.arange(len(some)))[0]
+        digest = hashlib.sha256(json.dumps(self.classes).encode() + self.test.targets.tobytes())
         if of_events:
-            images = (images.amax(3) if images.ndim == 5 else images) > 0  # (B, H, W, T, C), or without T
-        digest = hashlib.sha256(json.dumps(self.classes).encode())
-        for values in (torch.from_numpy(self.test.targets), images):
-            digest.update(values.contiguous().view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
+            digest.update(self.recordings.encode() + self.test.indices.tobytes())
+        else:
+            some = self.test.spread(KNOWN_BY)
+            images = some.gather(np.arange(len(some)))[0]
+            digest.update(images.contiguous().view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
         return digest.hexdigest()
 
     def divided(self, holdout: float, limit: int) -> "Dataset":

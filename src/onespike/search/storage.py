@@ -25,10 +25,13 @@ def need_optuna() -> Any:
 
 
 class _Lock:
-    """The lock of the journal: it is the system's, so it ends with the process that holds it."""
+    """The lock of a journal: it is the system's, so it ends with the process that holds it.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Whoever gets it cuts off half a line at the end, which a full disk may have left: the next one would be glued to it.
+    """
+
+    def __init__(self, path: Path, journal: Path) -> None:
+        self.path, self._journal = path, journal
         self._file: IO[bytes] | None = None
 
     def acquire(self) -> bool:
@@ -36,6 +39,12 @@ class _Lock:
 
         self._file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "ab")
         fcntl.lockf(self._file, fcntl.LOCK_EX)
+        with self._journal.open("ab+") as file:
+            if end := file.tell():
+                file.seek(end - 1)
+                if file.read() != b"\n":
+                    file.seek(0)
+                    file.truncate(file.read().rfind(b"\n") + 1)
         return True
 
     def release(self) -> None:
@@ -50,7 +59,8 @@ def open_storage(url: str | None, out: Path) -> Any:
     from optuna.storages.journal import JournalFileBackend
 
     if url is None:
-        path, lock = out.absolute() / JOURNAL, _Lock(out.absolute() / LOCKED)
+        path = out.absolute() / JOURNAL
+        lock = _Lock(out.absolute() / LOCKED, path)
         try:
             out.mkdir(parents=True, exist_ok=True)
             for one in (path, lock.path):
@@ -58,7 +68,7 @@ def open_storage(url: str | None, out: Path) -> Any:
                     open_regular(one).close()
             lock.acquire()
             try:
-                _mend(path)
+                _expect_steps(path)
             finally:
                 lock.release()
             return JournalStorage(JournalFileBackend(str(path), lock))
@@ -111,13 +121,9 @@ def _said(error: BaseException) -> str:
     return reason(getattr(error, "orig", None) or error)
 
 
-def _mend(path: Path) -> None:
-    """Cut off the half line that a full disk may leave at the end of a journal: nothing could be written after it.
-
-    A whole line that is no step of a search is an `OnespikeError`.
-    """
-    content = path.read_bytes() if path.exists() else b""
-    for number, line in enumerate(content.split(b"\n")[:-1], 1):
+def _expect_steps(path: Path) -> None:
+    """Raise an `OnespikeError` for a line that is no step of a search."""
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
         try:
             expect_keys(step := read_json(line, "it"), {"op_code": int, "worker_id": str}, "a step")
             if step["op_code"] not in STEPS:
@@ -125,8 +131,6 @@ def _mend(path: Path) -> None:
         except OnespikeError as error:
             state = f"{path} is no journal of a search: line {number}: {error}"
             raise OnespikeError(f"{state}; choose another --out") from None
-    with path.open("ab") as file:
-        file.truncate(content.rfind(b"\n") + 1)
 
 
 def _public(url: str) -> str:

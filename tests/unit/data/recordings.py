@@ -37,10 +37,10 @@ def aedat3_bytes(made, packet=16, kind=1, size=8):
     out = b"#!AER-DAT3.1\r\n#Format: RAW\r\n#!END-HEADER\r\n"
     for start in range(0, len(made), packet):
         part = made[start : start + packet]
-        header = np.array([kind | 1 << 16, size, 4, 0, len(part), len(part), len(part)], "<u4")
+        header = np.array([kind | 1 << 16, size, 4, part["t"][0] >> 31, len(part), len(part), len(part)], "<u4")
         rows = np.empty((len(part), 2), "<u4")
         x, y, p = (part[name].astype(np.uint32) for name in "xyp")
-        rows[:, 0], rows[:, 1] = x << 17 | y << 2 | p << 1 | 1, part["t"]
+        rows[:, 0], rows[:, 1] = x << 17 | y << 2 | p << 1 | 1, part["t"] & 2**31 - 1
         out += header.tobytes() + rows.tobytes()
     return out
 

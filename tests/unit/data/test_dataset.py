@@ -1,6 +1,8 @@
 import hashlib
 import itertools
 import json
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from onespike.data.dataset import Dataset, open_dataset
 from onespike.data.sets import ImageSet, split
 from onespike.data.sources import EVENTS, SOURCES
 from onespike.errors import OnespikeError
+from tests.unit.data.recordings import events
 
 
 @pytest.fixture
@@ -137,7 +140,21 @@ def test_a_test_set_is_known_by_what_it_holds():
     some = np.linspace(0, 199, 64).round().astype(int)
     seen = json.dumps(["a", "b"]).encode(), (np.arange(200) % 2).tobytes(), many[some].tobytes()
     assert made(many).test_set() == hashlib.sha256(b"".join(seen)).hexdigest(), "as runs and reports have it"
-    frames = np.stack([pixels * (pixels % 2), pixels * (pixels % 2 == 0)], 3)  # the same events, at two times
-    assert made(frames).test_set() != made(pixels).test_set()
-    assert made(frames).test_set(of_events=True) == made(pixels).test_set(of_events=True)
-    assert made(frames).test_set(of_events=True) != made(1 - frames.clip(max=1)).test_set(of_events=True)
+
+
+def test_a_test_set_of_recordings_is_known_by_their_events(tmp_path):
+    def digest(seed: int, **options: Any) -> str:
+        root = tmp_path / str(seed)
+        for part in ("train", "test"):
+            for number, name in enumerate("ab" if not root.exists() or part == "test" else ""):
+                (folder := root / part / name).mkdir(parents=True, exist_ok=True)
+                np.save(folder / "1.npy", events(3000, 12, 10 * seed + number))
+        options = {"root": str(root), "cache": str(tmp_path / "cache"), "sensor": (12, 12), "holdout": 0} | options
+        return open_dataset(DataConfig("events-folder", **options)).test_set(of_events=True)
+
+    same = {digest(0), digest(0, frames=4), digest(0, image_size=6), digest(0, representation="binary")}
+    assert len(same) == 1
+    assert digest(1) not in same, "though each pixel has events in both"
+    one = open_dataset(DataConfig("events-folder", str(tmp_path / "1"), str(tmp_path / "cache"), sensor=(12, 12)))
+    parts = [replace(one, test=one.test.select(np.array([number]))).test_set(of_events=True) for number in (0, 1)]
+    assert len({*parts, one.test_set(of_events=True)}) == 3

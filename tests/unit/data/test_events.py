@@ -76,6 +76,21 @@ def test_the_cache_knows_every_file_of_gesture(name, tmp_path):
     assert len(keys) == 2
 
 
+def test_times_go_on_where_the_clock_of_aedat_3_overflows(tmp_path):
+    made = events(4, 128)
+    made["t"] = [5, 2**31 - 10, 2**31 + 20, 2**32 + 7]
+    (tmp_path / "a.aedat").write_bytes(aedat3_bytes(made, packet=1))
+    assert np.array_equal(read_ibm(Files(tmp_path), "a.aedat", DVS128), made)
+
+
+def test_the_row_that_marks_overflows_is_no_pixel_of_nmnist(tmp_path):
+    made = events(4, 34)
+    (tmp_path / "a.bin").write_bytes(mnist_bytes(made))
+    assert np.array_equal(read_mnist(Files(tmp_path), "a.bin", Sensor(256, 240)), made)
+    with pytest.raises(OnespikeError, match=r"^.*a.bin: .bin of a sensor of 256x241 pixels; expected at most 240 rows"):
+        read_mnist(Files(tmp_path), "a.bin", Sensor(256, 241))
+
+
 @pytest.mark.parametrize("name", ["7.npy", "7.NPY"])
 def test_gesture_as_tonic_downloads_it(name, tmp_path):
     made = events(50, 128, 3, 5000)
@@ -327,6 +342,33 @@ def test_representations_against_plain_loops():
     assert np.abs(framed(made, 4, frames=3, representation="timesurface") - surface).max() <= 0.5 + 1e-9
     counts = framed(made, 4, frames=3)
     assert np.array_equal(framed(made, 4, frames=3, representation="binary"), 255 * (counts > 0))
+
+
+@pytest.mark.parametrize(("count", "frames"), [(5, 3), (60, 3), (4, 4), (1, 2)])
+def test_surfaces_by_count_are_of_events_before_the_end_of_the_frame(count, frames):
+    made = np.zeros(count, EVENT)
+    made["t"], made["x"] = np.arange(count) ** 2, np.arange(count)  # a pixel each
+    found = framed(made, count, frames=frames, frames_by="count", representation="timesurface")[0, :, :, 0]
+    age = np.arange(1, frames + 1) - frames * np.arange(count)[:, None] / count  # in frames, (N, T)
+    assert np.abs(found - np.where(age > 0, 255 * np.exp(-age), 0)).max() <= 0.5 + 1e-9
+
+
+def test_recordings_that_denoising_leaves_empty_are_counted(tmp_path, capsys):
+    pytest.importorskip("tonic")
+    crowded = np.zeros(9, EVENT)
+    crowded["x"], crowded["t"] = np.arange(9) % 2, np.arange(9)
+    for part, name, slow in (("train", "a", 1), ("train", "b", 1000), ("test", "a", 1), ("test", "b", 1)):
+        (folder := tmp_path / "root" / part / name).mkdir(parents=True)
+        crowded["t"] = np.arange(9) * slow
+        np.save(folder / "1.npy", crowded)
+    options = {"root": str(tmp_path / "root"), "cache": str(tmp_path / "cache"), "sensor": (8, 8), "holdout": 0}
+    open_dataset(DataConfig("events-folder", **options, denoise=10.0))
+    assert "train: 1 of 2 recordings have no events left, denoised and cut to a square\n" in capsys.readouterr().err
+    expected = (
+        r"train: 2 of 2 recordings have no events left.*data.denoise is in microseconds: raise it, or set it to 0"
+    )
+    with pytest.raises(OnespikeError, match=expected):
+        open_dataset(DataConfig("events-folder", **options, denoise=0.5))
 
 
 def test_a_wide_sensor_is_cut_and_shrunk():

@@ -262,11 +262,12 @@ def test_other_images_are_another_search_wherever_they_lie(study, tmp_path, part
     check(moved)
 
 
-def test_half_a_line_at_the_end_of_the_journal_costs_nothing(study, tmp_path):
+@pytest.mark.parametrize("opened_again", [True, False])
+def test_half_a_line_at_the_end_of_the_journal_costs_nothing(study, tmp_path, opened_again):
     study.tell(study.ask(), 1.0)
     with (tmp_path / storages.JOURNAL).open("ab") as file:
         file.write(b'{"op_code": 4, "wor')
-    again = open_study(open_storage(None, tmp_path), "test", 20, "", 4)
+    again = open_study(open_storage(None, tmp_path), "test", 20, "", 4) if opened_again else study
     again.tell(again.ask(), 2.0)
     assert [one.value for one in open_study(open_storage(None, tmp_path), "test", 20, "", 4).trials] == [1.0, 2.0]
 

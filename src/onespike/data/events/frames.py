@@ -24,7 +24,7 @@ from onespike.data.events.stream import Sensor
 from onespike.errors import OnespikeError
 
 #: Increase it whenever the same files would give other frames: those in the cache are then made anew.
-_FRAMES = 4
+_FRAMES = 5
 #: A voxel is counted in these parts of an event.
 _PARTS = 16
 
@@ -102,7 +102,7 @@ class Framing:
         borders = [-(-number * span // frames) for number in range(1, frames)]  # whole numbers: nothing is rounded
         frame = np.searchsorted(borders, elapsed, side="right")
         if self.representation == "timesurface":
-            return _surfaces(place, frame, when, frames, size)
+            return _surfaces(place, frame, elapsed / span, frames, size)  # by count, event n at n / N
         counts = np.bincount(frame * size + place, minlength=frames * size)
         return 255 * (counts > 0) if self.representation == "binary" else counts
 

@@ -230,7 +230,7 @@ def source(
             return framing.fitted(part.pixels(index))
 
         kept = events if keeps and name == "train" else None
-        return part._replace(pixels=lambda index: framing.make(events(index)), events=kept)
+        return part._replace(pixels=lambda index: framing.make(events(index)), events=kept, recorded=part.pixels)
 
     def content() -> Content:
         found = recordings()

@@ -29,6 +29,8 @@ _MNIST_BYTES, _AER_BYTES, _PACKET_BYTES = 5, 8, 28
 _DVS128, _OUTSIDE = 0xFFFF, 0x8000
 #: Highest kind of packet in AEDAT 3.1: special events, frames, an IMU's and others.
 _KINDS = 15
+#: The row that marks an overflow of the clock in N-MNIST's files, and so is no pixel's.
+_MNIST_ROWS = 240
 #: More milliseconds than any recording takes.
 _LARGE = 2.0**50
 
@@ -43,6 +45,9 @@ def tonic_io() -> Any:
 def read_mnist(files: Files, name: str, sensor: Sensor) -> np.ndarray:
     """Read N-MNIST's `.bin`, 5 bytes an event: x, y, polarity and 23 bits of microseconds."""
     data, origin = files.read(name), files.where(name)
+    if sensor.height > _MNIST_ROWS:
+        expected = f"expected at most {_MNIST_ROWS} rows, since row {_MNIST_ROWS} marks an overflow of the clock"
+        raise OnespikeError(f"{origin}: .bin of a sensor of {sensor}; {expected}; convert it to .npy")
     if len(data) % _MNIST_BYTES:
         raise truncated(origin, f"{len(data):,} bytes", f"whole events of {_MNIST_BYTES} bytes each")
     dtype = np.dtype([("x", np.int64), ("y", np.int64), ("t", np.int64), ("p", np.int64)])
@@ -77,7 +82,7 @@ def read_dvs128(files: Files, name: str, sensor: Sensor, swapped: bool = False) 
 def read_ibm(files: Files, name: str, sensor: Sensor) -> np.ndarray:
     """Read AEDAT 3.1, as DVS128 Gesture has it: the valid events of its packets of polarity events."""
     version, body = _aedat(files, name)
-    origin, at, found = files.where(name), 0, [np.empty((0, 2), "<u4")]
+    origin, at, found = files.where(name), 0, [np.empty((0, 2), np.int64)]
     if not 3 < version < 4:
         raise OnespikeError(f"{origin}: AEDAT {version:g}; expected 3.1, of DVS128 Gesture; is it another data set's?")
     while at < len(body):
@@ -90,8 +95,10 @@ def read_ibm(files: Files, name: str, sensor: Sensor) -> np.ndarray:
         if at > len(body):
             raise truncated(origin, f"{len(body):,} bytes of packets", f"{at:,}")
         if kind == 1:
-            found.append(np.frombuffer(body[first:at], "<u4").reshape(-1, 2))
-    address, t = np.concatenate(found).T.astype(np.int64)
+            events = np.frombuffer(body[first:at], "<u4").reshape(-1, 2).astype(np.int64)
+            events[:, 1] += int(header[3]) << 31  # how often the clock's 31 bits have run over, every 36 minutes
+            found.append(events)
+    address, t = np.concatenate(found).T
     address, t = address[valid := address & 1 == 1], t[valid]
     return recording((t, address >> 17 & 0x1FFF, address >> 2 & 0x1FFF, address >> 1 & 1), sensor, origin)
 

@@ -51,6 +51,7 @@ class Part(NamedTuple):
     # Decodes an image: (H, W, C) uint8, C = 1 if it is stored in grey, else 3; or frames of events, also (H, W, T, C)
     pixels: Callable[[int], np.ndarray]
     events: Callable[[int], np.ndarray] | None = None  # of recordings that are changed anew at each epoch: their events
+    recorded: Callable[[int], np.ndarray] | None = None  # of recordings: their events as they were read
 
 
 class Content(NamedTuple):
