@@ -117,9 +117,10 @@ def kept(path: Path) -> list[list[object]]:
 
 def minutes(folder: Path) -> list[float]:
     """When each epoch ended, in minutes of training at the pace of the fastest, counted by its operations."""
-    # Images may grow: epochs do not cost the same. Where no operations were counted, they do.
+    # Images may grow: epochs do not cost the same. Where not all operations were counted, they do.
     history = read_rows(folder / "metrics.csv")
-    spent = [float(epoch["pflop"] or epoch["epoch"]) for epoch in history]
+    counted = all(float(epoch["pflop"] or 0) > 0 for epoch in history)
+    spent = [float(epoch["pflop" if counted else "epoch"]) for epoch in history]
     seconds = [float(epoch["epoch_seconds"]) for epoch in history]
     own = [after - before for before, after in zip([0.0, *spent], spent, strict=False)]
     fastest = min(one / cost for one, cost in zip(seconds, own, strict=True))

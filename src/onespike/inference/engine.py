@@ -1,7 +1,5 @@
 """The engine's network: the forward pass of `onespike.models.Network` on bytes; one time step, no gradients."""
 
-from copy import deepcopy
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,6 +10,7 @@ from onespike.inference.units import Arithmetic, EngineConvUnit, EngineTravellin
 from onespike.models import Block, Network, OnespikeConfig
 from onespike.models.patch import Merging
 from onespike.neurons import LIF, Neuron
+from onespike.neurons.copies import copied
 from onespike.training.checkpoint import ModelCard
 from onespike.units import ConvUnit
 from onespike.units.channel import ChannelLinear
@@ -83,7 +82,7 @@ class Engine(nn.Module):
             raise unknown("precision", precision, PRECISIONS)
         self.precision, arithmetic = precision, PRECISIONS[precision]
         check_supported(network)
-        network = deepcopy(network)  # some layers are taken over as they are
+        network = copied(network)  # some layers are taken over as they are
         self.in_channels, self.image_size = network.in_channels, network.image_size
         weight, bias = fold(*network.stem)
         self.stem_weight = nn.Buffer(weight.contiguous(memory_format=torch.channels_last))

@@ -59,7 +59,20 @@ def affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
     return gain_and_shift(norm)
 
 
-class IntegerLayer(nn.Module, ABC):
+class Packed(nn.Module):
+    """A layer whose weights are laid out for the kernel at its first call."""
+
+    _packed: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_packed": None}  # which cannot be copied
+
+    def _load_from_state_dict(self, *given: Any) -> None:
+        self._packed = None
+        super()._load_from_state_dict(*given)
+
+
+class IntegerLayer(Packed, ABC):
     """A layer of the engine, norm included: `terms` of 8-bit weights with a scale per output channel, and a bias."""
 
     def __init__(self, layer: nn.Conv2d | nn.Linear, norm: nn.Module, terms: int) -> None:
@@ -75,14 +88,10 @@ class IntegerLayer(nn.Module, ABC):
         self.scale = nn.Buffer(torch.stack(scales).float())  # (T, C_out)
         self.bias = nn.Buffer(bias.float())
         self.zero = nn.Buffer(torch.zeros(len(bias), dtype=torch.int32), persistent=False)
-        self._packed: list[Tensor] = []
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_packed": []}  # which cannot be copied
 
     def packed(self) -> list[Tensor]:
-        """The weights of each term in the kernel's layout, which is made at the first call."""
-        if not self._packed:
+        """The weights of each term in the kernel's layout."""
+        if self._packed is None:
             self._packed = [self._pack(*term) for term in zip(self.weight, self.scale, strict=True)]
         return self._packed
 
@@ -151,17 +160,13 @@ class IntegerTap(IntegerLinear):
         return weight[:, :, 1, 1]
 
 
-class RealLinear(nn.Module):
+class RealLinear(Packed):
     """A linear layer of the engine on real values, norm included; it computes in a dtype of its own."""
 
     def __init__(self, layer: nn.Linear, norm: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
         weight, bias = fold(layer, norm)
         self.weight, self.bias = nn.Buffer(weight.to(dtype)), nn.Buffer(bias.to(dtype))
-        self._packed: Tensor | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_packed": None}  # which cannot be copied
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., C) to (..., C'), in this layer's own dtype."""

@@ -34,7 +34,10 @@ class Runtime:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Classify normalised images (B, C, H, W), float32; logits (B, K)."""
-        return torch.from_numpy(self._loaded(["logits"], images.contiguous().numpy())[0])
+        if images.ndim != 4 or images.dtype != torch.float32 or images.device.type != "cpu":
+            found = f"{tuple(images.shape)}, {images.dtype}, on {images.device}"
+            raise ValueError(f"images: expected (B, C, H, W), torch.float32, on the CPU, got {found}")
+        return torch.from_numpy(self._loaded(["logits"], images.detach().contiguous().numpy())[0])
 
 
 def runtimes(network: nn.Module, card: ModelCard, weights: str, images: Tensor, folder: Path) -> dict[str, Candidate]:

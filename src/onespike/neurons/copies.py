@@ -1,6 +1,7 @@
 """Copies of networks, for whoever changes them: the user's own stays as it was."""
 
 import copy
+from typing import TypeVar
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
@@ -10,8 +11,10 @@ from torch.utils import _pytree as pytree
 
 from onespike.errors import OnespikeError, lacks_memory, reason
 
+_Net = TypeVar("_Net", bound=nn.Module)
 
-def copied(model: nn.Module) -> nn.Module:
+
+def copied(model: _Net) -> _Net:
     """A deep copy of a user's network, in evaluation mode; an `OnespikeError` if it cannot be copied.
 
     Weights that are computed before each use, as by weight norm or pruning, are plain parameters of the copy.

@@ -432,5 +432,6 @@ def test_epochs_on_small_images_take_fewer_minutes(tmp_path: Path) -> None:
     metrics = tmp_path / "metrics.csv"
     metrics.write_text("epoch,pflop,epoch_seconds\n1,1,10\n2,2,9\n3,6,60\n")
     assert minutes(tmp_path) == pytest.approx([9 / 60, 18 / 60, 54 / 60])
-    metrics.write_text("epoch,pflop,epoch_seconds\n1,,10\n2,,9\n")
-    assert minutes(tmp_path) == pytest.approx([9 / 60, 18 / 60])
+    for first, second in (("", ""), ("0.5", ""), ("0.0", "0.0")):
+        metrics.write_text(f"epoch,pflop,epoch_seconds\n1,{first},10\n2,{second},9\n")
+        assert minutes(tmp_path) == pytest.approx([9 / 60, 18 / 60]), "not all operations were counted"

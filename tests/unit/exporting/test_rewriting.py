@@ -267,3 +267,11 @@ def test_a_vector_of_weights_has_no_channels_and_stays() -> None:
     made = model([helper.make_node("MatMul", ["x", "weight"], ["out"])], {"weight": np.float32([127, 1, 0, 0])})
     quantise(made)
     assert [node.op_type for node in made.graph.node] == ["MatMul"]
+
+
+def test_weights_that_are_no_numbers_stay_as_they_are() -> None:
+    """A convolution and a norm, folded into one, may go beyond float32: the proof of parity tells."""
+    made = model([helper.make_node("Conv", ["x", "w"], ["out"])], {"w": np.full((2, 3, 1, 1), np.inf, np.float32)})
+    before = made.SerializeToString()
+    quantise(made)
+    assert made.SerializeToString() == before

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import onespike.inference.layers as layers
 from onespike.errors import OnespikeError
@@ -292,3 +293,24 @@ def test_a_copy_of_an_engine_that_has_run_computes_the_same(preset: str) -> None
     engine, images = Engine(make(preset=preset)), torch.randn(2, 3, 16, 16)
     logits = engine(images)
     assert torch.equal(copy.deepcopy(engine)(images), logits)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int16"])
+def test_an_engine_that_has_run_takes_other_weights(precision: str) -> None:
+    one, other, images = make("gru"), make("gru"), torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.copy_(weight.flip(0))
+    engine, expected = Engine(one, precision), Engine(other, precision)
+    engine(images)
+    engine.load_state_dict(expected.state_dict())
+    assert torch.equal(engine(images), expected(images))
+
+
+def test_a_pruned_network_is_taken_over() -> None:
+    network, images = make(), torch.randn(2, 3, 16, 16)
+    prune.l1_unstructured(network.blocks()[0].unit.conv1, "weight", 0.3)
+    network(images)  # which computes the weight
+    engine = Engine(network, "int16")
+    prune.remove(network.blocks()[0].unit.conv1, "weight")
+    assert torch.equal(engine(images), Engine(network, "int16")(images))

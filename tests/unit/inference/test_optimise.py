@@ -19,11 +19,12 @@ from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader, derive_seed
 from onespike.durable import read_whole
 from onespike.errors import OnespikeError
+from onespike.exporting import export
 from onespike.exporting.network import rounded
 from onespike.inference import Engine, load_engine
 from onespike.inference.compare import Candidate, Comparison, Measured, compare
 from onespike.inference.optimise import Eager, _suited, compare_spikes, optimise
-from onespike.inference.runtimes import WATCHED, _differing, _spikes
+from onespike.inference.runtimes import WATCHED, Runtime, _differing, _spikes
 from onespike.inference.storage import save_engine
 from onespike.models import ModelConfig, create_model, model_config
 from onespike.neurons import LIF
@@ -179,6 +180,19 @@ def test_other_networks_are_run_by_others(preset: str, weights: str, images: Pat
     (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:-100])
     with pytest.raises(OnespikeError, match=r"cannot be read: model\.onnx and engine\.json are not what was written"):
         load_engine(folder)
+
+
+@pytest.mark.parametrize("name", ["ONNX Runtime", "OpenVINO"])
+def test_engines_of_others_take_normalised_images_alone(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime" if name == "ONNX Runtime" else "openvino")
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).eval()
+    raw = torch.randint(0, 256, (4, 2, 2, 3), dtype=torch.uint8)
+    export(network, tmp_path / "out", "onnx", images=raw, mean=[0.5] * 3, std=[0.25] * 3)
+    engine, pixels = Runtime(tmp_path / "out" / "model.onnx", name), torch.randn(4, 3, 2, 2, requires_grad=True)
+    torch.testing.assert_close(engine(pixels), network(pixels).detach())
+    for wrong in (raw.movedim(-1, 1), pixels.double(), pixels[0], pixels.to("meta")):
+        with pytest.raises(ValueError, match=r"^images: expected \(B, C, H, W\), torch.float32, on the CPU, got \("):
+            engine(wrong)
 
 
 def test_a_network_that_was_passed_from_python_is_passed_again(tmp_path: Path) -> None:
