@@ -275,10 +275,10 @@ def test_a_network_like_vgg_is_converted_and_loaded(tmp_path):
 def test_vgg_at_224_pixels_is_converted_in_little_memory():
     code = (
         "import resource, torch, torchvision, onespike\n"
-        "found = onespike.convert(torchvision.models.vgg11_bn().eval(), torch.randn(64, 3, 224, 224))\n"
+        "found = onespike.convert(torchvision.models.vgg11_bn().eval(), torch.randn(16, 3, 224, 224))\n"
         "print(len(found.layers), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     layers, peak = done.stdout.split()  # the peak of a process in GiB
     assert int(layers) == 10
-    assert float(peak) < 12
+    assert float(peak) < 5, "columns of 3x3 taps, or a product of 25,088 columns, would each take more"
