@@ -112,6 +112,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
     "tiny-imagenet, 0.15 PFLOP": {
         "spiking-resnet-m": GROWING_TINY,
         "spiking-resnet-m, tied, wider": GROWING_TINY | TIED | {"model.width": 66},
+        "spiking-resnet-m, RandAugment": GROWING_TINY | {"data.auto_augment": "rand-m7-mstd0.5"},
         "its ReLU twin": GROWING_TINY | TWIN,
         "spiking-resnet-m, former stem and head, full size": TINY | PLAIN | {"train.epochs": 20},
         "conv12, improved": IMPROVED_TINY | {"model.name": "conv12"},

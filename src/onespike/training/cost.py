@@ -123,6 +123,8 @@ class CostMeter:
                 size = torch.where(peak > 0, peak, size)
             spikes = wide(x) / size
             spikes = spikes.abs() if (spikes < 0).any() else spikes  # |0| has no gradient, and 0 has one
+            if isinstance(layer, _ConvNd) and spikes.ndim > len(layer.kernel_size) + 2:  # SpikingJelly's: (T, B, C, …)
+                spikes = spikes.flatten(0, 1)
             if isinstance(layer, _ConvNd) and layer.padding_mode != "zeros":  # padding repeats spikes
                 spikes = F.pad(spikes, layer._reversed_padding_repeated_twice, layer.padding_mode)
             self._operations.append(_met(layer, spikes))

@@ -154,6 +154,25 @@ def test_it_is_what_the_audit_counts(name, overrides):
     expect_meter_equals_audit(network, torch.randn(4, 3, 32, 32))
 
 
+class StepsConv(torch.nn.Conv2d):
+    """As SpikingJelly's in its mode of several steps: it maps (T, B, C, H, W)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "circular"])
+def test_so_it_is_in_convolutions_of_several_time_steps_at_once(padding_mode):
+    torch.manual_seed(0)
+    network = Forward(
+        lambda net, x: net.out(net.conv((net.stem(x.expand(3, *x.shape)) > 0).float()).mean((0, 3, 4))),
+        stem=StepsConv(1, 4, 3, padding=1),
+        conv=StepsConv(4, 8, 3, stride=2, padding=1, padding_mode=padding_mode),
+        out=torch.nn.Linear(8, 3),
+    ).eval()
+    expect_meter_equals_audit(network, torch.randn(4, 1, 8, 8))
+
+
 @pytest.mark.parametrize("neuron", ["lif", "ternary"])
 @pytest.mark.parametrize("head", ["or", "mean"])
 def test_so_it_is_in_strict_networks(head, neuron):
