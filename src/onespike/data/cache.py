@@ -135,7 +135,7 @@ def _write(source: Source, folder: Path, image_size: int | None, name: str) -> N
                 file.write(pixels.data)
                 blank += not pixels.any()
         if source.framing and blank:
-            _tell_blank(blank, count, f"{source.origin}: {part}")
+            _tell_blank(blank, count, f"{source.origin}: {part}", source.framing.denoise)
         np.save(folder / f"{part}-labels.npy", content.parts[part].labels)
         np.save(folder / f"{part}-sums.npy", sums)
         if events := content.parts[part].events:
@@ -150,11 +150,12 @@ def _write(source: Source, folder: Path, image_size: int | None, name: str) -> N
     (folder / "meta.json").write_text(json_text(meta), encoding="utf-8")
 
 
-def _tell_blank(blank: int, count: int, where: str) -> None:
+def _tell_blank(blank: int, count: int, where: str, denoise: float) -> None:
     """Warn of recordings that have no events left in their frames; if all are such, raise an `OnespikeError`."""
     state = f"{where}: {blank:,} of {count:,} recordings have no events left, denoised and cut to a square"
     if blank == count:
-        raise OnespikeError(f"{state}; expected some; data.denoise is in microseconds: raise it, or set it to 0")
+        remedy = "data.denoise is in microseconds: raise it, or set it to 0" if denoise else "is it another camera's?"
+        raise OnespikeError(f"{state}; expected some; {remedy}")
     warn(state)
 
 

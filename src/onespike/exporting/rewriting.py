@@ -168,7 +168,7 @@ def quantise(model: Any) -> None:
         transpose = graph.before(node.input[1], "Transpose")
         name = node.input[1] if transpose is None else transpose.input[0]
         weight = graph.constant(name)
-        if weight is None or weight.ndim < 2 or not np.isfinite(weight).all():  # a vector has no channels
+        if weight is None or weight.ndim < 2 or not np.isfinite(weight).all():  # no channels, or no scale
             continue
         by_column = node.op_type == "Gemm" and not any(one.name == "transB" and one.i for one in node.attribute)
         axis = weight.ndim - 1 if transpose is None and (by_column or node.op_type == "MatMul") else 0

@@ -23,9 +23,9 @@ from onespike.training.recipe import load_recipe, option_names
 
 #: Most steps in a range.
 STEPS = 10**6
-#: The form of an option, for messages; draws of the other options to try before a value counts as impossible.
 #: Options that decide which images are held out.
-SPLIT = ("data.name", "data.root", "data.class_path", "data.limit", "data.holdout")
+SPLIT = ("data", "data.name", "data.root", "data.class_path", "data.limit", "data.holdout")
+#: The form of an option, for messages; draws of the other options to try before a value counts as impossible.
 EXPECTED, DRAWS = "expected [low, high], {low: …, high: …, log: true} or {choices: […]}", 20
 
 
@@ -65,7 +65,7 @@ def read_space(path: Path, recipe: str, overrides: Mapping[str, Any]) -> dict[st
         raise OnespikeError(f"{path}: {shown(odd[0])}: expected the name of an option, such as train.lr")
     if split := [name for name in content if name in SPLIT]:
         why = "it decides which images are held out, and only scores on the same images can be compared"
-        raise OnespikeError(f"{path}: {split[0]}: {why}; set it for all trials, as --{split[0]}, in place of the space")
+        raise OnespikeError(f"{path}: {split[0]}: {why}; leave it out, and set it for all trials by --{split[0]}")
     taken = {*overrides, *(f"{name}.name" for name, value in overrides.items() if is_name(value))}
     if both := [name for name in content if {name, f"{name}.name"} & taken]:
         raise OnespikeError(f"--{both[0]}: {path} searches for it; leave one of the two out")

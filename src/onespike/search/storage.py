@@ -39,12 +39,16 @@ class _Lock:
 
         self._file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "ab")
         fcntl.lockf(self._file, fcntl.LOCK_EX)
-        with self._journal.open("ab+") as file:
-            if end := file.tell():
-                file.seek(end - 1)
-                if file.read() != b"\n":
-                    file.seek(0)
-                    file.truncate(file.read().rfind(b"\n") + 1)
+        try:
+            with self._journal.open("ab+") as file:
+                if end := file.tell():
+                    file.seek(end - 1)
+                    if file.read() != b"\n":
+                        file.seek(0)
+                        file.truncate(file.read().rfind(b"\n") + 1)
+        except OSError:
+            self.release()
+            raise
         return True
 
     def release(self) -> None:
@@ -66,11 +70,10 @@ def open_storage(url: str | None, out: Path) -> Any:
             for one in (path, lock.path):
                 if one.is_symlink() or one.exists():
                     open_regular(one).close()
-            lock.acquire()
-            try:
-                _expect_steps(path)
-            finally:
-                lock.release()
+            if path.exists():
+                _expect_steps(path)  # before the lock, which cuts off half a line: what is no journal stays whole
+            lock.acquire()  # so it is known that both can be written
+            lock.release()
             return JournalStorage(JournalFileBackend(str(path), lock))
         except OSError as error:
             raise OnespikeError(f"cannot write {path}: {error.strerror or error}; choose another --out") from error

@@ -55,8 +55,9 @@ def test_every_form(read):
         ("train.lrr: [0.1, 0.2]", r"space.yaml: unknown option '--train.lrr': did you mean '--train.lr'\?"),
         (
             "data.holdout: [0.1, 0.3]",
-            r"data.holdout: it decides which images are held out, .*, as --data.holdout, in place",
+            r"data.holdout: it decides which images are held out, .* trials by --data.holdout",
         ),
+        ("data: {choices: [digits, cifar10]}", r"data: it decides which images are held out"),
         ("data.limit: {choices: [60, 90]}", r"data.limit: it decides which images are held out"),
         ("train.lr: [0.2, 0.2]", r"train.lr: the range is empty: expected low < high, got 0.2 and 0.2"),
         ("train.lr: [0.3, 0.2]", r"train.lr: the range is empty"),

@@ -273,9 +273,10 @@ def test_half_a_line_at_the_end_of_the_journal_costs_nothing(study, tmp_path, op
 
 
 def test_a_file_that_is_no_journal_is_one_line(tmp_path):
-    (tmp_path / storages.JOURNAL).write_text("not\njson\n")
+    (tmp_path / storages.JOURNAL).write_text("not\njson\nhalf")
     with pytest.raises(OnespikeError, match=r"study.journal is no journal of a search: .*; choose another --out"):
         open_storage(None, tmp_path)
+    assert (tmp_path / storages.JOURNAL).read_text() == "not\njson\nhalf"
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,7 @@ def test_what_was_typed_is_known_in_the_processes(tmp_path, monkeypatch):
 
 
 def test_a_trial_without_held_out_images_is_refused_and_the_search_goes_on(job):
-    space = {"data.holdout": CategoricalDistribution([0.3, 0])}
+    space = {"data.holdout": CategoricalDistribution([0.3, 0])}  # as arguments of a data set of one's own may do
     made = replace(job(2, space=space), overrides={k: v for k, v in TINY.items() if k != "data.holdout"})
     for _ in range(2):  # called again, it has nothing left to do
         assert work(made) == 0
