@@ -18,6 +18,7 @@ class Made:
     name: str = "made"
     origin: str = "memory"
     classes: tuple = ("x", "y")
+    framing: object = None
     recorded: bool = False  # whether there are recordings of events, too
     decoded: list = field(default_factory=list)
     read: list = field(default_factory=list)  # whose events
