@@ -136,8 +136,8 @@ ACCURACY = FastSweep(
     "two and 66 channels in the first stage; in spiking-resnet-l four, and 96 channels, trained with wider crops and "
     "Cutout, as in cifar10/best, in two processes. The learning rate rises for one epoch, which is a third of the "
     "training of SpikingJelly's VGG at T = 4 and of conv12 and lstm12 on Tiny-ImageNet, and a sixth of that of "
-    "SpikingJelly's ResNets. Tiny-ImageNet is 8,000 of its images, 40 of each class. There are no held-out images: "
-    "the last weights are tested, once.",
+    "SpikingJelly's ResNets. Tiny-ImageNet is 8,000 of its images, 40 of each class; RandAugment is "
+    "timm's rand-m7-mstd0.5. There are no held-out images: the last weights are tested, once.",
     settings=[
         Setting(group, label, {"data.name": group.split(",")[0]} | changes)
         for group, rows in ROWS.items()
