@@ -17,7 +17,7 @@ from onespike.errors import OnespikeError
 
 Batch = tuple[Tensor, Tensor]
 #: Test images, evenly spread, by which a test set is known again.
-KNOWN_BY = 64
+_KNOWN_BY = 64
 
 
 def number_held_out(count: int, holdout: float) -> int:
@@ -40,7 +40,7 @@ def split(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(chosen), np.sort(others)
 
 
-def spread(total: int, count: int = KNOWN_BY) -> np.ndarray:
+def spread(total: int, count: int = _KNOWN_BY) -> np.ndarray:
     """At most `count` of `total` positions, evenly spread."""
     return np.linspace(0, total - 1, min(count, total)).round().astype(np.int64)
 
@@ -213,7 +213,7 @@ class Dataset:
         if of_events:
             digest.update(self.recordings.encode() + self.test.indices.tobytes())
         else:
-            some = self.test.spread(KNOWN_BY)
+            some = self.test.spread(_KNOWN_BY)
             images = some.gather(np.arange(len(some)))[0]
             digest.update(images.contiguous().view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
         return digest.hexdigest()

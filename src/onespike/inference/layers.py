@@ -68,7 +68,7 @@ class Packed(nn.Module):
         return {**self.__dict__, "_packed": None}  # which cannot be copied
 
     def _load_from_state_dict(self, *given: Any) -> None:
-        self._packed = None
+        self._packed = None  # of the former weights
         super()._load_from_state_dict(*given)
 
 

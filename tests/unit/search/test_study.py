@@ -272,6 +272,13 @@ def test_half_a_line_at_the_end_of_the_journal_costs_nothing(study, tmp_path, op
     assert [one.value for one in open_study(open_storage(None, tmp_path), "test", 20, "", 4).trials] == [1.0, 2.0]
 
 
+def test_a_lock_whose_journal_cannot_be_written_is_released(tmp_path):
+    lock = storages._Lock(tmp_path / "lock", journal=tmp_path)  # a folder
+    with pytest.raises(IsADirectoryError):
+        lock.acquire()
+    assert lock._file.closed
+
+
 def test_a_file_that_is_no_journal_is_one_line(tmp_path):
     (tmp_path / storages.JOURNAL).write_text("not\njson\nhalf")
     with pytest.raises(OnespikeError, match=r"study.journal is no journal of a search: .*; choose another --out"):
