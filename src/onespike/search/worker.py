@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 #: Most held-out images to count energy on; images in a batch; first trials that end the search if all are refused.
 IMAGES, BATCH, REFUSALS = 512, 64, 3
+#: What an attempt is called that an error of the code stopped; at the second one its values are given up.
+_CRASHED = "crashed"
 #: Seconds between two looks whether the parent is there; seconds in which a process may save its work without it.
 LOOK, LAST = 1.0, 60.0
 
@@ -167,8 +169,9 @@ def _attempt(study: "optuna.Study", attempt: "Trial", job: Job) -> bool:
         fail(studies.STOPPED, "stopped")
         return life.lost
     except BaseException as error:
-        outcome = _outcome(error)
-        fail(studies.OUTCOME if outcome else studies.STOPPED, outcome or printable(error, 300))
+        crash = _crash(error)
+        outcome = _outcome(error) or (crash if _has_crashed(study, attempt) else None)
+        fail(studies.OUTCOME if outcome else studies.STOPPED, outcome or crash or printable(error, 300))
         if not outcome:
             raise
         so_far = [one.outcome for one in studies.tried(study, job.energy) if one.done]
@@ -178,12 +181,25 @@ def _attempt(study: "optuna.Study", attempt: "Trial", job: Job) -> bool:
 
 
 def _outcome(error: BaseException) -> str | None:
-    """What ended a trial and not the search; None if it ends both."""
+    """What ended a trial and not the search; None if it ends both, the first time."""
     kinds: dict[type[BaseException], str] = {Diverged: "diverged", _Refused: "refused"}
     kind = kinds.get(type(error))
     if isinstance(error, torch.OutOfMemoryError) or lacks_memory(error):
         kind = "out of memory"
     return kind and f"{kind}: {printable(error, 300)}"
+
+
+def _crash(error: BaseException) -> str | None:
+    """What to call an error of the code, ours or that of a network of one's own; None if it is of another kind."""
+    is_crash = isinstance(error, Exception) and not isinstance(error, OnespikeError | OSError)
+    return f"{_CRASHED}: {type(error).__name__}: {printable(error, 300)}" if is_crash else None
+
+
+def _has_crashed(study: "optuna.Study", attempt: "Trial") -> bool:
+    """Whether an earlier attempt at these values crashed: its traceback was shown then, and the search ended."""
+    slot = attempt.user_attrs.get(studies.SLOT, attempt.number)
+    attempts = studies.slots_of(study.get_trials(deepcopy=False))[slot]
+    return any(one.user_attrs.get(studies.STOPPED, "").startswith(_CRASHED) for one in attempts)
 
 
 class _Refused(OnespikeError):  # noqa: N818 - named for what happened

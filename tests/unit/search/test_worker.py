@@ -29,7 +29,7 @@ from onespike.training import Run, load
 from onespike.training.callbacks import Callback
 from onespike.training.interrupt import Interrupt, Stopped
 from onespike.training.layout import laid_out
-from onespike.training.recipe import load_recipe
+from onespike.training.recipe import Recipe, load_recipe
 from onespike.training.set_up import set_up
 from onespike.training.trainer import Diverged, Trainer
 from tests.running import raising
@@ -228,9 +228,28 @@ def test_an_error_of_the_machine_ends_it_and_the_trial_waits(job, error, monkeyp
         raise OnespikeError("No space") from (OSError(28, "No space") if error == "of the system" else None)
 
     monkeypatch.setattr(worker, "train", failing if isinstance(error, str) else raising(error))
-    with pytest.raises((OSError, OnespikeError), match="No space"):
-        work(job(1))
+    for _ in range(1 if error == "after a checkpoint" else 2):  # of the folder that it leaves here no run can make use
+        with pytest.raises((OSError, OnespikeError), match="No space"):
+            work(job(1))
     assert [one.outcome for one in studies.tried(study_of(job(1)), "")] == ["waiting"]
+
+
+def test_values_at_which_the_code_crashes_twice_are_given_up(job, monkeypatch):
+    space = {"train.momentum": CategoricalDistribution([0.8, 0.9])}
+    train = worker.train
+
+    def failing(recipe: Recipe, *arguments: object, **options: object) -> object:
+        if recipe.train.momentum == 0.8:
+            raise IndexError("index 7 is out of range")
+        return train(recipe, *arguments, **options)
+
+    monkeypatch.setattr(worker, "train", failing)
+    with pytest.raises(IndexError, match="index 7"):
+        work(job(2, space=space))
+    assert "waiting" in [one.outcome for one in studies.tried(study_of(job(2)), "")]
+    assert work(job(2, space=space)) == 0
+    found = {one.values["train.momentum"]: one.outcome for one in studies.tried(study_of(job(2)), "")}
+    assert found == {0.8: "crashed: IndexError: index 7 is out of range", 0.9: "trained"}
 
 
 def test_an_error_of_the_machine_is_one_line_for_the_parent(job, main, monkeypatch, capsys):
