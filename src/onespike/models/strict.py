@@ -39,6 +39,8 @@ class StrictConfig(ModelConfig):
             training adds up their spikes first, at a P-th of the cost. Takes the head "mean".
         firing_rate: Share of the neurons that fire before training, above 0, at most 0.5: it sets their initial
             thresholds. Ternary neurons also fire below the negative threshold, which it does not count.
+        spacing: Distance of the thresholds of a channel's neurons before training, in deviations of its current: evenly
+            spaced from half of it on, whatever `firing_rate` says; at most 4. 0 sets them by `firing_rate`.
         neuron: The neurons.
         stem: The first layer on the image: "whitening" (2x2 patches, from 128 pixels on 4x4, made uncorrelated once by
             the training images, and their negatives; not trained), "rectified" (the same and a ReLU), "spiking" (the
@@ -68,6 +70,7 @@ class StrictConfig(ModelConfig):
     population: int = 2
     tied: bool = False
     firing_rate: float = 0.25
+    spacing: float = 0.0
     neuron: NeuronConfig = field(default_factory=lambda: NeuronConfig(surrogate="triangle", surrogate_width=2.0))
     stem: Literal["whitening", "rectified", "spiking", "none"] = "whitening"
     stem_layers: int = 1
@@ -97,6 +100,8 @@ class StrictConfig(ModelConfig):
             raise OnespikeError(f"attention: expected 0 or up to width, {self.width}, got {self.attention}")
         if not 1e-6 <= self.firing_rate <= 0.5:
             raise OnespikeError(f"firing_rate: expected 1e-6 <= firing_rate <= 0.5, got {self.firing_rate}")
+        if not 0 <= self.spacing <= 4:
+            raise OnespikeError(f"spacing: expected 0 <= spacing <= 4, got {self.spacing}")
         assert self.units  # building it checks its ranges
         if self.region_threshold is not None and not 0 <= self.region_threshold < 1:
             raise OnespikeError(f"region_threshold: expected 0 <= region_threshold < 1, got {self.region_threshold}")

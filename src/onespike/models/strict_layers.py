@@ -35,7 +35,8 @@ class Thresholds(nn.Module):
     """A batch norm and a learned shift for each neuron: currents (B, C, H, W) to potentials (B, P*C, H, W).
 
     With initial shifts, and normally distributed currents, the P neurons fire at the rates 2r/(P+1), …, 2rP/(P+1),
-    whose mean is r = `config.firing_rate`. Neuron k of channel c is channel k*C + c.
+    whose mean is r = `config.firing_rate`. With a spacing s they have the thresholds (k - 1/2) s, so that together they
+    round: as many fire as round(V / s) says, from 0 to P. Neuron k of channel c is channel k*C + c.
     """
 
     def __init__(self, channels: int, config: StrictConfig) -> None:
@@ -43,8 +44,12 @@ class Thresholds(nn.Module):
         self.population = config.population
         self.norm = BatchNorm(channels, affine=False)
         self.shift = nn.Parameter(torch.empty(self.population * channels))
-        shares = [2 * config.firing_rate * k / (self.population + 1) for k in range(1, self.population + 1)]
-        above = torch.tensor([NormalDist().inv_cdf(share) for share in shares])
+        numbers = range(1, self.population + 1)
+        if config.spacing:
+            above = torch.tensor([config.spacing * (0.5 - k) for k in numbers])
+        else:
+            shares = [2 * config.firing_rate * k / (self.population + 1) for k in numbers]
+            above = torch.tensor([NormalDist().inv_cdf(share) for share in shares])
         threshold = config.neuron.threshold if config.neuron.neuron.spiking else 0.0
         with torch.no_grad():
             driven = make_neuron(1, config.neuron).driven(torch.ones(1, 1), None).flatten()  # by a current of 1

@@ -69,6 +69,14 @@ def test_the_neurons_of_a_population_start_at_even_shares_whose_mean_is_the_firi
     torch.testing.assert_close(shares, expected, rtol=0, atol=0.01)
 
 
+@pytest.mark.parametrize(("neuron", "spacing"), [("lif", 0.5), ({"name": "plif", "decay": 0.6}, 0.3)])
+def test_with_a_spacing_the_neurons_of_a_channel_together_round_its_current(neuron, spacing):
+    firing = Firing(3, config(population=4, spacing=spacing, tied=True, head="mean", neuron=neuron)).double()
+    currents = torch.randn(50, 3, 8, 8, dtype=torch.float64)
+    normalised = nn.BatchNorm2d(3, affine=False).double()(currents)
+    assert torch.equal(firing(currents), (normalised / spacing).round().clamp(0, 4))
+
+
 @pytest.mark.parametrize("learnable", ["none", "channel"])
 def test_neurons_that_weigh_their_current_start_at_the_firing_rate_too(learnable):
     firing = Firing(1, config(population=2, neuron={"name": "plif", "decay": 0.6, "learnable_decay": learnable}))
@@ -328,6 +336,8 @@ def test_images_of_other_sizes_are_taken(name, size, side, stem):
         ({"attention": -1}, "attention: expected 0 or up to width, 48, got -1"),
         ({"firing_rate": 0.6}, "firing_rate: expected 1e-6 <= firing_rate <= 0.5, got 0.6"),
         ({"firing_rate": 0.0}, "firing_rate: expected 1e-6 <= firing_rate <= 0.5, got 0"),
+        ({"spacing": -0.5}, "spacing: expected 0 <= spacing <= 4, got -0.5"),
+        ({"spacing": 5.0}, "spacing: expected 0 <= spacing <= 4, got 5.0"),
         ({"population": 0}, "population: expected 1..16, got 0"),
         ({"population": 17}, "population: expected 1..16, got 17"),
         ({"tied": True}, "tied: expected head mean, attention 0 and windows none; set them, or tied false"),
