@@ -35,6 +35,9 @@ IMPROVED: dict[str, Any] = FULL_SIZE | {"model.preset": "improved", "train.epoch
 LARGE: dict[str, Any] = PLAIN | {"model.name": "spiking-resnet-l", "train.epochs": 30}
 LARGE_AS_IT_WAS: dict[str, Any] = FULL_SIZE | PLAIN | {"model.name": "spiking-resnet-l", "train.epochs": 20}
 
+#: Four neurons of a channel whose thresholds are evenly spaced, so that together they round its current.
+SPACED: dict[str, Any] = {"model.population": 4, "model.spacing": 0.7, "model.neuron.surrogate_width": 1.0}
+
 #: The recipes cifar10/hour and cifar100/hour.
 LARGE_TIED: dict[str, Any] = TIED | {
     "model.name": "spiking-resnet-l",
@@ -82,6 +85,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
     "cifar10, 0.5 PFLOP": {"lstm12, improved": IMPROVED | {"model.name": "lstm12", "train.epochs": 6}},
     "cifar10, 2 PFLOP": {
         "spiking-resnet-l, tied, wider": LARGE_TIED,
+        "spiking-resnet-l, tied, wider, spaced": LARGE_TIED | SPACED,
         "its ReLU twin, tied, wider": LARGE_TIED | TWIN,
         "spiking-resnet-l": LARGE,
         "its ReLU twin": LARGE | TWIN,
