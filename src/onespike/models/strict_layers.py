@@ -35,8 +35,9 @@ class Thresholds(nn.Module):
     """A batch norm and a learned shift for each neuron: currents (B, C, H, W) to potentials (B, P*C, H, W).
 
     With initial shifts, and normally distributed currents, the P neurons fire at the rates 2r/(P+1), …, 2rP/(P+1),
-    whose mean is r = `config.firing_rate`. With a spacing s they have the thresholds (k - 1/2) s, so that together they
-    round: as many fire as round(V / s) says, from 0 to P. Neuron k of channel c is channel k*C + c.
+    whose mean is r = `config.firing_rate`. With a spacing s they start at the thresholds s/2, 3s/2, …, so that together
+    they round a normalised current x: as many fire as round(x / s) says, from 0 to P. Neuron k of channel c is channel
+    k*C + c.
     """
 
     def __init__(self, channels: int, config: StrictConfig) -> None:
