@@ -65,6 +65,7 @@ class Job:
     imports: list[str]
     parent: int  # the process that started this one
     typed: list[str] = field(default_factory=list)  # of the overrides, those that were typed: JSON does not tell
+    began: float = field(default_factory=time.time)  # when the search was called
 
     def to_json(self) -> str:
         """For the standard input of the process."""
@@ -170,7 +171,7 @@ def _attempt(study: "optuna.Study", attempt: "Trial", job: Job) -> bool:
         return life.lost
     except BaseException as error:
         crash = _crash(error)
-        outcome = _outcome(error) or (crash if _has_crashed(study, attempt) else None)
+        outcome = _outcome(error) or (crash if crash and _has_crashed(study, attempt, job.began) else None)
         fail(studies.OUTCOME if outcome else studies.STOPPED, outcome or crash or printable(error, 300))
         if not outcome:
             raise
@@ -195,11 +196,14 @@ def _crash(error: BaseException) -> str | None:
     return f"{_CRASHED}: {type(error).__name__}: {printable(error, 300)}" if is_crash else None
 
 
-def _has_crashed(study: "optuna.Study", attempt: "Trial") -> bool:
-    """Whether an earlier attempt at these values crashed: its traceback was shown then, and the search ended."""
-    slot = attempt.user_attrs.get(studies.SLOT, attempt.number)
-    attempts = studies.slots_of(study.get_trials(deepcopy=False))[slot]
-    return any(one.user_attrs.get(studies.STOPPED, "").startswith(_CRASHED) for one in attempts)
+def _has_crashed(study: "optuna.Study", attempt: "Trial", began: float) -> bool:
+    """Whether these values crashed before this call of the search: whoever called knows the traceback."""
+    with suppress(*storages.failures()):  # in place of these, the crash itself is told
+        for one in study.get_trials(deepcopy=False):
+            crashed = one.user_attrs.get(studies.STOPPED, "").startswith(_CRASHED)
+            if crashed and one.params == attempt.params and one.datetime_complete:
+                return one.datetime_complete.timestamp() < began
+    return False
 
 
 class _Refused(OnespikeError):  # noqa: N818 - named for what happened
