@@ -39,8 +39,8 @@ def test_its_recipe_reaches_all_goals() -> None:
     with (Path(__file__).parents[3] / "results" / "accuracy.csv").open(newline="") as file:
         reached = {row["setting"]: row["test top-1 %"] for row in csv.DictReader(file) if "cifar10," in row["group"]}
     model = load_recipe(inspect.signature(airbench).parameters["recipe"].default).model
-    assert (model.name, model.tied, model.width) == ("spiking-resnet-l", True, 96)
-    assert float(reached["spiking-resnet-l, tied, wider"]) > max(GOALS)
+    assert (model.name, model.tied, model.width, model.spacing) == ("spiking-resnet-l", True, 96, 0.7)
+    assert float(reached["spiking-resnet-l, tied, wider, spaced"]) > max(GOALS)
 
 
 def test_a_stop_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
