@@ -20,7 +20,8 @@ SMALL: list[tuple[str, dict[str, Any]]] = [
 #: Whose blocks follow one another, in windows of two kinds: with all units that takes minutes.
 DEEPER = ("conv12", "lstm12")
 #: In integers those above stand for the other units, and the shallower networks for the deepest.
-FLOATS_ALONE = {f"{unit}12" for unit in UNITS}.difference(DEEPER) | {"spiking-resnet19"}
+OTHER_UNITS = {f"{unit}12" for unit in UNITS}.difference(DEEPER)
+FLOATS_ALONE = OTHER_UNITS | {"spiking-resnet19"}
 #: A layer of each kind, and a second one that mixes, whose windows are shifted, in place of all twelve.
 LAYERS = ("48", "F-48", "PM-96", "96", "F-96")
 #: One depth of each unit, and one size of each family, stand for the others: they have the same operations.
@@ -33,8 +34,8 @@ def few_layers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def side(name: str) -> int:
-    """Pixels of the images: recurrent units are traced token by token, and windows of 2x2 say what those of 4x4 do."""
-    return 8 if name in FLOATS_ALONE and name.endswith("12") else 16
+    """Pixels of the images: most of these units are traced token by token, and windows of 2x2 do what 4x4 do."""
+    return 8 if name in OTHER_UNITS else 16
 
 
 def small(name: str) -> nn.Module:

@@ -199,10 +199,11 @@ def _crash(error: BaseException) -> str | None:
 def _has_crashed(study: "optuna.Study", attempt: "Trial", began: float) -> bool:
     """Whether these values crashed before this call of the search: whoever called knows the traceback."""
     with suppress(*storages.failures()):  # in place of these, the crash itself is told
-        for one in study.get_trials(deepcopy=False):
-            crashed = one.user_attrs.get(studies.STOPPED, "").startswith(_CRASHED)
-            if crashed and one.params == attempt.params and one.datetime_complete:
-                return one.datetime_complete.timestamp() < began
+        return any(
+            one.datetime_complete is not None and one.datetime_complete.timestamp() < began
+            for one in study.get_trials(deepcopy=False)
+            if one.params == attempt.params and str(one.user_attrs.get(studies.STOPPED)).startswith(_CRASHED)
+        )
     return False
 
 

@@ -363,6 +363,19 @@ def test_a_process_that_is_asked_to_stop_while_its_storage_is_away_stops(job, mo
     assert work(job(1)) == 130
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), IndexError("index 7 is out of range")], ids=repr)
+def test_a_storage_that_is_away_hides_neither_a_stop_nor_a_crash(job, monkeypatch, error):
+    def failing(*_: object, **__: object) -> None:
+        monkeypatch.setattr(optuna.Study, "get_trials", away(optuna.Study.get_trials))
+        raise error
+
+    monkeypatch.setattr(worker, "train", failing)
+    waits = raising(AssertionError("it waits for the storage, and goes on"))
+    monkeypatch.setattr(worker, "time", SimpleNamespace(sleep=waits, time=lambda: 0.0, monotonic=lambda: 0.0))
+    with pytest.raises(type(error)):
+        work(job(1))
+
+
 def test_a_storage_that_can_only_be_read_is_one_line(tmp_path):
     (tmp_path / "space.yaml").write_text("train.lr: {low: 0.02, high: 0.3}\n")
     storages.open_storage(f"sqlite:///{tmp_path}/study.db", tmp_path)
