@@ -17,13 +17,16 @@ FILE = f"{PACKAGE}-{VERSION}.tgz"
 URL = f"https://registry.npmjs.org/{PACKAGE}/-/{FILE}"
 #: The package's SHA-512 in base 64, as npm has it.
 INTEGRITY = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
-#: The files of it that the page needs: the script, and its WebAssembly for one thread.
-NEEDED = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
+#: The files of it that the page needs, by the names that the page has for them: the script, and its WebAssembly for one
+#: thread. A stock nginx does not know that .mjs is a script.
+NEEDED = {"ort.js": "ort.wasm.bundle.min.mjs", "ort.wasm": "ort-wasm-simd-threaded.wasm"}
 _SECONDS = 60  # to wait for an answer
 
 
 def runtime() -> dict[str, bytes]:
-    """The runtime's files by name; the package comes from the cache, or, the first time, from the npm registry.
+    """The runtime's files, by the page's names for them.
+
+    The package comes from the cache, or, the first time, from the npm registry.
 
     Raises:
         OnespikeError: It is not in the cache and cannot be fetched; the message says how to put it there.
@@ -43,7 +46,7 @@ def runtime() -> dict[str, bytes]:
             raise OnespikeError(f"{URL}: expected the package whose SHA-512 is {INTEGRITY}, got another: try again")
         save_text(content, kept)
     with tarfile.open(fileobj=io.BytesIO(content)) as package:
-        files = {name: package.extractfile(f"package/dist/{name}") for name in NEEDED}
+        files = {name: package.extractfile(f"package/dist/{theirs}") for name, theirs in NEEDED.items()}
         return {name: file.read() for name, file in files.items() if file is not None}
 
 

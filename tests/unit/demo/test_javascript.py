@@ -16,31 +16,42 @@ if shutil.which("node") is None:
 
 RUNTIME = """export const env = { wasm: {} };
 export class Tensor {}
-export const InferenceSession = { create: async () => ({ run: async () => ({ logits: { data: [0, 1] } }) }) };
+const run = () => new Promise((done) => {
+  globalThis.answers = () => done({ logits: { data: [0, 1] } });
+  if (!globalThis.held) answers();
+});
+export const InferenceSession = { create: async () => ({ run }) };
 """
-#: As much of a browser as the page asks for: elements keep what is written, canvases draw nothing.
+#: As much of a browser as the page asks for: elements keep what is written, canvases what they are told to draw.
 BROWSER = """
-const NAMES = ["fillRect", "drawImage", "createImageData", "putImageData", "getImageData"], elements = {};
-const nothing = () => ({ data: new Uint8ClampedArray(4) });
+const IMAGES = ["createImageData", "putImageData", "getImageData"], elements = {}, listeners = {};
+const STROKES = ["fillRect", "drawImage", "beginPath", "moveTo", "lineTo", "stroke"];
 class Element {
+  drawn = [];
   dataset = {}; children = []; style = {}; tBodies = [{ replaceChildren() {} }];
   classList = { toggle() {}, add() {}, remove() {} };
   append(...more) { this.children.push(...more); }
-  replaceChildren() {}
+  replaceChildren(...instead) { this.children = instead; }
   setAttribute(name, value) { this[name] = value; }
-  getContext() { return Object.fromEntries(NAMES.map((name) => [name, nothing])); }
+  setPointerCapture() {}
+  getContext() {
+    const images = IMAGES.map((name) => [name, () => ({ data: new Uint8ClampedArray(4) })]);
+    return Object.fromEntries([...images, ...STROKES.map((name) => [name, () => { this.drawn.push(name); }])]);
+  }
   get firstChild() { return this.children[0]; }
   click() { this.onclick(); }
 }
 const document = { documentElement: new Element(), body: new Element(), createElement: () => new Element() };
 document.getElementById = (id) => (elements[id] ??= new Element());
 const media = {}, described = JSON.parse(process.argv[1]);
-Object.assign(globalThis, { document, matchMedia: () => ({}), addEventListener() {} });
+const addEventListener = (name, react) => { listeners[name] = react; };
+Object.assign(globalThis, { document, matchMedia: () => ({}), addEventListener });
 globalThis.fetch = async () => ({ json: async () => described });
 Object.defineProperty(globalThis, "navigator", { value: { mediaDevices: media } });
 await import("./demo.js");
 const soon = () => new Promise((done) => setTimeout(done, 20));
 while (document.getElementById("status").textContent !== "") await soon();
+await soon();
 """
 DESCRIBED: dict[str, Any] = {
     "title": "a network",
@@ -54,12 +65,17 @@ DESCRIBED: dict[str, Any] = {
 }
 
 
+def described(channels: int) -> dict[str, Any]:
+    """What the page is told of a network that reads so many channels."""
+    return DESCRIBED | {"contract": {"in_channels": channels, "image_size": 1, "classes": ["a", "b"], "data": "some"}}
+
+
 @pytest.fixture
 def node(tmp_path: Path) -> Callable[..., Any]:
     """Run a script beside the page's own; gives what it prints, read as JSON."""
     shutil.copytree(PAGE, tmp_path, dirs_exist_ok=True)
     (tmp_path / "package.json").write_text('{"type": "module"}')
-    (tmp_path / "ort.wasm.bundle.min.mjs").write_text(RUNTIME)
+    (tmp_path / "ort.js").write_text(RUNTIME)
 
     def run(script: str, *given: Any) -> Any:
         command = ["node", "--input-type=module", "-e", script, *map(json.dumps, given)]
@@ -172,8 +188,7 @@ def test_photos_are_for_networks_of_images(channels: int, hidden: bool, node: Ca
         globalThis.createImageBitmap = async () => { opened++; throw new Error(); };
         document.ondrop({ preventDefault() {}, dataTransfer: { files: [{ name: "a" }] } });
         console.log(JSON.stringify([pick.hidden, camera.hidden, opened === 0]));"""
-    contract = {"in_channels": channels, "image_size": 1, "classes": ["a", "b"], "data": "a data set"}
-    assert node(BROWSER + script, {**DESCRIBED, "contract": contract}) == [hidden] * 3
+    assert node(BROWSER + script, described(channels)) == [hidden] * 3
 
 
 def test_a_camera_that_is_refused_leaves_what_was_chosen_meanwhile(node: Callable) -> None:
@@ -189,6 +204,79 @@ def test_a_camera_that_is_refused_leaves_what_was_chosen_meanwhile(node: Callabl
           found.push([image["aria-pressed"], elements.status.textContent]);
         }
         console.log(JSON.stringify(found));"""
-    contract = {"in_channels": 3, "image_size": 1, "classes": ["a", "b"], "data": "a data set"}
-    refused = "There is no camera to look through (forbidden): allow it, or choose a photo"
-    assert node(BROWSER + script, {**DESCRIBED, "contract": contract}) == [[True, ""], [False, refused]]
+    refused = "There is no camera to look through: forbidden: allow it, or choose a photo"
+    assert node(BROWSER + script, described(3)) == [[True, ""], [False, refused]]
+
+
+@pytest.mark.parametrize(
+    ("event", "strokes"),
+    [
+        ({"button": 0, "buttons": 1, "isPrimary": True}, ["fillRect", "beginPath", "moveTo", "lineTo", "stroke"]),
+        ({"button": 2, "buttons": 2, "isPrimary": True}, []),
+        ({"button": 0, "buttons": 1, "isPrimary": False}, []),  # a second finger
+    ],
+)
+def test_a_stroke_over_a_test_image_begins_a_new_drawing(event: dict, strokes: list, node: Callable) -> None:
+    script = """
+        const { stage } = elements, event = JSON.parse(process.argv[2]);
+        stage.drawn.length = 0; // the test image
+        stage.onpointerdown({ ...event, offsetX: 1, offsetY: 1 });
+        const begun = [...stage.drawn];
+        stage.onpointermove({ ...event, buttons: 0, offsetX: 2, offsetY: 2 }); // let go outside
+        const later = stage.drawn.length - begun.length;
+        console.log(JSON.stringify([begun, later]));"""
+    assert node(BROWSER + script, described(1), event) == [strokes, 0]
+
+
+def test_what_was_cleared_is_answered_no_more(node: Callable) -> None:
+    script = """
+        const [image] = elements.offered.children, answered = () => document.body.dataset.answered, before = answered();
+        globalThis.held = true; // the network is slow
+        image.onclick();
+        elements.clear.onclick();
+        answers();
+        await soon();
+        const [said] = elements.answer.children;
+        const shown = [said.textContent, elements.rate.children, elements.hint.textContent];
+        console.log(JSON.stringify([answered() - before, ...shown]));"""
+    expected = [0, "\N{EN DASH}", ["\N{EN DASH}"], "draw here"]
+    assert node(BROWSER + script, described(1)) == expected
+
+
+def test_a_camera_that_fails_or_is_not_allowed_is_off_and_says_why(node: Callable) -> None:
+    script = """
+        const found = [];
+        let stopped = 0;
+        media.getUserMedia = async () => ({ getTracks: () => [{ stop() { stopped++; } }] });
+        Element.prototype.play = async () => { throw new Error("no picture"); };
+        elements.camera.onclick();
+        await soon();
+        found.push([stopped, elements.camera["aria-pressed"], elements.status.textContent]);
+        delete navigator.mediaDevices;
+        elements.camera.onclick();
+        await soon();
+        found.push([stopped, elements.camera["aria-pressed"], elements.status.textContent]);
+        console.log(JSON.stringify(found));"""
+    start = "There is no camera to look through: "
+    assert node(BROWSER + script, described(3)) == [
+        [1, False, start + "no picture: allow it, or choose a photo"],
+        [1, False, start + "browsers allow one on https and on localhost alone: choose a photo"],
+    ]
+
+
+def test_a_photo_that_cannot_be_drawn_is_not_called_unreadable(node: Callable) -> None:
+    script = """
+        process.on("unhandledRejection", (reason) => listeners.unhandledrejection({ reason }));
+        const found = [], files = [{ name: "a.png" }], drop = { preventDefault() {}, dataTransfer: { files } };
+        globalThis.createImageBitmap = async () => { throw new Error("broken"); };
+        document.ondrop(drop);
+        await soon();
+        found.push(elements.status.textContent);
+        globalThis.createImageBitmap = async () => ({ width: 2, height: 2 }); // but there is no OffscreenCanvas here
+        document.ondrop(drop);
+        await soon();
+        found.push(elements.status.textContent);
+        console.log(JSON.stringify(found));"""
+    unreadable, other = node(BROWSER + script, described(3))
+    assert unreadable == "a.png is no image that this browser can read: choose a PNG, JPEG or WebP"
+    assert other == "Something went wrong: OffscreenCanvas is not defined"

@@ -1,6 +1,6 @@
 // The page: it loads the network, takes an image from the hand, a file or the camera, and shows what the network did.
 
-import * as ort from "./ort.wasm.bundle.min.mjs";
+import * as ort from "./ort.js";
 import { count, energy, joule, rates, softmax, synaptic } from "./counts.js";
 import { drawn, offered, pixels, show } from "./image.js";
 import { drawLayers, make } from "./maps.js";
@@ -9,7 +9,9 @@ const at = (id) => document.getElementById(id);
 const number = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const PEN = 38, SHOWN = 10; // pixels; classes
 
-let about, session, convention = "memory", last = null, mode = "", stream = null, opening = null;
+let about, session, convention = "memory", last = null, mode = "", stream = null;
+let chosen = {}; // another one whenever somebody chooses: what was begun before is of no use then
+let covered = false; // whether a test image lies where one draws
 
 // The theme first: it needs nothing that has to be loaded.
 function theme(name) {
@@ -47,17 +49,28 @@ async function look(bytes) {
   }
 }
 
+/** Show no answer: the image is gone. */
+function forget() {
+  last = null;
+  at("answer").replaceChildren(make("b", { textContent: "–" }));
+  for (const id of ["milliseconds", "rate", "operations", "energy"]) at(id).replaceChildren("–");
+  for (const place of [at("classes"), at("layers"), at("products").tBodies[0]]) place.replaceChildren();
+  at("seen").width = at("seen").height = about.contract.image_size; // which empties it
+}
+
 async function answer(bytes) {
-  const { in_channels: channels, image_size: side } = about.contract;
+  const { in_channels: channels, image_size: side } = about.contract, own = chosen;
   show(at("seen"), bytes, side);
   const images = new ort.Tensor("uint8", bytes, [1, channels, side, side]), start = performance.now();
   const outputs = await session.run({ images }), milliseconds = performance.now() - start;
+  if (own !== chosen) return;
   const counts = about.costs.products.map((product) => count(product, outputs));
   last = { outputs, counts, milliseconds, rates: rates(about.layers, outputs) };
   showClasses(softmax(outputs.logits.data));
   showNumbers();
   showProducts();
   drawMaps();
+  at("status").textContent = "";
   document.body.dataset.answered = Number(document.body.dataset.answered ?? 0) + 1;
 }
 
@@ -79,18 +92,18 @@ function showClasses(shares) {
 }
 
 function showNumbers() {
-  const { products, titles } = about.costs, { counts, milliseconds } = last, usual = products.map((one) => one.mean);
-  const [operations, mean] = [counts, usual].map((one) => synaptic(products, one));
-  const [spent, spentOften] = [counts, usual].map((one) => energy(about.costs, one, convention));
+  const { products, titles } = about.costs, usual = products.map((one) => one.mean);
+  at("usual-operations").textContent = `test images: ${number.format(synaptic(products, usual))}`;
+  at("usual-energy").textContent = `test images: ${joule(energy(about.costs, usual, convention))}`;
+  at("title").textContent = titles[convention];
+  for (const button of at("conventions").children) press(button, button.textContent === convention);
+  if (!last) return;
+  const { counts, milliseconds } = last, operations = synaptic(products, counts), spent = energy(about.costs, counts, convention);
   const rate = last.rates.reduce((sum, [, one]) => sum + one, 0) / Math.max(last.rates.length, 1);
   at("milliseconds").replaceChildren(value(milliseconds, `${milliseconds.toFixed(1)} ms`));
   at("rate").replaceChildren(value(rate, `${(100 * rate).toFixed(1)}%`));
   at("operations").replaceChildren(value(operations, number.format(operations)));
   at("energy").replaceChildren(value(spent, joule(spent)));
-  at("usual-operations").textContent = `test images: ${number.format(mean)}`;
-  at("usual-energy").textContent = `test images: ${joule(spentOften)}`;
-  at("title").textContent = titles[convention];
-  for (const button of at("conventions").children) press(button, button.textContent === convention);
 }
 
 function showProducts() {
@@ -131,7 +144,9 @@ function press(button, on) {
 // Where the image comes from.
 function choose(name) {
   mode = name;
-  opening = null;
+  chosen = {};
+  waiting = null;
+  covered = false;
   if (name !== "camera" && stream) {
     stream.getTracks().forEach((track) => track.stop());
     stream = null;
@@ -139,6 +154,7 @@ function choose(name) {
   at("invert").onchange = null; // that of the image before
   for (const id of ["draw", "pick", "camera"]) press(at(id), id === name);
   at("stage").classList.toggle("drawing", name === "draw");
+  at("answer").setAttribute("aria-live", name === "camera" ? "off" : "polite"); // nobody can listen to every frame
   at("status").textContent = at("hint").textContent = "";
   for (const button of at("offered").children) press(button, false);
 }
@@ -163,37 +179,44 @@ function take(source, width, height) {
 
 async function open(file) {
   choose("pick");
-  const own = opening = {};
+  const own = chosen;
+  let image;
   try {
-    const image = await createImageBitmap(file);
-    if (opening !== own) return; // something else was chosen meanwhile
-    await take(image, image.width, image.height);
-    if (opening === own) at("invert").onchange = () => take(image, image.width, image.height);
+    image = await createImageBitmap(file);
   } catch {
-    if (opening === own) at("status").textContent = `${file.name} is no image that this browser can read: choose a PNG, JPEG or WebP`;
+    if (own === chosen) at("status").textContent = `${file.name} is no image that this browser can read: choose a PNG, JPEG or WebP`;
+    return;
   }
+  if (own !== chosen) return;
+  at("invert").onchange = () => take(image, image.width, image.height);
+  await take(image, image.width, image.height);
 }
 
 async function film() {
   choose("camera");
-  let own;
+  const own = chosen;
+  if (!navigator.mediaDevices) return refuse("browsers allow one on https and on localhost alone: choose a photo");
+  let tracks = [];
   try {
-    own = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+    const filmed = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+    tracks = filmed.getTracks();
+    if (own !== chosen) return tracks.forEach((track) => track.stop());
+    stream = filmed;
+    tracks[0].onended = () => own === chosen && choose(""); // unplugged, or no longer allowed
+    const video = make("video", { srcObject: filmed, muted: true, playsInline: true });
+    await video.play();
+    while (own === chosen) {
+      await take(video, video.videoWidth, video.videoHeight);
+      await new Promise(requestAnimationFrame);
+    }
   } catch (error) {
-    if (mode !== "camera") return; // something else was chosen meanwhile
-    choose("");
-    at("status").textContent = `There is no camera to look through (${error.message ?? error}): allow it, or choose a photo`;
-    return;
+    if (own === chosen) refuse(`${error.message ?? error}: allow it, or choose a photo`);
   }
-  if (mode !== "camera" || stream) return own.getTracks().forEach((track) => track.stop()); // left, or asked twice
-  stream = own;
-  own.getTracks()[0].onended = () => own === stream && choose(""); // unplugged, or no longer allowed
-  const video = make("video", { srcObject: own, muted: true, playsInline: true });
-  await video.play();
-  while (mode === "camera" && own === stream) {
-    await take(video, video.videoWidth, video.videoHeight);
-    await new Promise(requestAnimationFrame);
-  }
+}
+
+function refuse(reason) {
+  choose("");
+  at("status").textContent = `There is no camera to look through: ${reason}`;
 }
 
 function pen() {
@@ -201,15 +224,16 @@ function pen() {
   const point = (event) => [event.offsetX * stage.width / stage.clientWidth, event.offsetY * stage.height / stage.clientHeight];
   let from = null;
   stage.onpointerdown = (event) => {
-    if (mode !== "draw") return;
+    if (mode !== "draw" || event.button || !event.isPrimary) return;
+    if (covered) clean();
     at("hint").textContent = "";
-    for (const button of at("offered").children) press(button, false);
     stage.setPointerCapture(event.pointerId);
     from = point(event);
     stage.onpointermove(event);
   };
   stage.onpointermove = (event) => {
-    if (!from) return;
+    if (!event.buttons) from = null; // let go where the page could not see it
+    if (!from || !event.isPrimary) return;
     const context = stage.getContext("2d"), to = point(event);
     Object.assign(context, { lineWidth: PEN, lineCap: "round", lineJoin: "round", strokeStyle: "#fff" });
     context.beginPath();
@@ -225,6 +249,7 @@ function pen() {
 
 function clean() {
   choose("draw");
+  forget();
   blank();
   at("hint").textContent = "draw here";
 }
@@ -239,6 +264,7 @@ function offer() {
     button.append(canvas);
     button.onclick = () => {
       choose(draws() ? "draw" : "pick");
+      covered = true;
       const context = at("stage").getContext("2d");
       context.imageSmoothingEnabled = false;
       context.drawImage(canvas, 0, 0, at("stage").width, at("stage").height);
@@ -269,7 +295,7 @@ function describe() {
 async function start() {
   about = await (await fetch("demo.json")).json();
   ort.env.wasm.numThreads = 1;
-  ort.env.wasm.wasmPaths = { wasm: new URL("ort-wasm-simd-threaded.wasm", import.meta.url).href };
+  ort.env.wasm.wasmPaths = { wasm: new URL("ort.wasm", import.meta.url).href };
   session = await ort.InferenceSession.create("model.onnx", { executionProviders: ["wasm"] });
   describe();
   offer();
@@ -291,7 +317,7 @@ async function start() {
   };
   await look(offered(about.offered[0].pixels, about.contract.image_size, about.contract.in_channels)); // to warm up
   at("offered").firstChild.click();
-  at("status").textContent = "";
 }
 
+addEventListener("unhandledrejection", ({ reason }) => { at("status").textContent = `Something went wrong: ${reason.message}`; });
 start().catch((error) => { at("status").textContent = `The page could not be loaded: ${error.message}`; });

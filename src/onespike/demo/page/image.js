@@ -8,7 +8,7 @@ export function pixels(source, width, height, side, channels) {
   context.fillStyle = "#fff"; // behind what is transparent
   context.fillRect(0, 0, side, side);
   let from = source, left = (width - square) / 2, top = (height - square) / 2, size = square;
-  while (size >= 4 * side) { // browsers look at few pixels when they make an image much smaller: halve it first
+  while (size >= 2 * side) { // some browsers look at four pixels for each that they draw: halve it first
     const half = new OffscreenCanvas(Math.round(size / 2), Math.round(size / 2));
     half.getContext("2d").drawImage(from, left, top, size, size, 0, 0, half.width, half.height);
     [from, left, top, size] = [half, 0, 0, half.width];
