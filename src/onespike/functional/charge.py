@@ -58,6 +58,8 @@ class _ChargeAndFire(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, to_v: Tensor | None, to_spikes: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
         v, beside = ctx.saved_tensors
+        if ctx.kernels is not None:
+            beside = _like(beside, v)  # hooks may have moved one of them
         currents = torch.empty_like(v)  # gradient of V, and so of I
         besides: Any = None if beside is None else torch.empty_like(beside)  # gradient of X
         if ctx.kernels is not None:

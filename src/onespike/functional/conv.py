@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import conv2d
 
 from onespike.functional.autocast import computed_in
-from onespike.functional.kernels import Kernels, empty_maps, is_plain, is_traced, kernels_for, plain
+from onespike.functional.kernels import Kernels, channels_last, empty_maps, is_plain, is_traced, kernels_for
 from onespike.functional.pool import largest, max_pool, to_largest
 
 #: Largest side of a map, in pixels: above it, PyTorch's own gradient is as fast.
@@ -67,7 +67,8 @@ class _Conv3x3(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         kept, weight, which = ctx.saved_tensors
         (images, inputs, *sides), outputs = ctx.shape, len(weight)
-        gradient = plain(gradient.contiguous(memory_format=torch.channels_last))
+        gradient, kept = channels_last(gradient), kept if ctx.are_spikes else channels_last(kept)
+        which = None if which is None else channels_last(which)
         many = images if which is None else -(-images // 4)
         turned = weight.to(gradient.dtype).flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
         of_x = None

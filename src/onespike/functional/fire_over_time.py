@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from onespike.functional.kernels import empty_maps, is_plain, is_traced, kernels_for, plain
+from onespike.functional.kernels import channels_last, empty_maps, is_plain, is_traced, kernels_for, plain
 from onespike.functional.norm_fire import CHANNELS, KINDS, expect_kernels, expect_neurons, moments_of
 from onespike.functional.spike import Surrogate, as_number
 
@@ -83,7 +83,11 @@ class _FireOverTime(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (currents, mean, scale, shift), (threshold, decay, surrogate) = ctx.saved_tensors, ctx.constants
         steps, batch, channels, *sides = currents.shape
-        gradient = plain(gradient.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        if _stride(currents):
+            currents = channels_last(currents.flatten(0, 1)).unflatten(0, (steps, batch))
+        else:
+            currents = channels_last(currents[0]).expand(currents.shape)
+        gradient = channels_last(gradient.flatten(0, 1))
         sums = currents.new_empty(2, len(shift) // channels, channels, dtype=torch.float64)
         out = empty_maps(currents, (steps * batch, channels, *sides))
         arguments = *_sized(currents, len(shift)), mean, scale, shift, threshold, decay

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 FLAGS: tuple[list[str], ...] = (
     ["-march=native", "-mprefer-vector-width=512", "-fopenmp"],
     ["-march=native", "-fopenmp"],
+    ["-march=native"],
     ["-mcpu=native"],
     [],
 )
@@ -68,6 +69,14 @@ def plain(tensor: Tensor) -> Tensor:
     return tensor if is_plain(tensor) else torch.empty_like(tensor).copy_(tensor)
 
 
+def channels_last(maps: Tensor) -> Tensor:
+    """Maps (B, C, H, W) as kernels read them: themselves, or a plain copy, channels last.
+
+    Gradients come in any layout, and so do tensors that were saved, if hooks moved them (`save_on_cpu`).
+    """
+    return plain(maps.contiguous(memory_format=torch.channels_last))
+
+
 def empty_maps(like: Tensor, shape: Sequence[int]) -> Tensor:
     """Uninitialised maps (B, C, H, W), channels last, in the dtype and on the device of another tensor."""
     return torch.empty(tuple(shape), dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
@@ -107,18 +116,20 @@ def kernels_for(dtype: torch.dtype, source: str = "kernels.c") -> Kernels | None
         with suppress(OSError):
             if left.stat().st_mtime < time.time() - 3600:  # of a process that was killed
                 shutil.rmtree(left)
-    try:
-        with tempfile.TemporaryDirectory(prefix=_BUILDING, dir=folder if own else None) as building:
+    for place in (folder, None) if own else (None,):  # the system's folder where the cache is full, or is only read
+        with (
+            suppress(OSError),
+            tempfile.TemporaryDirectory(prefix=_BUILDING, dir=place, ignore_cleanup_errors=True) as building,
+        ):
             made = Path(building) / f"{name}.so"
             if not _compile(command, [TYPES[dtype], str(code), "-o", str(made)]):
-                return None
+                continue
             made.chmod(0o700)
             kernels = Kernels(made, dtype)
-            if own:
+            if place:
                 made.replace(folder / _named(name, made))
             return kernels
-    except OSError:  # nowhere to write
-        return None
+    return None
 
 
 def compiler() -> list[str] | None:
@@ -143,15 +154,25 @@ def _is_own(path: Path) -> bool:
 
 
 def _compile(command: list[str], arguments: list[str]) -> bool:
+    """Compile with the first flags that the compiler knows. Where those fail, others would be slow for ever."""
     command = [*command, "-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"]
-    every = ([*command, *flags, *arguments] for flags in FLAGS)
-    return any(subprocess.run(one, capture_output=True, check=False).returncode == 0 for one in every)
+    nothing, away = b"#ifdef _OPENMP\n#include <omp.h>\n#endif\n", ["-x", "c", "-", "-o", os.devnull]
+    for flags in FLAGS:
+        if subprocess.run([*command, *flags, *arguments], capture_output=True, check=False).returncode == 0:
+            return True
+        if subprocess.run([*command, *flags, *away], input=nothing, capture_output=True, check=False).returncode == 0:
+            return False
+    return False
 
 
 def _processor() -> str:
     """What `-march=native` depends on: several machines may share a cache."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
+    except OSError:  # a Mac, whose chip has no name there
+        with suppress(OSError):
+            said = subprocess.run(["sysctl", "machdep.cpu", "hw.optional"], capture_output=True, check=False).stdout
+            return platform.machine() + hashlib.sha256(said).hexdigest()
         return platform.machine() + platform.processor()
-    return "".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+    known = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
+    return "".join(sorted(known or {line for line in lines if "hz" not in line.lower()}))  # another architecture

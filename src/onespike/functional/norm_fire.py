@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from onespike.errors import warn
-from onespike.functional.kernels import Kernels, empty_maps, is_plain, is_traced, kernels_for, plain
+from onespike.functional.kernels import Kernels, channels_last, empty_maps, is_plain, is_traced, kernels_for
 from onespike.functional.spike import SURROGATES, Surrogate, as_number, as_surrogate
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 KINDS = {"rectangle": 1, "triangle": 2}
 _KNOWN = {name: SURROGATES[name] for name in KINDS}  # as they are defined here
 #: Most channels, and most neurons of a pixel: kernels keep a sum for each on a thread's stack.
-CHANNELS, NEURONS = 2**13, 2**17
+CHANNELS, NEURONS = 2**13, 2**16
 #: Largest squared distance, in variances, of a channel's first pixel from its mean; beyond it too many digits go.
 _FAR = 1000
 
@@ -160,7 +160,7 @@ class _BatchNorm(torch.autograd.Function):
 def _backward(currents, gradient, apart, mean, scale, limit, kind, width, factor):  # type: ignore[no-untyped-def]
     """Return the currents' gradient, by each channel's factor, and each neuron's sums of dx and dx * x, (2, P, C)."""
     kernels, (population, channels), rows = _kernels(currents), limit.shape, _rows(currents)
-    gradient = plain(gradient.contiguous(memory_format=torch.channels_last))
+    currents, gradient = channels_last(currents), channels_last(gradient)
     arguments = kind, currents, gradient, rows, channels, population, apart, mean, scale, limit, width
     sums = torch.empty(2, population, channels, dtype=torch.float64, device=currents.device)
     kernels("backward_sums", *arguments, sums)

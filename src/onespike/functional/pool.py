@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import max_pool2d
 
-from onespike.functional.kernels import empty_maps, kernels_for, plain
+from onespike.functional.kernels import channels_last, empty_maps, kernels_for
 from onespike.functional.norm_fire import has_kernels
 
 
@@ -30,7 +30,7 @@ class _MaxPool(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (which,) = ctx.saved_tensors
-        return to_largest(plain(gradient.contiguous(memory_format=torch.channels_last)), which, ctx.sides)
+        return to_largest(channels_last(gradient), channels_last(which), ctx.sides)
 
 
 def largest(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,38 @@ def test_what_others_can_write_is_not_run(cache) -> None:
 def test_there_may_be_nowhere_to_keep_them(cache) -> None:
     cache.parent.write_text("a file, where the folder should be")
     assert works()
+
+
+def test_they_may_be_there_and_refuse_to_keep_any(cache, monkeypatch) -> None:
+    cache.mkdir(parents=True)
+    folders = tempfile.TemporaryDirectory
+
+    def refuses(**options):
+        if options["dir"] == cache:
+            raise PermissionError(f"{cache} can only be read")
+        return folders(**options)
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", refuses)
+    assert works()
+    assert not list(cache.iterdir())
+
+
+def test_a_compiler_that_fails_once_is_not_answered_by_slow_kernels_for_ever(cache, tmp_path, monkeypatch) -> None:
+    compiler, said = tmp_path / "cc", tmp_path / "said"
+    compiler.write_text(
+        f"""#!/bin/sh
+        case "$*" in *kernels.c*) echo "$*" >> {said}; [ $(wc -l < {said}) -gt 2 ] || exit 1;; esac
+        exec cc "$@"
+        """
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    assert kernels_for(torch.float32) is None, "neither in the cache nor elsewhere"
+    kernels_for.cache_clear()
+    assert works()
+    first, *_, last = said.read_text().splitlines()
+    assert first.split("-fPIC -shared")[1].split("-DREAL")[0] == last.split("-fPIC -shared")[1].split("-DREAL")[0]
+    assert len(list(cache.iterdir())) == 1
 
 
 @pytest.mark.usefixtures("cache")
@@ -223,6 +257,29 @@ def test_results_lie_where_the_input_does_wherever_others_would(name) -> None:
         with torch.device("meta"):
             elsewhere = torch.autograd.grad(FUNCTIONS[name](x, shift).sum(), x)[0]
     assert torch.equal(plain, elsewhere)
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, "a step, expanded", "charge", "convolution"])
+def test_hooks_may_lay_out_what_is_saved_otherwise(name) -> None:
+    functions = FUNCTIONS | {
+        "a step, expanded": lambda x, shift: fire_over_time(
+            x[None].expand(2, *x.shape), shift, nn.BatchNorm2d(3, affine=False), 0.5, 0.5, Surrogate("triangle")
+        ),
+        "charge": lambda x, _: charge(x, 0.4, 2 * x),
+        "convolution": lambda x, _: conv3x3(
+            x.bfloat16(), torch.ones(2, 3, 3, 3).bfloat16().requires_grad_(), pool=True
+        ),
+    }
+    x, shift = in_memory(4, 3, 4, 4).requires_grad_(), torch.tensor([0.3, -0.4, 0.5]).requires_grad_()
+    found = []
+    for memory_format in (torch.preserve_format, torch.contiguous_format):
+        pack = partial(torch.clone, memory_format=memory_format)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+            out = functions[name](x, shift)
+        loss = (out.float() * torch.linspace(-1, 1, out.numel()).view_as(out)).sum()
+        found.append(torch.autograd.grad(loss, (x, shift), allow_unused=True))
+    for one, other in zip(*found, strict=True):
+        assert (one is None and other is None) or torch.equal(one, other)
 
 
 ONCE = FUNCTIONS | {
