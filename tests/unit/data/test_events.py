@@ -1,7 +1,11 @@
-"""Data sets of events: their official bytes become the very events, through tonic; what is damaged is named."""
+"""Data sets of events: their official bytes become the very events; what is damaged is named."""
 
+import io
 import re
 import shutil
+import tempfile
+import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,12 +16,12 @@ from PIL import Image
 
 from onespike.data import DataConfig, open_dataset
 from onespike.data.events.frames import Framing, jittered
-from onespike.data.events.readers import read_arrays, read_dvs128, read_gesture_array, read_ibm, read_mnist
+from onespike.data.events.readers import read_aedat4, read_arrays, read_dvs128, read_gesture_array, read_ibm, read_mnist
 from onespike.data.events.saccades import simulate
 from onespike.data.events.stream import EVENT, Sensor, recording
 from onespike.data.loader import EvalLoader
 from onespike.data.sources import open_source
-from onespike.data.sources.files import Files
+from onespike.data.sources.files import Files, open_files
 from onespike.errors import OnespikeError
 from tests.unit.data.recordings import (
     aedat2_bytes,
@@ -41,7 +45,7 @@ def recordings_of(name, root, **options):
         return content, [(int(train.labels[i]), train.events(i)) for i in range(len(train.labels))]
 
 
-def test_nmnist_is_read_by_tonic_to_the_very_events(tmp_path):
+def test_nmnist_is_read_to_the_very_events(tmp_path):
     made = [events(seed=seed) for seed in range(40)]
     write_nmnist(tmp_path / "NMNIST", made)
     content, found = recordings_of("nmnist", tmp_path)
@@ -89,6 +93,33 @@ def test_the_row_that_marks_overflows_is_no_pixel_of_nmnist(tmp_path):
     assert np.array_equal(read_mnist(Files(tmp_path), "a.bin", Sensor(256, 240)), made)
     with pytest.raises(OnespikeError, match=r"^.*a.bin: .bin of a sensor of 256x241 pixels; expected at most 240 rows"):
         read_mnist(Files(tmp_path), "a.bin", Sensor(256, 241))
+
+
+def test_overflows_of_the_clock_are_what_tonic_makes_of_them_at_once(tmp_path):
+    made = events(4_000, 34, duration=1 << 23)
+    rows = np.frombuffer(mnist_bytes(made), np.uint8).reshape(-1, 5).copy()
+    rows[::100, 1] = 240
+    data = rows.tobytes()
+    (tmp_path / "a.bin").write_bytes(data)
+    found = read_mnist(Files(tmp_path), "a.bin", Sensor(34, 34))
+    dtype = np.dtype([(name, np.int64) for name in "xytp"])
+    expected = pytest.importorskip("tonic.io").read_mnist_file(io.BytesIO(data), dtype, is_stream=True)
+    assert found["t"][-1] > made["t"][-1] + 39 * 8192
+    assert all(np.array_equal(found[name], expected[name]) for name in "txyp")
+    (tmp_path / "b.bin").write_bytes(bytes([0, 240, 0, 0, 0]) * 1_000_000 + bytes(5))  # tonic takes a minute
+    started = time.process_time()
+    assert read_mnist(Files(tmp_path), "b.bin", Sensor(34, 34))["t"].tolist() == [8192 * 1_000_000]
+    assert time.process_time() - started < 10
+
+
+def test_no_room_to_copy_aedat4_out_of_an_archive_is_not_the_caches_fault(tmp_path, monkeypatch):
+    pytest.importorskip("aedat")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.aedat4", b"#!AER-DAT4.0\r\n")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    full = r"a.aedat4: cannot be copied into .*missing \(No such file or directory\); expected room"
+    with open_files(tmp_path / "a.zip") as files, pytest.raises(OnespikeError, match=full):
+        read_aedat4(files, "a.aedat4", DVS128)
 
 
 @pytest.mark.parametrize("name", ["7.npy", "7.NPY"])
@@ -595,7 +626,8 @@ def arrays(**changes):
     ("made", "message"),
     [
         (arrays(p=lambda p: p * 2), "polarities of 0 and 1"),
-        (arrays(p=lambda _: np.arange(20) % 3 - 1), "polarities -1, 0 and 1"),
+        (arrays(p=lambda _: np.arange(20) % 3 - 1), "polarities of -1 and 0; expected -1 and 1, or 0 and 1"),
+        (arrays(p=lambda _: np.where(np.arange(20) % 3, 7, -1)), "polarities of -1 and 7; expected -1 and 1"),
         (arrays(x=lambda x: x + 10), "for a sensor of 16x16 pixels"),
         (arrays(t=lambda t: t[::-1]), "time runs backwards"),
         (arrays(t=lambda t: t / 1e6), "t is float64"),

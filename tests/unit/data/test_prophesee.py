@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from onespike.data.events import prophesee
 from onespike.data.events.prophesee import read_hdf5, read_raw
-from onespike.data.events.stream import Sensor
+from onespike.data.events.stream import EVENT, Sensor
 from onespike.data.sources.files import Files
 from onespike.errors import OnespikeError
 from tests.hostile.harness import fine_or_a_line
@@ -95,6 +96,16 @@ def test_any_bytes_are_events_or_a_line(header, seed, tmp_path):
     draws = np.random.default_rng(seed)
     (tmp_path / "a.raw").write_bytes(header + draws.integers(0, 256, draws.integers(0, 400), np.uint8).tobytes())
     with fine_or_a_line():
+        read_raw(Files(tmp_path), "a.raw", HD)
+
+
+def test_a_few_bytes_may_be_many_events(tmp_path, monkeypatch):
+    words = [0x8002, 0x6001, 0x0001, 0x3000, 0x4FFF, 0x4001, 0x5FFF, 0x2005]  # 12 + 1 + 8 + 1 events
+    (tmp_path / "a.raw").write_bytes(HEADER + np.array(words, "<u2").tobytes())
+    monkeypatch.setattr(prophesee, "LARGEST", 22 * EVENT.itemsize)
+    assert len(read_raw(Files(tmp_path), "a.raw", HD)) == 22
+    monkeypatch.setattr(prophesee, "LARGEST", 22 * EVENT.itemsize - 1)
+    with pytest.raises(OnespikeError, match=r"a.raw: 308 bytes of events come out of it; expected at most 307; cut it"):
         read_raw(Files(tmp_path), "a.raw", HD)
 
 

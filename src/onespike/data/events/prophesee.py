@@ -12,22 +12,25 @@ from typing import Any
 
 import numpy as np
 
-from onespike.data.events.stream import Sensor, header_of, recording, truncated
+from onespike.data.events.stream import EVENT, Sensor, header_of, recording, truncated
 from onespike.data.sources.files import Files
 from onespike.errors import OnespikeError, damage_named, requires
 
 _VERSION = re.compile(rb"^% (?:evt |format EVT)([\d.]+)", re.MULTILINE)
-#: Largest file, and largest array that comes out of one, in bytes: a `.raw` takes some eight times as much to decode.
+#: Largest HDF5, and largest array that comes out of a file, in bytes.
 LARGEST = 1 << 30
 #: The kinds of words that there are in EVT 2 and in EVT 3.
 _EVT2, _EVT3 = (0x0, 0x1, 0x8, 0xA, 0xE, 0xF), (0x0, 0x2, 0x3, 0x4, 0x5, 0x6, 0x7, 0x8, 0xA, 0xE, 0xF)
+#: Pixels of a word of EVT 3, by its kind: there are vectors of 12 and of 8.
+_WIDTH = np.zeros(16, np.int8)
+_WIDTH[[0x4, 0x5]] = 12, 8
 #: Where the arrays of an HDF5 are: DSEC's, Metavision's, or at its root.
 _GROUPS = ("events", "CD/events", "/")
 
 
 def read_raw(files: Files, name: str, sensor: Sensor) -> np.ndarray:
     """Read a `.raw`: lines that begin with %, then words of 32 (EVT 2) or 16 bits (EVT 3)."""
-    (header, body), origin = header_of(files.read(name, LARGEST), b"%", b"% end\n"), files.where(name)
+    (header, body), origin = header_of(files.read(name), b"%", b"% end\n"), files.where(name)
     version = _VERSION.search(header)
     if not version or version[1] not in (b"2", b"2.0", b"3", b"3.0"):
         found = f"EVT {version[1].decode()}" if version else "no version in its header"
@@ -35,8 +38,8 @@ def read_raw(files: Files, name: str, sensor: Sensor) -> np.ndarray:
     size, known, decode = (4, _EVT2, _evt2) if version[1][:1] == b"2" else (2, _EVT3, _evt3)
     if len(body) % size:
         raise truncated(origin, f"{len(body):,} bytes of events", f"words of {size} bytes")
-    words, bits = np.frombuffer(body, f"<u{size}").astype(np.int64), 8 * size - 4
-    kinds, values = words >> bits, words & (1 << bits) - 1
+    words, bits = np.frombuffer(body, f"<u{size}"), 8 * size - 4
+    kinds, values = (words >> bits).astype(np.int8), (words & (1 << bits) - 1).astype(np.int32)
     if len(wrong := np.flatnonzero(~np.isin(kinds, known))):
         found = f"word {wrong[0]:,} is of kind {kinds[wrong[0]]:#x}"
         raise OnespikeError(f"{origin}: {found}; expected kinds that its version has; download it again")
@@ -44,6 +47,8 @@ def read_raw(files: Files, name: str, sensor: Sensor) -> np.ndarray:
     # or if the first is 0 or 1, it is read from the start: some writers leave out what is 0.
     highs = np.flatnonzero(kinds == 0x8)[:1]
     first = int(highs[0]) if len(highs) and values[highs[0]] > 1 else 0
+    if size == 2 and (room := EVENT.itemsize * _count(kinds, values)) > LARGEST:  # bytes of vectors become hundreds
+        raise OnespikeError(f"{origin}: {room:,} bytes of events come out of it; expected at most {LARGEST:,}; cut it")
     return recording(decode(kinds[first:], values[first:]), sensor, origin)
 
 
@@ -94,7 +99,13 @@ def _evt2(kinds: np.ndarray, values: np.ndarray) -> list[np.ndarray]:
     high = _last(values, kinds == 0x8)
     at = kinds <= 1
     event = values[at]
-    return [(high[at] << 6) + (event >> 22 & 0x3F), event >> 11 & 0x7FF, event & 0x7FF, kinds[at]]
+    return [(high[at].astype(np.int64) << 6) + (event >> 22 & 0x3F), event >> 11 & 0x7FF, event & 0x7FF, kinds[at]]
+
+
+def _count(kinds: np.ndarray, values: np.ndarray) -> int:
+    """How many events words of EVT 3 have: a single one has one, a vector one for each bit that is set."""
+    bits = (values[_WIDTH[kinds] > bit] >> bit & 1 for bit in range(12))
+    return int(np.count_nonzero(kinds == 0x2)) + sum(map(np.count_nonzero, bits))
 
 
 def _evt3(kinds: np.ndarray, values: np.ndarray) -> list[np.ndarray]:
@@ -104,23 +115,23 @@ def _evt3(kinds: np.ndarray, values: np.ndarray) -> list[np.ndarray]:
     repeated = values[high_words[1:]] == values[high_words[:-1]]
     is_clock[high_words[1:][repeated]] = False  # a high that is repeated leaves the low as it is
     clock = np.flatnonzero(is_clock)
-    is_high, ticks = kinds[clock] == 0x8, values[clock]
+    is_high, ticks = kinds[clock] == 0x8, values[clock].astype(np.int64)
     highs = ticks[is_high]
     turns = np.cumsum(np.diff(highs, prepend=highs[:1]) <= -2048)  # 24 bits of microseconds are 16.8 s
     high, low = np.zeros_like(ticks), np.where(is_high, 0, ticks)  # a new high begins at a low of 0
     high[is_high] = (turns << 24) + (highs << 12)
     carried = np.cumsum((np.diff(low, prepend=0) < 0) & ~is_high)  # some leave a high out where the low wraps around
     times = _last(high - (carried << 12), is_high) + (carried << 12) + low
-    t = np.zeros_like(values)
+    t = np.zeros(len(values), np.int64)
     t[clock] = times
     t = _last(t, is_clock)
     # Vectors of 12 and of 8 pixels follow one another to the right of the base.
-    width = np.where(kinds == 0x4, 12, np.where(kinds == 0x5, 8, 0))
+    width = _WIDTH[kinds]
     before = np.cumsum(width) - width
     left = (base & 0x7FF) + before - _last(before, kinds == 0x3)
     vectors = np.flatnonzero(width)
-    bit = np.arange(12)
-    set_bits = (values[vectors, None] >> bit & 1).astype(bool) & (bit < width[vectors, None])
+    bit = np.arange(12, dtype=np.int16)
+    set_bits = (values[vectors, None].astype(np.int16) & 1 << bit > 0) & (bit < width[vectors, None])
     row, column = np.nonzero(set_bits)
     single, many = np.flatnonzero(kinds == 0x2), vectors[row]
     order = np.argsort(np.concatenate([single, many]), kind="stable")

@@ -1,6 +1,7 @@
-"""Read recordings from files by tonic's readers, after a check of the bytes; nothing is ever unpickled.
+"""Read recordings from files, after a check of the bytes; nothing is ever unpickled.
 
-tonic's readers check nothing: half an event, a packet cut off, a file of another sensor all become events.
+tonic's readers check nothing: half an event, a packet cut off, a file of another sensor all become events. Only AEDAT 4
+is read by it.
 """
 
 import io
@@ -10,9 +11,9 @@ import re
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import NamedTemporaryFile, gettempdir
 from typing import IO, Any
 
 import numpy as np
@@ -29,8 +30,8 @@ _MNIST_BYTES, _AER_BYTES, _PACKET_BYTES = 5, 8, 28
 _DVS128, _OUTSIDE = 0xFFFF, 0x8000
 #: Highest kind of packet in AEDAT 3.1: special events, frames, an IMU's and others.
 _KINDS = 15
-#: The row that marks an overflow of the clock in N-MNIST's files, and so is no pixel's.
-_MNIST_ROWS = 240
+#: The row that marks an overflow of the clock in N-MNIST's files, and so is no pixel's; what the clock is then ahead.
+_MNIST_ROWS, _MNIST_OVERFLOW = 240, 1 << 13
 #: More milliseconds than any recording takes.
 _LARGE = 2.0**50
 
@@ -43,16 +44,20 @@ def tonic_io() -> Any:
 
 
 def read_mnist(files: Files, name: str, sensor: Sensor) -> np.ndarray:
-    """Read N-MNIST's `.bin`, 5 bytes an event: x, y, polarity and 23 bits of microseconds."""
+    """Read N-MNIST's `.bin`, 5 bytes an event: x, y, polarity and 23 bits of microseconds.
+
+    tonic's reader gives the same, but goes through the whole file for each overflow of the clock.
+    """
     data, origin = files.read(name), files.where(name)
     if sensor.height > _MNIST_ROWS:
         expected = f"expected at most {_MNIST_ROWS} rows, since row {_MNIST_ROWS} marks an overflow of the clock"
         raise OnespikeError(f"{origin}: .bin of a sensor of {sensor}; {expected}; convert it to .npy")
     if len(data) % _MNIST_BYTES:
         raise truncated(origin, f"{len(data):,} bytes", f"whole events of {_MNIST_BYTES} bytes each")
-    dtype = np.dtype([("x", np.int64), ("y", np.int64), ("t", np.int64), ("p", np.int64)])
-    events = tonic_io().read_mnist_file(io.BytesIO(data), dtype, is_stream=True)
-    return recording((events[key] for key in "txyp"), sensor, origin)
+    x, y, high, middle, low = np.frombuffer(data, np.uint8).reshape(-1, _MNIST_BYTES).T.astype(np.int64)
+    marks = y == _MNIST_ROWS
+    t = ((high & 0x7F) << 16 | middle << 8 | low) + np.cumsum(marks) * _MNIST_OVERFLOW
+    return recording((column[~marks] for column in (t, x, y, high >> 7)), sensor, origin)
 
 
 def read_dvs128(files: Files, name: str, sensor: Sensor, swapped: bool = False) -> np.ndarray:
@@ -206,9 +211,15 @@ def _on_disk(files: Files, name: str) -> Iterator[str]:
     if files.members is None:
         yield files.where(name)
         return
-    with NamedTemporaryFile(suffix=Path(name).suffix) as copy:
-        copy.write(files.read(name))
-        copy.flush()
+    data = files.read(name)
+    with ExitStack() as stack:
+        try:
+            copy = stack.enter_context(NamedTemporaryFile(suffix=Path(name).suffix))
+            copy.write(data)
+            copy.flush()
+        except OSError as error:
+            where = f"cannot be copied into {gettempdir()} ({error.strerror or error})"
+            raise OnespikeError(f"{files.where(name)}: {where}; expected room; free some, or unpack it") from error
         yield copy.name
 
 
