@@ -145,5 +145,5 @@ class DataConfig:
                 raise OnespikeError(f"data.{key}: expected {expected}, got {found}; change --data.{key}")
         if self.alternate_flip and self.flip != 0.5:
             expected = "expected a flip of 0.5, for it mirrors half of all images"
-            remedy = "pass --data.alternate_flip false, or --data.flip 0.5"
+            remedy = "pass --data.alternate_flip false as well, or --data.flip 0.5"
             raise OnespikeError(f"data.alternate_flip: {expected}, got {self.flip!r}; {remedy}")
