@@ -109,15 +109,12 @@ def set_thresholds(neurons: IntegrateFire, currents: Tensor, activations: Tensor
     places: Any = (slice(None), *torch.unravel_index(chosen.to(every.device), every.shape[1:]))
     current = torch.stack([_rows(neurons, current)[places] for current in currents]).float()  # (T, C, samples)
     activation = every[places].float()
-    if options.thresholds == "maximum":
-        scale = every.amax(list(range(1, every.ndim))).float().clamp(min=0)
-    else:
+    most = scale = every.amax(list(range(1, every.ndim))).float().clamp(min=0)
+    if options.thresholds != "maximum":
         scale = torch.quantile(activation.clamp(min=0), options.percentile / 100, dim=1)
-    whole = scale.max()
-    if not whole > 0:  # so few values are above 0 that no percentile is
-        most = every.amax().float()
-        whole = most if most > 0 else torch.ones_like(most)
-    scale = torch.where(scale > 1e-3 * whole, scale, whole)  # channels that are never active do not matter
+        scale = torch.where(scale > most / 100, scale, most)  # of channels that are seldom active
+    loudest = scale.max() if scale.any() else torch.ones_like(scale.max())
+    scale = torch.where(scale > 0, scale, loudest)  # of channels that are never active
     if options.thresholds == "error":
         rows = max(CACHED // activation.shape[1], 1)
         parts = zip(current.split(rows, 1), activation.split(rows), scale.split(rows), strict=True)

@@ -50,7 +50,8 @@ class Calibration:
     Attributes:
         thresholds: "maximum" of the activations, "percentile" of them, or "error": the share of the percentile with the
             least error at that number of time steps.
-        percentile: Which percentile of the activations, those that are 0 included; their maximum where it is 0.
+        percentile: Which percentile of a channel's activations, those that are 0 included; their maximum where it is
+            less than a hundredth of that.
         correct: What is fitted in each weight layer: "none", its "bias", or its "weights" as well.
         ridge: Pull of the fitted weights towards the artificial ones, in units of the inputs' mean square.
     """

@@ -65,7 +65,8 @@ def convert_run(
         config = conversion.network.config
         weights = conversion.network.state_dict()
         for which, folder in (("last", run.last), ("best", run.best)):  # each with its own epochs
-            state = {"progress": source.checkpoint(which).state["progress"], "converted": str(source.folder)}
+            progress = source.progress() if which == "last" else checkpoint.state["progress"]
+            state = {"progress": progress, "converted": str(source.folder)}
             Checkpoint(replace(card, conversion=config), weights, {}, state).save(folder)
             if which == "last":  # not earlier: a run without weights could be neither used nor made anew
                 run.begin(replace(recipe, conversion=config))

@@ -228,16 +228,16 @@ class Run:
 
     def epochs(self) -> int:
         """Epochs of this run, and of the earlier runs whose weights it started from."""
-        progress = self._progress()
+        progress = self.progress()
         return int(progress["epoch"]) + int(progress.get("epochs_before", 0))
 
     def flops(self) -> float | None:
         """Training FLOPs of this run, and of the earlier runs whose weights it started from; None if not counted."""
-        progress = self._progress()
+        progress = self.progress()
         spent: Any = progress.get("flops"), progress.get("flops_before")
         return None if None in spent else counted(sum(spent))
 
-    def _progress(self) -> dict[str, Any]:
+    def progress(self) -> dict[str, Any]:
         """How far training had come; of a complete run by its summary, since its last checkpoint may be removed."""
         if not is_pretrained(self.folder) and (summary := self.summary) is not None:
             return progress_of(summary, f"{self.folder / 'summary.json'}")

@@ -280,6 +280,33 @@ def test_thresholds_of_layers_that_are_seldom_active_are_those_of_what_is(thresh
     assert (neurons.threshold[:, None] / scale - shares).abs().amin(1).max() < 1e-6
 
 
+@pytest.mark.parametrize("calibration", [Calibration(), Calibration(correct="none"), MAXIMA])
+def test_quiet_channels_count_as_much_as_the_weights_behind_them_make_of_them(calibration, images):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(images[0].numel(), 12), nn.ReLU(), nn.Linear(12, 3)).eval()
+    errors = []
+    for factor in (1, 2**-14):  # of some channels; the network stays the same function
+        with torch.no_grad():
+            network[1].weight[:6] *= factor
+            network[1].bias[:6] *= factor
+            network[3].weight[:, :6] /= factor
+        found = onespike.convert(network, images, time_steps=32, calibration=calibration).network
+        errors.append(error(found, network, images))
+    assert errors[1] == pytest.approx(errors[0], rel=0.3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("thresholds", ["maximum", "percentile", "error"])
+def test_channels_that_are_seldom_active_have_their_own_maximum(thresholds):
+    activations = torch.rand(1000, 2)
+    activations[:, 1] = 0
+    activations[7, 1] = 0.02
+    neurons = IntegrateFire(2, 1, 1, "rectangle")
+    set_thresholds(neurons, activations[None], activations, Calibration(thresholds))
+    assert 0.2 < neurons.threshold[0] <= 1
+    assert 0.2 * 0.02 < neurons.threshold[1] < 0.0201
+
+
 def test_thresholds_of_dead_channels_stay_finite():
     network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     network[0].bias.data[0] = -1e3

@@ -87,6 +87,11 @@ def functional_in_place(net, x):
     return net.last(net.second(F.relu(hidden, inplace=True)) + hidden)
 
 
+def told_in_place(net, x):
+    hidden = net.first(x)
+    return net.last(net.second(F.relu(hidden, True)) + hidden)
+
+
 def method_in_place(net, x):
     hidden = same = net.first(x)
     hidden.relu_().add_(net.second(hidden))
@@ -126,8 +131,8 @@ def dropped(net, x):
 @pytest.mark.parametrize(
     "forward",
     [
-        *(in_place, functional_in_place, method_in_place, sliced, with_keywords, pooled_with_keywords, called_twice),
-        *(constants_by_shape, dropped),
+        *(in_place, functional_in_place, told_in_place, method_in_place, sliced, with_keywords, called_twice),
+        *(pooled_with_keywords, constants_by_shape, dropped),
     ],
     ids=lambda forward: forward.__name__,
 )
@@ -169,6 +174,28 @@ def test_what_is_not_linear_is_no_linear_function(function):
     network.norm, network.pool.return_indices = nn.BatchNorm1d(16, track_running_stats=False), True
     with pytest.raises(OnespikeError, match=r"cannot be converted: .* leaves these real-valued"):
         spiking(network, ConversionConfig(), torch.randn(64, 6))
+
+
+def test_a_function_left_real_valued_changes_nothing_in_place_either():
+    def leaky(net, x):
+        return net.last(net.act(net.first(F.leaky_relu(x, 0.1, inplace=True))))
+
+    def through_a_view(net, x):
+        hidden = net.act(net.first(x))
+        seen = hidden.view(-1, 4, 4)
+        F.dropout(F.hardtanh(hidden, 0.1, 0.2, True), 0.5, False)
+        return net.last(seen.flatten(1))
+
+    points = torch.randn(64, 6)
+    before = points.clone()
+    network = three_layers(leaky)
+    found = onespike.convert(network, points, time_steps=256, calibration=MAXIMA, allow_real=True).network
+    assert torch.equal(points, before)
+    with torch.no_grad():
+        expected = network(points.clone())
+        assert (found(points) - expected).norm() < 0.02 * expected.norm()
+    with pytest.raises(OnespikeError, match="computes something else"):
+        onespike.convert(three_layers(through_a_view), points, time_steps=4, allow_real=True)
 
 
 def test_a_network_that_changes_its_input_leaves_the_images_as_they_are():

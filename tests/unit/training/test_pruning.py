@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from onespike.classpath import allow_imports
 from onespike.errors import OnespikeError
 from onespike.training import Run, Stopped, load_recipe, loop
 from onespike.training.checkpoint import Checkpoint
@@ -32,6 +33,20 @@ def test_frames_are_those_of_events_that_the_library_reads():
     assert (at(events, 2).data.frames, at(events, 2).model.time_steps) == (2, 2)
     own = load_recipe("events/digits", {"data.class_path": "pkg.Data"})
     assert (at(own, 2).data.frames, at(own, 2).model.time_steps) == (own.data.frames, 2)
+
+
+def test_events_of_a_class_have_as_many_frames_at_each_stage(tmp_path: Path, monkeypatch):
+    (tmp_path / "saccades.py").write_text(
+        "from onespike.data import DataConfig, open_dataset\n"
+        f"chosen = DataConfig('digits-saccades', frames=4, limit=40, holdout=0, cache={str(tmp_path / 'cache')!r})\n"
+        "def four(): return open_dataset(chosen)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    allow_imports("saccades")
+    recipe = load_recipe("events/digits", {"data.class_path": "saccades.four", "data.holdout": 0})
+    with pytest.raises(OnespikeError, match=r"^prune-time: data.class_path: its recordings have as many frames"):
+        prune_time(recipe, 4, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_results_are_those_of_the_training_also_where_another_process_writes_them(tmp_path: Path, monkeypatch):
