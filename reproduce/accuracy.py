@@ -58,7 +58,7 @@ LARGEST: dict[str, Any] = PLAIN | {
     "train.lr": 0.025,
 }
 
-#: Eight tied neurons and 128 channels, spaced so that the range is about the same, for as long.
+#: Eight tied neurons and 128 channels, for 40 epochs; spaced so that the range is about the same.
 LARGEST_TIED: dict[str, Any] = LARGE_TIED | {
     "model.population": 8,
     "model.spacing": 0.3,

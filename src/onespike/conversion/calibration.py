@@ -142,7 +142,8 @@ def _with_least_error(currents: Tensor, target: Tensor, scale: Tensor, populatio
         if options.correct != "none":
             error -= error.mean(1, keepdim=True)  # a bias corrects it
         errors.append(error.square().mean(1))
-    return scale * SHARES.to(scale)[torch.stack(errors).argmin(0)]
+    found = scale * SHARES.to(scale)[torch.stack(errors).argmin(0)]
+    return torch.where((target > 0).any(1), found, scale)  # where no sample is active, all shares are as good
 
 
 def _error(path: str, kind: str, neurons: IntegrateFire, target: Tensor, out: Tensor) -> LayerError:

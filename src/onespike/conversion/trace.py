@@ -1,15 +1,14 @@
 """Trace a network into a graph to convert: evaluation mode, no operations in place, batch norm folded."""
 
 import copy
-import inspect
 import itertools
 import operator
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -171,33 +170,20 @@ def _out_of_place(graph: fx.GraphModule) -> None:
     for node in graph.graph.nodes:
         method = node.op == "call_method" and node.target.endswith("_") and not node.target.endswith("__")
         named = str(getattr(node.target, "__name__", "")).endswith("_")
-        inplace = getattr(module_of(graph, node), "inplace", False) or _told_in_place(node) or method or named
+        inplace = getattr(module_of(graph, node), "inplace", False) or node.kwargs.get("inplace") or method or named
         if not inplace or not node.all_input_nodes:
             continue
         changed = node.all_input_nodes[0]
         for user in [user for user in changed.users if order[user] > order[node]]:
             user.replace_input_with(changed, node)
+        if "inplace" in node.kwargs:
+            node.update_kwarg("inplace", False)
         if method:
             node.target = node.target.rstrip("_")
     for module in graph.modules():
         if hasattr(module, "inplace"):
             setattr(module, "inplace", False)  # noqa: B010 - not every module has one
     graph.recompile()
-
-
-def _told_in_place(node: fx.Node) -> bool:
-    """Whether a function was called with `inplace=True`; then it is so no longer."""
-    if node.op != "call_function":
-        return False
-    try:
-        given = inspect.signature(cast("Callable[..., Any]", node.target)).bind(*node.args, **node.kwargs)
-    except (TypeError, ValueError):  # a builtin, which says nothing of its arguments
-        return False
-    told = bool(given.arguments.get("inplace"))
-    if told:
-        given.arguments["inplace"] = False
-        node.args, node.kwargs = given.args, given.kwargs
-    return told
 
 
 def _unshare(graph: fx.GraphModule) -> None:

@@ -54,7 +54,7 @@ def convert_run(
     with held(run.folder):
         run.expect_free()
         remove(run.last)  # of another run, killed before its beginning
-        checkpoint = source.checkpoint("best")
+        checkpoint, in_all = source.checkpoint("best"), source.progress()
         card = checkpoint.card
         if card.conversion is not None:
             raise OnespikeError(f"{source.folder} is converted already: expected a run of an artificial network")
@@ -64,11 +64,10 @@ def convert_run(
         conversion = convert(checkpoint.network(model), calibrating, calibration=calibration, **options)
         config = conversion.network.config
         weights = conversion.network.state_dict()
-        for which, folder in (("last", run.last), ("best", run.best)):  # each with its own epochs
-            progress = source.progress() if which == "last" else checkpoint.state["progress"]
+        for folder, progress in ((run.last, in_all), (run.best, checkpoint.state["progress"])):
             state = {"progress": progress, "converted": str(source.folder)}
             Checkpoint(replace(card, conversion=config), weights, {}, state).save(folder)
-            if which == "last":  # not earlier: a run without weights could be neither used nor made anew
+            if folder == run.last:  # not earlier: a run without weights could be neither used nor made anew
                 run.begin(replace(recipe, conversion=config))
         save_json(conversion.to_json(), str(run.folder / "conversion.json"))
         columns = [field.name for field in fields(LayerError)]

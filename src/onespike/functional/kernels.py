@@ -122,11 +122,12 @@ def kernels_for(dtype: torch.dtype, source: str = "kernels.c") -> Kernels | None
             tempfile.TemporaryDirectory(prefix=_BUILDING, dir=place, ignore_cleanup_errors=True) as building,
         ):
             made = Path(building) / f"{name}.so"
-            if not _compile(command, [TYPES[dtype], str(code), "-o", str(made)]):
+            works, lasts = _compile(command, [TYPES[dtype], str(code), "-o", str(made)])
+            if not works:
                 continue
             made.chmod(0o700)
             kernels = Kernels(made, dtype)
-            if place:
+            if place and lasts:
                 made.replace(folder / _named(name, made))
             return kernels
     return None
@@ -153,16 +154,20 @@ def _is_own(path: Path) -> bool:
     return found.st_uid == os.getuid() and not found.st_mode & 0o022
 
 
-def _compile(command: list[str], arguments: list[str]) -> bool:
-    """Compile with the first flags that the compiler knows. Where those fail, others would be slow for ever."""
+def _compile(command: list[str], arguments: list[str]) -> tuple[bool, bool]:
+    """Compile with the first flags that work: whether any do, and whether the compiler does not know the ones before.
+
+    If it does, it may have failed this once, for want of memory, and what came of other flags would stay slow for ever.
+    """
     command = [*command, "-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"]
     nothing, away = b"#ifdef _OPENMP\n#include <omp.h>\n#endif\n", ["-x", "c", "-", "-o", os.devnull]
+    unknown = True
     for flags in FLAGS:
         if subprocess.run([*command, *flags, *arguments], capture_output=True, check=False).returncode == 0:
-            return True
-        if subprocess.run([*command, *flags, *away], input=nothing, capture_output=True, check=False).returncode == 0:
-            return False
-    return False
+            return True, unknown
+        tried = subprocess.run([*command, *flags, *away], input=nothing, capture_output=True, check=False)
+        unknown = unknown and tried.returncode != 0
+    return False, False
 
 
 def _processor() -> str:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 #: The surrogates that the kernels compute, by their number there; 0 is a batch norm without neurons.
 KINDS = {"rectangle": 1, "triangle": 2}
 _KNOWN = {name: SURROGATES[name] for name in KINDS}  # as they are defined here
-#: Most channels, and most neurons of a pixel: kernels keep a sum for each on a thread's stack.
-CHANNELS, NEURONS = 2**13, 2**16
+#: Most channels, and most neurons of a pixel, 16 for each: kernels keep sums for each on a thread's stack.
+CHANNELS, NEURONS = 2**12, 2**16
 #: Largest squared distance, in variances, of a channel's first pixel from its mean; beyond it too many digits go.
 _FAR = 1000
 

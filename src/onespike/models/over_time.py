@@ -47,7 +47,7 @@ def each_step(x: Tensor, *layers: nn.Module) -> Tensor:
 class OverTimeNetwork(nn.Module, ABC):
     """A network whose parts run one after the other, at one time step or at several.
 
-    An image that is shown several times, `config.time_steps`, passes the `encoder` once.
+    An image that is shown several times, `config.time_steps` or expanded along T, passes the `encoder` once.
     """
 
     config: Any
@@ -94,7 +94,12 @@ class OverTimeNetwork(nn.Module, ABC):
         return logits, carry.after
 
     def _all(self, frames: Tensor, carry: Carry) -> Tensor:
-        return self._behind(frames if self.encoder is None else each_step(frames, self.encoder), carry)
+        if self.encoder is None:
+            return self._behind(frames, carry)
+        if len(frames) > 1 and not frames.stride(0):  # a single image, expanded, as for a loss of each step
+            x = self.encoder(frames[0])
+            return self._behind(x.expand(len(frames), *x.shape), carry)
+        return self._behind(each_step(frames, self.encoder), carry)
 
     def _behind(self, x: Tensor, carry: Carry) -> Tensor:
         if self.recompute and torch.is_grad_enabled():

@@ -37,10 +37,11 @@ def prune_time(recipe: Recipe | str, first: int, out: str | Path) -> dict[int, d
     if not hasattr(recipe.model, "time_steps"):
         expected = "expected a model such as conv12"
         raise OnespikeError(f"prune-time: {recipe.model.name} has no time steps to choose; {expected}")
-    if recipe.data.class_path and open_dataset(recipe.data).of_events:
+    stages = {steps: (at(recipe, steps), Run(out / f"T{steps}")) for steps in range(first, 0, -1)}
+    waits = not all(run.is_complete for _, run in stages.values())
+    if waits and recipe.data.class_path and open_dataset(recipe.data).of_events:
         found = "its recordings have as many frames, and so time steps, at every stage"
         raise OnespikeError(f"prune-time: data.class_path: {found}; expected a data set by its data.name")
-    stages = {steps: (at(recipe, steps), Run(out / f"T{steps}")) for steps in range(first, 0, -1)}
     for stage, run in stages.values():  # all of them, before the first takes its hours
         expect_writable(folder=run.folder)
         if not run.config.is_file():

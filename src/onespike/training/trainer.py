@@ -180,7 +180,8 @@ class Trainer:
                     raise OnespikeError(f"model: {found}; expected some from its weights: look for no_grad and detach")
                 self._backward(total)
             truth = y if y.ndim == 1 else y.argmax(1)
-            losses.append(loss.detach())
+            # A teacher's or a callback's part that is not finite counts, too: in fp16 no step would be taken, unseen.
+            losses.append(torch.where(total.detach().isfinite(), loss.detach(), total.detach()))
             hits.append((over_time(logits)[: len(truth)].argmax(1) == truth).sum())
         if self.config.clip_grad:
             self.accelerator.clip_grad_norm_(self.network.parameters(), self.config.clip_grad)

@@ -55,6 +55,17 @@ def test_a_converted_run_is_a_run_like_any_other(ann_run, command, tmp_path):
     assert evaluate(Run(out), time_steps=8).loss.mean != evaluate(Run(out)).loss.mean
 
 
+def test_a_run_without_its_last_checkpoint_keeps_its_epochs_and_flops(ann_run, tmp_path):
+    source = Run(shutil.copytree(ann_run.folder, tmp_path / "ann"))
+    summary = source.summary
+    source.finish({**summary, "best_epoch": 1, "epochs": 7, "pflop": 0.25, "pflop_before": 0.5})
+    shutil.rmtree(source.last)
+    out = tmp_path / "snn"
+    convert_run(source, out, images=32, calibration=Calibration(correct="bias"))
+    assert (Run(out).epochs(), Run(out).flops()) == (source.epochs(), source.flops())
+    assert source.flops() == 0.75e15
+
+
 @pytest.mark.slow
 def test_an_audit_shows_no_accuracy_at_other_time_steps(ann_run, command, tmp_path):
     out = tmp_path / "snn"

@@ -182,6 +182,21 @@ def test_so_it_is_in_strict_networks(head, neuron):
     expect_meter_equals_audit(network.eval(), torch.randn(4, 3, 16, 16))
 
 
+@pytest.mark.parametrize("stem", ["spiking", "whitening"])
+@pytest.mark.parametrize("training", [False, True])
+def test_an_image_as_frames_all_alike_passes_the_stem_once(stem, training):
+    """So a loss of each step (tet) trains it."""
+    torch.manual_seed(0)
+    network = create_model("spiking-vgg-xs", stem=stem, time_steps=4, image_size=16, width=8)
+    meter, images, counts, logits = CostMeter(network, (3, 16, 16)), torch.randn(8, 3, 16, 16), [], []
+    for shown in (images, images.expand(4, *images.shape)):
+        with meter.watch():
+            logits.append(network.train(training)(shown))
+        counts.append(meter.read(8).operations.item())
+    assert counts[0] == pytest.approx(counts[1], rel=1e-6)
+    torch.testing.assert_close(logits[1].mean(0), logits[0])
+
+
 def small(*parts: torch.nn.Module) -> torch.nn.Sequential:
     torch.manual_seed(0)
     first = [torch.nn.Conv2d(3, 6, 3), torch.nn.ReLU(), torch.nn.AvgPool2d(2), torch.nn.Conv2d(6, 8, 3)]

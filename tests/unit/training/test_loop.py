@@ -403,6 +403,16 @@ def test_a_loss_of_images_that_nobody_trains_on_stops_the_run_if_it_is_no_number
     assert not Run.open(tmp_path / "run").is_complete
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_penalty_that_is_no_number_stops_the_run_as_the_loss_does(small, value, tmp_path):
+    class Mine(Callback):
+        def penalty(self, trainer, images):  # noqa: ARG002
+            return trainer.network.head.weight.sum() * 0 + value
+
+    with pytest.raises(Diverged, match=r"^the loss is no longer a finite number, in epoch 1, step 1"):
+        train(small(train__epochs=1, data__limit=60), tmp_path / "run", callbacks=[Mine()], quiet=True)
+
+
 @pytest.mark.parametrize("average", [False, True])
 def test_weights_that_are_not_finite_are_not_saved(small, average):
     trainer = set_up(small(train__ema=0.9, data__limit=60))

@@ -1,1 +1,1 @@
-"""Recordings of event cameras and cochleas, which become frames: data sets by name, opened through tonic's readers."""
+"""Recordings of event cameras and cochleas, which become frames: data sets by name, and files."""

@@ -47,9 +47,10 @@ def read_raw(files: Files, name: str, sensor: Sensor) -> np.ndarray:
     # or if the first is 0 or 1, it is read from the start: some writers leave out what is 0.
     highs = np.flatnonzero(kinds == 0x8)[:1]
     first = int(highs[0]) if len(highs) and values[highs[0]] > 1 else 0
+    kinds, values = kinds[first:], values[first:]
     if size == 2 and (room := EVENT.itemsize * _count(kinds, values)) > LARGEST:  # bytes of vectors become hundreds
         raise OnespikeError(f"{origin}: {room:,} bytes of events come out of it; expected at most {LARGEST:,}; cut it")
-    return recording(decode(kinds[first:], values[first:]), sensor, origin)
+    return recording(decode(kinds, values), sensor, origin)
 
 
 def read_hdf5(files: Files, name: str, sensor: Sensor) -> np.ndarray:

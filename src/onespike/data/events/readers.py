@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import NamedTemporaryFile, gettempdir
+from tempfile import TemporaryDirectory, gettempdir
 from typing import IO, Any
 
 import numpy as np
@@ -207,20 +207,19 @@ def _aedat(files: Files, name: str) -> tuple[float, bytes]:
 
 @contextmanager
 def _on_disk(files: Files, name: str) -> Iterator[str]:
-    """A file's path, which is all that tonic's readers of AEDAT take."""
+    """A file's path, which is all that tonic's reader of AEDAT 4 takes."""
     if files.members is None:
         yield files.where(name)
         return
     data = files.read(name)
     with ExitStack() as stack:
         try:
-            copy = stack.enter_context(NamedTemporaryFile(suffix=Path(name).suffix))
-            copy.write(data)
-            copy.flush()
+            copy = Path(stack.enter_context(TemporaryDirectory()), f"recording{Path(name).suffix}")
+            copy.write_bytes(data)
         except OSError as error:
             where = f"cannot be copied into {gettempdir()} ({error.strerror or error})"
             raise OnespikeError(f"{files.where(name)}: {where}; expected room; free some, or unpack it") from error
-        yield copy.name
+        yield str(copy)
 
 
 @contextmanager

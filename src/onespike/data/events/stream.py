@@ -51,7 +51,7 @@ def recording(columns: Iterable[np.ndarray], sensor: Sensor, origin: str) -> np.
             raise OnespikeError(f"{origin}: {name} is {found}; expected {t.size:,} whole numbers; convert it")
     if sensor.channels == 2 and p.min() == -1:  # the other way to write two polarities
         if len(other := np.setdiff1d(p, (-1, 1))):
-            raise OnespikeError(f"{origin}: polarities of -1 and {other[0]}; expected -1 and 1, or 0 and 1")
+            raise OnespikeError(f"{origin}: polarities of -1 and {other[0]}; expected two; convert them to 0 and 1")
         p = p > 0
     for name, values, count in (("x", x, sensor.width), ("y", y, sensor.height), ("p", p, sensor.channels)):
         if len(wrong := np.flatnonzero((values < 0) | (values >= count))):

@@ -36,17 +36,16 @@ async function look(bytes) {
   waiting = bytes;
   if (running) return;
   running = true;
-  try {
-    while (waiting) {
-      const image = waiting;
-      waiting = null;
+  while (waiting) {
+    const image = waiting, own = chosen;
+    waiting = null;
+    try {
       await answer(image);
+    } catch (error) {
+      if (own === chosen) at("status").textContent = `The network failed: ${error.message}`;
     }
-  } catch (error) {
-    at("status").textContent = `The network failed: ${error.message}`;
-  } finally {
-    running = false;
   }
+  running = false;
 }
 
 /** Show no answer: the image is gone. */
@@ -195,45 +194,45 @@ async function open(file) {
 async function film() {
   choose("camera");
   const own = chosen;
-  if (!navigator.mediaDevices) return refuse("browsers allow one on https and on localhost alone: choose a photo");
-  let tracks = [];
+  if (!navigator.mediaDevices) return refuse("browsers allow it on https and on localhost alone", "choose a photo");
+  const video = make("video", { muted: true, playsInline: true });
   try {
     const filmed = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
-    tracks = filmed.getTracks();
+    const tracks = filmed.getTracks();
     if (own !== chosen) return tracks.forEach((track) => track.stop());
-    stream = filmed;
+    stream = video.srcObject = filmed;
     tracks[0].onended = () => own === chosen && choose(""); // unplugged, or no longer allowed
-    const video = make("video", { srcObject: filmed, muted: true, playsInline: true });
     await video.play();
-    while (own === chosen) {
-      await take(video, video.videoWidth, video.videoHeight);
-      await new Promise(requestAnimationFrame);
-    }
   } catch (error) {
-    if (own === chosen) refuse(`${error.message ?? error}: allow it, or choose a photo`);
+    if (own === chosen) refuse(error.message ?? error, "allow it, or choose a photo");
+    return;
+  }
+  while (own === chosen) {
+    await take(video, video.videoWidth, video.videoHeight);
+    await new Promise(requestAnimationFrame);
   }
 }
 
-function refuse(reason) {
+function refuse(reason, remedy) {
   choose("");
-  at("status").textContent = `There is no camera to look through: ${reason}`;
+  at("status").textContent = `The camera shows nothing (${reason}): ${remedy}`;
 }
 
 function pen() {
   const stage = at("stage");
   const point = (event) => [event.offsetX * stage.width / stage.clientWidth, event.offsetY * stage.height / stage.clientHeight];
-  let from = null;
+  let from = null, pointer = null;
   stage.onpointerdown = (event) => {
     if (mode !== "draw" || event.button || !event.isPrimary) return;
     if (covered) clean();
     at("hint").textContent = "";
     stage.setPointerCapture(event.pointerId);
-    from = point(event);
+    [from, pointer] = [point(event), event.pointerId];
     stage.onpointermove(event);
   };
   stage.onpointermove = (event) => {
-    if (!event.buttons) from = null; // let go where the page could not see it
-    if (!from || !event.isPrimary) return;
+    if (!from || event.pointerId !== pointer) return;
+    if (!event.buttons) return lift(event); // let go where the page could not see it
     const context = stage.getContext("2d"), to = point(event);
     Object.assign(context, { lineWidth: PEN, lineCap: "round", lineJoin: "round", strokeStyle: "#fff" });
     context.beginPath();
@@ -244,7 +243,8 @@ function pen() {
     const bytes = drawn(stage, about.cells, about.contract.image_size);
     if (bytes) look(bytes);
   };
-  stage.onpointerup = stage.onpointercancel = () => { from = null; };
+  const lift = (event) => { if (event.pointerId === pointer) from = null; };
+  stage.onpointerup = stage.onpointercancel = lift;
 }
 
 function clean() {
@@ -319,5 +319,10 @@ async function start() {
   at("offered").firstChild.click();
 }
 
-addEventListener("unhandledrejection", ({ reason }) => { at("status").textContent = `Something went wrong: ${reason.message}`; });
+function fail(error) {
+  choose(""); // a camera is off then
+  at("status").textContent = `Something went wrong: ${error?.message ?? error}`;
+}
+addEventListener("error", ({ error, message }) => fail(error ?? message));
+addEventListener("unhandledrejection", ({ reason }) => fail(reason));
 start().catch((error) => { at("status").textContent = `The page could not be loaded: ${error.message}`; });
