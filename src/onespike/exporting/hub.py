@@ -14,15 +14,16 @@ from torch import nn
 from onespike.configs import convert, expect_keys, plain, read_json
 from onespike.data.augment import seeded
 from onespike.durable import json_text, path_of, read_whole
-from onespike.errors import OnespikeError, reason, shown
-from onespike.exporting.export import expect_left_out
+from onespike.errors import OnespikeError, listed, reason, shown, warn
+from onespike.exporting.export import ROUNDED, expect_left_out
 from onespike.exporting.model_card import model_card
+from onespike.exporting.network import left_exact
 from onespike.folders import expect_replaceable, save_folder
 from onespike.models.pretrained import CARD, WEIGHTS, in_integers
 from onespike.neurons.watch import is_spiking
 from onespike.tensors import expect_alike, expect_finite, expect_weights, to_save
 from onespike.training.callbacks import to_round
-from onespike.training.checkpoint import Checkpoint, ModelCard
+from onespike.training.checkpoint import Checkpoint, ModelCard, uncompiled, weights_of
 from onespike.training.pretrained import FILES, HUB, PACKAGE, REPOSITORY, expect_local, progress_of
 from onespike.training.recipe import Recipe, dump
 from onespike.training.run import Run, expect_results, load
@@ -80,15 +81,23 @@ def save_pretrained(
         summary, recipe = _measured(run, checkpoint, weights), dump(_without_places(run.recipe))
         proofs = _proofs(run, checkpoint.digest, weights)
     expect_weights(network)
-    state = to_save(network.state_dict())
+    state = to_save(weights_of(network))
     expect_finite(state, network)
     is_built = card.conversion is None and hasattr(card.model, "build")
     if run is None and is_built:
         with seeded(0):  # nobody else's draws should change for its weights
-            expect_alike(state, card.build().state_dict(), f"the network is another than its card says, {card.name}")
+            built, another = card.build(), f"the network is another than its card says, {card.name}"
+        expect_alike(state, built.state_dict(), another)
+        if getattr(network, "config", built.config) != built.config:  # no tensor has a threshold, or the time steps
+            raise OnespikeError(f"{another}: it has other options; expected the card of this very network")
     if weights == "int8":
         layers = set(to_round(network).values())
-        paths = [path for path, one in network.named_modules(remove_duplicate=False) if one in layers]
+        if not layers:
+            raise OnespikeError(f"weights: int8 would be ignored: {ROUNDED} rounded, and the network has none")
+        if exact := left_exact(network):
+            warn(f"not rounded to 8 bits: {listed(exact)}; {ROUNDED}")
+        every = network.named_modules(remove_duplicate=False)
+        paths = [uncompiled(path) for path, one in every if one in layers]
         state = in_integers(state, {f"{path}.weight" for path in paths})
     summary = {**summary, "best_epoch": summary.get("best_epoch", 0), "weights": weights, **(results or {})}
     _expect_sound(summary)

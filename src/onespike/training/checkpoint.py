@@ -215,7 +215,7 @@ class Checkpoint:
         """
         weights = self.weights if weights is None else weights
         expect_alike(weights, weights_of(network), complaint)
-        own = {name: weights[_uncompiled(name)] for name in network.state_dict()}
+        own = {name: weights[uncompiled(name)] for name in network.state_dict()}
         if name := not_finite(own, network):
             raise OnespikeError(f"the weights {name} of the checkpoint are not finite numbers: its training failed")
         network.load_state_dict(own)
@@ -223,10 +223,11 @@ class Checkpoint:
 
 def weights_of(network: nn.Module) -> dict[str, Tensor]:
     """The state of a network, by the names that it has where nothing of it is compiled."""
-    return {_uncompiled(name): one for name, one in network.state_dict().items()}
+    return {uncompiled(name): one for name, one in network.state_dict().items()}
 
 
-def _uncompiled(name: str) -> str:
+def uncompiled(name: str) -> str:
+    """A tensor's or module's name, as it is where nothing is compiled."""
     return name.replace("_orig_mod.", "")  # which torch.compile puts before all that it wraps
 
 

@@ -9,6 +9,7 @@ from timm.scheduler import create_scheduler_v2
 from torch import nn
 
 from onespike.errors import OnespikeError, unknown
+from onespike.training.checkpoint import uncompiled
 from onespike.training.config import TrainConfig
 
 #: Optimisers that PyTorch fuses on CPU, CUDA and MPS (timm's names); on a CPU they are 2 to 4 times as fast.
@@ -55,8 +56,7 @@ def parameter_groups(config: TrainConfig, model: nn.Module) -> list[dict[str, An
     exempt = {name for name, shape in shapes.items() if shape.numel() == max(shape, default=1)}
     named = getattr(model, "no_weight_decay", ())
     patterns = tuple(named() if callable(named) else named)
-    plain = {name: name.replace("_orig_mod.", "") for name in shapes}  # which torch.compile puts before all it wraps
-    exempt |= {name for name, one in plain.items() if any(fnmatch(one, pattern) for pattern in patterns)}
+    exempt |= {name for name in shapes if any(fnmatch(uncompiled(name), pattern) for pattern in patterns)}
     head = [name for name in shapes if name not in exempt][-1:] if "muon" in config.optimizer else []
     groups: list[dict[str, Any]] = param_groups_weight_decay(
         model, 1.0, no_weight_decay_list=exempt, fallback_list=head

@@ -213,6 +213,33 @@ def test_a_network_that_is_another_than_its_card_says_replaces_nothing(change: d
     assert (folder / "model.safetensors").read_bytes() == before
 
 
+def test_so_it_is_if_no_tensor_tells(tmp_path: Path) -> None:
+    card = ModelCard(model_config("spiking-vgg-xs", width=4), CLASSES, 1, 32, (0.5,), (0.5,), "digits")
+    for change in ({"neuron": {"threshold": 0.1}}, {"time_steps": 4}):
+        other = onespike.create_model("spiking-vgg-xs", width=4, in_channels=1, **change)
+        with pytest.raises(OnespikeError, match=r"^the network is another than its card says, spiking-vgg-xs: it has"):
+            onespike.save_pretrained(other, tmp_path / "out", card=card)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("weights", ["fp32", "int8"])
+def test_a_compiled_network_is_saved_by_its_own_names(weights: Any, tmp_path: Path) -> None:
+    network = nn.Linear(2, 2)
+    compiled = torch.compile(network, backend="eager")
+    folder = onespike.save_pretrained(compiled, tmp_path / "out", card=CARD, weights=weights)
+    loaded = onespike.load(folder, model=nn.Linear(2, 2))
+    torch.testing.assert_close(loaded.weight, network.weight, atol=0.01, rtol=0)
+
+
+def test_of_8_bits_nothing_is_said_where_nothing_is_rounded(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    card = replace(CARD, model=ClassPath.of(LIF(1)))
+    with pytest.raises(OnespikeError, match=r"^weights: int8 would be ignored: .*, and the network has none"):
+        onespike.save_pretrained(nn.GRU(2, 2), tmp_path / "out", card=card, weights="int8")
+    assert not (tmp_path / "out").exists()
+    onespike.save_pretrained(nn.Sequential(nn.Linear(2, 2), nn.GRU(2, 2)), tmp_path / "out", card=card, weights="int8")
+    assert "not rounded to 8 bits: 1.weight_ih_l0, 1.weight_hh_l0" in capsys.readouterr().err
+
+
 def test_whole_numbers_of_a_network_come_back(tmp_path: Path) -> None:
     class Counting(nn.Linear):
         def __init__(self) -> None:

@@ -91,6 +91,20 @@ def test_an_export_holds_if_all_its_targets_do() -> None:
     assert [Export(Path(), (), targets).holds for targets in ((good, good), (good, bad))] == [True, False]
 
 
+@pytest.mark.parametrize(("by", "holds"), [(-0.01, False), (-0.5, False), (0.0, True), (0.01, True)])
+def test_beside_a_masked_class_the_others_are_compared(by: float, holds: bool) -> None:
+    network = nn.Sequential(nn.Flatten(), LIF(4), nn.Linear(4, 3)).eval()
+    with torch.no_grad():
+        network[2].weight.zero_()
+        network[2].bias.copy_(torch.tensor([0.5, 0.495, -1e9]))
+
+    def target(raw: Tensor) -> Answer:
+        logits, calls = answer_and_calls(network, CONTRACT.normalise(raw))
+        return logits + torch.tensor([by, 0.0, 0.0]), [call.spikes for call in calls]
+
+    assert compare("target", network, target, CONTRACT, IMAGES).holds is holds
+
+
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf])
 def test_a_target_that_answers_no_numbers_is_far_from_the_network(wrong: float) -> None:
     found = proof(1.0, lambda logits, spikes: (torch.full_like(logits, wrong), spikes))
