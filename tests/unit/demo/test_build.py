@@ -133,7 +133,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
     """A package like the runtime's, small, and a cache of its own."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w:gz") as archive:
-        for name in fetching.NEEDED:
+        for name in fetching.NEEDED.values():
             entry = tarfile.TarInfo(f"package/dist/{name}")
             entry.size = len(name)
             archive.addfile(entry, io.BytesIO(name.encode()))
@@ -154,7 +154,7 @@ def test_the_runtime_is_fetched_once_and_verified(
         return io.BytesIO(package)
 
     monkeypatch.setattr(fetching, "urlopen", fetch)
-    expected = {name: name.encode() for name in fetching.NEEDED}
+    expected = {name: theirs.encode() for name, theirs in fetching.NEEDED.items()}
     assert fetching.runtime() == expected
     assert fetching.runtime() == expected
     assert fetched == [fetching.URL]
