@@ -48,7 +48,7 @@ def read_raw(files: Files, name: str, sensor: Sensor) -> np.ndarray:
     highs = np.flatnonzero(kinds == 0x8)[:1]
     first = int(highs[0]) if len(highs) and values[highs[0]] > 1 else 0
     kinds, values = kinds[first:], values[first:]
-    if size == 2 and (room := EVENT.itemsize * _count(kinds, values)) > LARGEST:  # bytes of vectors become hundreds
+    if size == 2 and (room := EVENT.itemsize * _count(kinds, values)) > LARGEST:  # two bytes may be 12 events
         raise OnespikeError(f"{origin}: {room:,} bytes of events come out of it; expected at most {LARGEST:,}; cut it")
     return recording(decode(kinds, values), sensor, origin)
 
