@@ -35,6 +35,7 @@ def test_frames_are_those_of_events_that_the_library_reads():
     assert (at(own, 2).data.frames, at(own, 2).model.time_steps) == (own.data.frames, 2)
 
 
+@pytest.mark.slow  # it simulates the recordings
 def test_events_of_a_class_have_as_many_frames_at_each_stage(tmp_path: Path, monkeypatch):
     (tmp_path / "saccades.py").write_text(
         "from onespike.data import DataConfig, open_dataset\n"
