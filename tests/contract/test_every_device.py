@@ -112,9 +112,22 @@ def _alike(here, kind, mixed, **near):
     torch.testing.assert_close(*found, **near)
 
 
+@on_mps
 @pytest.mark.parametrize("how", thorough([*TRAININGS], 2))
 @pytest.mark.usefixtures("kind")
 def test_every_training_takes_the_same_steps_there(tmp_path, how):
+    _same_steps(tmp_path, how)
+
+
+@pytest.mark.parametrize("kind", ["cuda"], indirect=True)
+@pytest.mark.parametrize("how", ["batches", "teacher"])  # pinned memory, and bf16
+@pytest.mark.slow
+@pytest.mark.usefixtures("kind")
+def test_on_cuda_too(tmp_path, how):
+    _same_steps(tmp_path, how)
+
+
+def _same_steps(tmp_path, how):
     found, words = [], TRAININGS[how]
     for device in ("auto", "cpu"):
         run("train", *words, "--out", tmp_path / device, "--train.device", device)

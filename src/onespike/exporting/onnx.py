@@ -18,7 +18,7 @@ from torch import Tensor
 from onespike.errors import OnespikeError, reason, requires, warn
 from onespike.exporting.network import Exported
 from onespike.exporting.parity import Target
-from onespike.exporting.rewriting import fold_thresholds, quantise, store_taps
+from onespike.exporting.rewriting import add_up_tied, fold_thresholds, quantise, store_taps
 
 FILE, OPSET = "model.onnx", 18
 
@@ -85,6 +85,7 @@ def graph(exported: Exported, names: Sequence[str]) -> Any:
             del node.metadata_props[:]  # where in PyTorch each comes from: most of a small file
     name_outputs(model.graph, names)
     fold_thresholds(model)
+    add_up_tied(model)
     (quantise if exported.contract.weights == "int8" else store_taps)(model)
     entry = model.metadata_props.add()
     entry.key, entry.value = "contract", json.dumps(exported.contract.to_json())

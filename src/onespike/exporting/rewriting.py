@@ -4,9 +4,10 @@ Batch norm is folded into the thresholds after it, and neurons that share a curr
 
     gain * x + offset + shift > threshold    is    x > (threshold - shift - offset) / gain        (gain > 0)
 
-Of a kernel over a map of one pixel, only the tap that meets it is stored. Weights of 8 bits are written as int8 with a
-scale for each output channel. Layers that read spikes are in the QDQ form that integer runtimes read: before them is a
-quantisation that is exact. Others multiply in floats.
+A convolution with the same weights for all P neurons of a channel reads how many of them fire, which takes P times
+fewer products. Of a kernel over a map of one pixel, only the tap that meets it is stored. Weights of 8 bits are written
+as int8 with a scale for each output channel. Layers that read spikes are in the QDQ form that integer runtimes read:
+before them is a quantisation that is exact. Others multiply in floats.
 """
 
 import math
@@ -133,6 +134,41 @@ def _thresholds(graph: Graph, node: Any) -> tuple[str, np.ndarray] | None:
     return norm.input[0], ((each - bias) / gain + mean).astype(np.float32)
 
 
+def add_up_tied(model: Any) -> None:
+    """Add up the spikes of tied neurons in front of each convolution, and store the weights that they share once."""
+    from onnx import helper
+
+    graph, nodes = Graph(model), list[Any]()
+    for node in model.graph.node:
+        nodes.append(node)
+        weight = graph.constant(node.input[1]) if node.op_type == "Conv" and not _is_grouped(node) else None
+        if weight is None or _steps(node.input[0], graph) is None:  # real values would round in another order
+            continue
+        own = own_channels(weight)
+        if (population := weight.shape[1] // own) == 1:
+            continue
+        parts, added = [f"{node.name}_neuron{number}" for number in range(population)], f"{node.name}_fire"
+        nodes[-1:] = [
+            helper.make_node("Split", [node.input[0]], parts, name=f"{added}_apart", axis=1, num_outputs=population),
+            helper.make_node("Sum", parts, [added], name=f"{added}_together"),
+            node,
+        ]
+        node.input[0] = added
+        node.input[1] = graph.store(f"{node.input[1]}_shared", weight[:, :own])
+    graph.replace(nodes)
+
+
+def own_channels(weight: np.ndarray) -> int:
+    """How many input channels have weights (C_out, C_in, ...) of their own, which those behind repeat: tied neurons."""
+    channels = weight.shape[1]
+    sizes = (size for size in range(1, channels + 1) if channels % size == 0)
+    return next(size for size in sizes if np.array_equal(weight[:, size:], weight[:, : channels - size]))
+
+
+def _is_grouped(node: Any) -> bool:
+    return any(one.name == "group" and one.i > 1 for one in node.attribute)
+
+
 def store_taps(model: Any) -> dict[str, np.ndarray]:
     """Store each tap that a graph takes of a kernel in the kernel's place; gives the kernels by the taps' names."""
     graph, nodes, kernels = Graph(model), list[Any](), dict[str, np.ndarray]()
@@ -181,8 +217,7 @@ def quantise(model: Any) -> None:
             continue  # not of 8 bits, such as a recurrent cell's
         nodes.pop()
         # Of grouped convolutions each call has a copy: OpenVINO folds the norm behind each into what they share.
-        grouped = any(one.name == "group" and one.i > 1 for one in node.attribute)
-        name = node.output[0] if grouped else name
+        name = node.output[0] if _is_grouped(node) else name
         stored = graph.store(f"{name}_int8", integers.movedim(0, axis).to(torch.int8).numpy())
         if step is None:  # behind a DequantizeLinear, ONNX Runtime would round what the layer reads to 8 bits, too
             scales = graph.store(f"{stored}_scales", scale.movedim(0, axis).numpy())
@@ -237,7 +272,7 @@ def _steps_of(node: Any, graph: Graph) -> Steps | None:
             return once
         case "Cast":
             return _steps(node.input[0], graph)
-        case "Add":
+        case "Add" | "Sum":
             both = _together(node.input, graph)
             most = [found.most for one in node.input if (found := _steps(one, graph))]
             return both and Steps(both.step, sum(most, Fraction()))

@@ -9,9 +9,11 @@ threshold. Each has its own weights in the next layer, or all have the same ones
 
     sum over k of W * S[k] = W * (sum over k of S[k])
 
-and training computes the right side, at a P-th of the cost.
+and training computes the right side, at a P-th of the cost; so does what only asks for logits, inside `adding_up`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from statistics import NormalDist
 from typing import Any, cast
@@ -66,10 +68,11 @@ class Thresholds(nn.Module):
 class Firing(nn.Sequential):
     """A batch norm, thresholds and neurons: currents (B, C, H, W) to spikes (B, P*C, H, W), or over time.
 
-    In training, the spikes of tied neurons are added up: (B, C, H, W).
+    In training, and inside `adding_up`, the spikes of tied neurons are added up: (B, C, H, W).
     """
 
     carries = True
+    adds = False  # whether that is so outside of training
 
     def __init__(self, channels: int, config: StrictConfig) -> None:
         neuron = make_neuron(config.population * channels, config.neuron)
@@ -95,7 +98,8 @@ class Firing(nn.Sequential):
         return self._added(neuron.over_time(each_step(currents, thresholds), carry))
 
     def _added(self, spikes: Tensor) -> Tensor:
-        return spikes.unflatten(-3, (self.population, -1)).sum(-4) if self.tied and self.training else spikes
+        added = self.tied and (self.training or self.adds)
+        return spikes.unflatten(-3, (self.population, -1)).sum(-4) if added else spikes
 
     def _fused(self) -> tuple[Tensor, BatchNorm, float] | None:
         """The kernels' arguments; None unless both layers are the library's own, in training, and unwatched."""
@@ -107,6 +111,19 @@ class Firing(nn.Sequential):
         if not (known and thresholds.training and norm.training) or is_watched(thresholds, norm, neuron):
             return None
         return thresholds.shift, norm, neuron.constant_threshold
+
+
+@contextmanager
+def adding_up(network: nn.Module) -> Iterator[None]:
+    """Let a network add up the spikes of tied neurons outside of training, too: the same logits, up to rounding."""
+    layers = [one for one in network.modules() if isinstance(one, Firing)]
+    try:
+        for one in layers:
+            one.adds = True
+        yield
+    finally:
+        for one in layers:
+            del one.adds
 
 
 class Windows(nn.Module):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from onespike.data.augment import seeded
 from onespike.data.loader import derive_seed
 from onespike.data.sets import Batch
+from onespike.models.strict_layers import adding_up
 from onespike.neurons.watch import resetter
 from onespike.tensors import wide
 from onespike.training.losses import over_time
@@ -44,7 +45,7 @@ def score(model: nn.Module, batches: Iterable[Batch], classes: int, accelerator:
     device, reset = accelerator.device, resetter(model)
     confusion = torch.zeros(classes * classes, dtype=torch.float64 if device.type != "mps" else torch.float32)
     loss = hits = 0.0
-    with seeded(seed):
+    with seeded(seed), adding_up(model):
         for number, (images, labels) in enumerate(batches):
             if not len(labels):
                 continue

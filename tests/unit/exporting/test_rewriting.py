@@ -12,7 +12,14 @@ runtime = pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from onespike.exporting.onnx import name_outputs  # noqa: E402
-from onespike.exporting.rewriting import Graph, exact_step, fold_thresholds, quantise, store_taps  # noqa: E402
+from onespike.exporting.rewriting import (  # noqa: E402
+    Graph,
+    add_up_tied,
+    exact_step,
+    fold_thresholds,
+    quantise,
+    store_taps,
+)
 
 FLOAT = TensorProto.FLOAT
 RANDOM = np.random.default_rng(0)
@@ -210,6 +217,50 @@ def test_weights_that_tied_neurons_share_have_8_bits_too() -> None:
     assert np.array_equal(stored["copies_int8"], np.concatenate([integers, integers], 1))
     assert all(one.size <= 5 for one in stored.values() if one.dtype != np.int8)
     assert np.allclose(run(made, images), expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("copied", [False, True], ids=["stored", "copied in the graph"])
+def test_convolutions_read_how_many_of_the_tied_neurons_fire(copied: bool) -> None:
+    integers, scales = RANDOM.integers(-127, 128, (5, 3, 2, 2)), 2.0 ** np.arange(-7, -2)
+    integers[:, 0, 0, 0] = 127
+    weight = (integers * scales[:, None, None, None]).astype(np.float32)
+    constants = {"low": np.float32(-0.5), "half": np.float32(0.5), "high": np.float32(1.0)}
+    nodes = [
+        *(helper.make_node("Greater", ["x", name], [f"above {name}"]) for name in constants),
+        helper.make_node("Concat", [f"above {name}" for name in constants], ["fired"], axis=1),
+        helper.make_node("Cast", ["fired"], ["spikes"], to=FLOAT),
+        *([helper.make_node("Tile", ["weight", "thrice"], ["copies"])] if copied else []),
+        helper.make_node("Conv", ["spikes", "copies"], ["out"], "layer"),
+    ]
+    repeats = np.array([1, 3, 1, 1])
+    stored = {"weight": weight, "thrice": repeats} if copied else {"copies": np.tile(weight, repeats)}
+    made, images = model(nodes, constants | stored), RANDOM.normal(size=(7, 3, 4, 4)).astype(np.float32)
+    expected = run(made, images)
+    add_up_tied(made)
+    in_integers = copy.deepcopy(made)
+    kept = {one.name: numpy_helper.to_array(one) for one in made.graph.initializer}
+    assert np.array_equal(kept.pop("copies_shared"), weight)
+    assert all(one.size == 1 for one in kept.values())
+    assert np.allclose(run(made, images), expected, rtol=1e-5, atol=1e-5)
+    quantise(in_integers)
+    kept = {one.name: numpy_helper.to_array(one) for one in in_integers.graph.initializer}
+    assert np.array_equal(kept["copies_shared_int8"], integers)
+    assert [node.op_type for node in in_integers.graph.node].count("QuantizeLinear") == 1
+    assert np.allclose(run(in_integers, images), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["real values", "groups", "weights of its own"])
+def test_other_convolutions_add_nothing_up(case: str) -> None:
+    weight = RANDOM.normal(size=(6, 1, 2, 2)).astype(np.float32)
+    weight = weight if case == "groups" else np.tile(weight, [1, 3, 1, 1])
+    weight[0, -1] += case == "weights of its own"
+    how = {"group": 3} if case == "groups" else {}
+    reads = "x" if case == "real values" else "s"
+    nodes = [helper.make_node(kind, given, [name], to=FLOAT) for kind, given, name in SPIKES]
+    nodes.append(helper.make_node("Conv", [reads, "weight"], ["out"], "layer", **how))
+    made = model(nodes, {"weight": weight, "half": np.float32(0.5)})
+    add_up_tied(made)
+    assert "Split" not in [node.op_type for node in made.graph.node]
 
 
 def test_calls_of_a_grouped_convolution_have_weights_of_their_own() -> None:

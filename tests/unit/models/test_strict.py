@@ -14,7 +14,7 @@ from onespike.counting import count_operations
 from onespike.models import model_config
 from onespike.models.spiking_resnet import Residual, RPReLU
 from onespike.models.stem import Whitening
-from onespike.models.strict_layers import Attended, Firing, Head, Thresholds, Windows
+from onespike.models.strict_layers import Attended, Firing, Head, Thresholds, TiedConv, Windows, adding_up
 from onespike.neurons import NEURONS, Neuron, NeuronConfig
 from onespike.units.layers import BatchNorm, Conv3x3, MaxPool
 
@@ -229,6 +229,15 @@ def test_tied_neurons_are_neurons_with_the_same_weights(name, time_steps):
             torch.testing.assert_close(one.grad, summed, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(tied.eval()(x), own.eval()(x), rtol=1e-10, atol=1e-10)
     assert tied(x).std() > 0
+    times = []  # how many channels arrive for one channel of weights
+    for layer in (one for one in tied.modules() if isinstance(one, TiedConv)):
+        layer.register_forward_pre_hook(lambda layer, read: times.append(read[0].shape[-3] / layer.in_channels))
+    with adding_up(tied):
+        torch.testing.assert_close(tied(x), own(x), rtol=1e-10, atol=1e-10)
+    assert set(times) == {1}
+    times.clear()
+    tied(x)
+    assert set(times) == {3}
 
 
 def test_where_dilated_windows_overlap_spikes_with_a_sign_are_whole():

@@ -19,6 +19,7 @@ from onespike.data.sets import ImageSet
 from onespike.errors import OnespikeError
 from onespike.evaluation import evaluate
 from onespike.models import create_model, model_config
+from onespike.models.strict_layers import TiedConv
 from onespike.neurons import Neuron, NeuronConfig, make_neuron
 from onespike.training import Diverged, Stopped, load_recipe, train
 from onespike.training.callbacks import Callback, Monitor, MovingAverage, Step
@@ -588,6 +589,18 @@ def test_of_equal_logits_the_first_is_the_guess(small):
     scores = score(network, [(torch.rand(100, 1, 32, 32), torch.arange(100))], 100, made.accelerator)
     assert scores.confusion.sum(0).nonzero().tolist() == [[50]]
     assert (scores.top1, scores.top5) == (1, 5)
+
+
+def test_scoring_adds_up_the_spikes_of_tied_neurons(small):
+    made, network = set_up(small()), create_model("spiking-vgg-xs", in_channels=1, tied=True, head="mean").eval()
+    layers, arrived = [layer for layer in network.modules() if isinstance(layer, TiedConv)], []
+    for layer in layers:
+        layer.register_forward_pre_hook(lambda layer, read: arrived.append(read[0].shape[1] == layer.in_channels))
+    loader = EvalLoader(made.data.test, made.data.mean, made.data.std, 360)
+    score(network, loader, 10, made.accelerator)
+    assert arrived == [True] * len(layers)
+    network(next(iter(loader))[0])
+    assert arrived[len(layers) :] == [False] * len(layers), "afterwards each spike is an event of its own again"
 
 
 def test_scoring_is_repeatable_with_bernoulli_draws_and_leaves_the_mode(small):

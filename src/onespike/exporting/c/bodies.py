@@ -26,6 +26,7 @@ from onespike.exporting.lowering.maps import (
     Sum,
     Wave,
 )
+from onespike.exporting.rewriting import own_channels
 
 #: A map of more parts than this has a table, with a place for each element.
 FEW = 16
@@ -44,7 +45,7 @@ class Bodies(Memory):
     def _body_conv(self, one: Conv) -> list[str]:
         window = self._window(one)
         of_spikes, kind = one.source.kind == "bits", "float" if one.kind == "f32" else "int8_t"
-        own = _own(one.weight) if of_spikes else one.source.channels
+        own = own_channels(one.weight.permute(3, 2, 0, 1).numpy()) if of_spikes else one.source.channels
         rows, first = rows_of(one.weight[:, :, :own])
         starts = self._table(first, "uint16_t") if first.any() else "0"
         weights = f"{self._table(rows, kind)}, {rows.shape[3]}, {starts}" + (f", {own}" if of_spikes else "")
@@ -214,10 +215,3 @@ def rows_of(weight: Tensor) -> tuple[Tensor, Tensor]:
     first = first.clamp(max=len(channels) - reach)
     places = first[:, None] + torch.arange(reach)
     return weight.gather(3, places.expand(*weight.shape[:2], -1, -1)), first
-
-
-def _own(weight: Tensor) -> int:
-    """How many channels have weights (kh, kw, C_in, C_out) of their own, which those behind repeat: tied neurons."""
-    channels = weight.shape[2]
-    sizes = (n for n in range(1, channels + 1) if channels % n == 0)
-    return next(n for n in sizes if torch.equal(weight, weight[:, :, :n].repeat(1, 1, channels // n, 1)))
