@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from onespike.clock import timed, watch_machine
 from onespike.errors import reason
+from onespike.models.strict_layers import adding_up
 from onespike.neurons.watch import batch_of, resetter
 
 #: Fewest passes that are timed, and fewest seconds that all take together.
@@ -120,9 +121,15 @@ def measure_joules(model: nn.Module, images: Tensor) -> Joules:
 
 
 def _afresh(model: nn.Module, images: Tensor) -> Callable[[], object]:
-    """Return a function that runs one forward pass, with the neurons' states reset before it."""
+    """Return a function that runs one forward pass as an evaluation does, with the neurons' states reset before it."""
     reset = resetter(model)
-    return lambda: (reset(), model(images))
+
+    def step() -> object:
+        reset()
+        with adding_up(model):
+            return model(images)
+
+    return step
 
 
 def peak_memory() -> int | None:

@@ -28,6 +28,7 @@ from onespike.inference.layers import Fire
 from onespike.inference.runtimes import Runtime, runtimes
 from onespike.inference.storage import expect_free, load_engine, save_engine, save_file
 from onespike.models import Network
+from onespike.models.strict_layers import adding_up
 from onespike.neurons import Neuron
 from onespike.neurons.copies import copied
 from onespike.neurons.watch import resetter
@@ -55,7 +56,8 @@ class Eager(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Classify normalised images (B, C, H, W); logits (B, K)."""
         self.reset()
-        return over_time(self.network(images))
+        with adding_up(self.network):
+            return over_time(self.network(images))
 
 
 @dataclass(frozen=True)
