@@ -9,6 +9,7 @@ from onespike.inference import Candidate, Comparison, Engine, compare
 from onespike.inference.engine import takes
 from onespike.inference.optimise import EAGER, WATCHED, WEIGHTS, Eager, compare_spikes, flipped, opened
 from onespike.inference.runtimes import runtimes
+from onespike.models.strict_layers import adding_up
 from onespike.training.run import Run
 
 
@@ -30,4 +31,5 @@ def compare_engines(run: Run, images: int, rounds: int) -> Comparison:
             folder = Path(made) / weights
             folder.mkdir()
             candidates |= runtimes(checkpoint.network(), checkpoint.card, weights, pictures, folder)
-        return compare(checkpoint.card.name, candidates, batches, rounds)
+        with adding_up(network):
+            return compare(checkpoint.card.name, candidates, batches, rounds)

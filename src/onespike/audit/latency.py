@@ -79,7 +79,7 @@ def measure_latency(model: nn.Module, images: Tensor) -> Latency:
     else:
         with suppress(OSError):  # no Linux, or not allowed: the peak is then that of the whole process
             _RESET.write_text("5")
-    with watch_machine(images.device) as machine:
+    with watch_machine(images.device) as machine, adding_up(model):
         seconds = timed(_afresh(model, images), _RUNS, _SECONDS)
     low, median, high = statistics.quantiles(seconds, n=4)
     passes = batch_of(images), len(seconds), median, low, high
@@ -108,7 +108,8 @@ def measure_joules(model: nn.Module, images: Tensor) -> Joules:
             get_cpus()
         monitor = ZeusMonitor(gpu_indices=[images.device.index or 0] if on_gpu else [])
         monitor.begin_window("audit")
-        timed(lambda: (next(calls), step()), _RUNS, _SECONDS)
+        with adding_up(model):
+            timed(lambda: (next(calls), step()), _RUNS, _SECONDS)
         measured = monitor.end_window("audit")
     except (ZeusBaseError, OSError, RuntimeError, ValueError) as error:  # the last if it sees no GPU
         return no_meter._replace(meter=f"{no_meter.meter} ({reason(error)})")
@@ -121,15 +122,9 @@ def measure_joules(model: nn.Module, images: Tensor) -> Joules:
 
 
 def _afresh(model: nn.Module, images: Tensor) -> Callable[[], object]:
-    """Return a function that runs one forward pass as an evaluation does, with the neurons' states reset before it."""
+    """Return a function that runs one forward pass, with the neurons' states reset before it."""
     reset = resetter(model)
-
-    def step() -> object:
-        reset()
-        with adding_up(model):
-            return model(images)
-
-    return step
+    return lambda: (reset(), model(images))
 
 
 def peak_memory() -> int | None:

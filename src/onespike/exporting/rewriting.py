@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from onespike.functional import to_integers
+from onespike.neurons.integrate_fire import MOST_NEURONS
 
 #: Operations that move or choose elements: spikes stay spikes.
 PASSING = {
@@ -66,6 +67,12 @@ class Graph:
         if name not in self.stored:
             self.stored[name] = self._tensor(np.asarray(value, order="C"), name)
         return name
+
+    def store_first(self, copies: str, first: np.ndarray) -> str:
+        """Find the constant that another one copies, or store it: the same for all that copy it."""
+        while copies not in self.stored:
+            copies = self.producers[copies].input[0]
+        return copies if np.array_equal(self.constant(copies), first) else self.store(f"{copies}_shared", first)
 
     def before(self, name: str, kind: str) -> Any:
         """The node that makes a tensor, if it is of that kind."""
@@ -142,19 +149,18 @@ def add_up_tied(model: Any) -> None:
     for node in model.graph.node:
         nodes.append(node)
         weight = graph.constant(node.input[1]) if node.op_type == "Conv" and not _is_grouped(node) else None
-        if weight is None or _steps(node.input[0], graph) is None:  # real values would round in another order
+        if weight is None or _steps(node.input[0], graph) is None:  # sums of spikes are exact, others round
             continue
         own = own_channels(weight)
-        if (population := weight.shape[1] // own) == 1:
+        if not 1 < (population := weight.shape[1] // own) <= MOST_NEURONS:  # more repeat by accident, as zeros do
             continue
-        parts, added = [f"{node.name}_neuron{number}" for number in range(population)], f"{node.name}_fire"
+        parts, added = [f"{node.output[0]}_neuron{number}" for number in range(population)], f"{node.output[0]}_fire"
         nodes[-1:] = [
             helper.make_node("Split", [node.input[0]], parts, name=f"{added}_apart", axis=1, num_outputs=population),
             helper.make_node("Sum", parts, [added], name=f"{added}_together"),
             node,
         ]
-        node.input[0] = added
-        node.input[1] = graph.store(f"{node.input[1]}_shared", weight[:, :own])
+        node.input[0], node.input[1] = added, graph.store_first(node.input[1], weight[:, :own])
     graph.replace(nodes)
 
 

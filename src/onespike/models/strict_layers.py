@@ -116,14 +116,14 @@ class Firing(nn.Sequential):
 @contextmanager
 def adding_up(network: nn.Module) -> Iterator[None]:
     """Let a network add up the spikes of tied neurons outside of training, too: the same logits, up to rounding."""
-    layers = [one for one in network.modules() if isinstance(one, Firing)]
+    before = [(one, one.adds) for one in network.modules() if isinstance(one, Firing)]
     try:
-        for one in layers:
+        for one, _ in before:
             one.adds = True
         yield
     finally:
-        for one in layers:
-            del one.adds
+        for one, was in before:
+            one.adds = was
 
 
 class Windows(nn.Module):

@@ -66,7 +66,7 @@ def test_latency_is_the_median_of_passes_and_memory_the_peak_meanwhile(monkeypat
 
 def test_each_pass_begins_with_neurons_that_remember_nothing(monkeypatch):
     answers = []
-    monkeypatch.setattr(latency, "timed", lambda step, *_: (answers.extend(step() for _ in range(3)), [1.0, 1.0])[1])
+    monkeypatch.setattr(latency, "timed", lambda step, *_: (answers.extend(step()[1] for _ in range(3)), [1.0, 1.0])[1])
     for images in (1, 2):
         latency.measure_latency(IFNode(v_threshold=2.5), torch.ones(images, 3))
     assert not torch.cat(answers).any()

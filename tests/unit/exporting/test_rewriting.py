@@ -238,22 +238,24 @@ def test_convolutions_read_how_many_of_the_tied_neurons_fire(copied: bool) -> No
     expected = run(made, images)
     add_up_tied(made)
     in_integers = copy.deepcopy(made)
-    kept = {one.name: numpy_helper.to_array(one) for one in made.graph.initializer}
-    assert np.array_equal(kept.pop("copies_shared"), weight)
+    kept, name = {one.name: numpy_helper.to_array(one) for one in made.graph.initializer}, made.graph.node[-1].input[1]
+    assert name == ("weight" if copied else "copies_shared")
+    assert np.array_equal(kept.pop(name), weight)
     assert all(one.size == 1 for one in kept.values())
     assert np.allclose(run(made, images), expected, rtol=1e-5, atol=1e-5)
     quantise(in_integers)
     kept = {one.name: numpy_helper.to_array(one) for one in in_integers.graph.initializer}
-    assert np.array_equal(kept["copies_shared_int8"], integers)
+    assert np.array_equal(kept[f"{name}_int8"], integers)
     assert [node.op_type for node in in_integers.graph.node].count("QuantizeLinear") == 1
     assert np.allclose(run(in_integers, images), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", ["real values", "groups", "weights of its own"])
+@pytest.mark.parametrize("case", ["real values", "groups", "weights of its own", "zeros"])
 def test_other_convolutions_add_nothing_up(case: str) -> None:
     weight = RANDOM.normal(size=(6, 1, 2, 2)).astype(np.float32)
     weight = weight if case == "groups" else np.tile(weight, [1, 3, 1, 1])
     weight[0, -1] += case == "weights of its own"
+    weight = np.zeros((6, 17, 2, 2), np.float32) if case == "zeros" else weight
     how = {"group": 3} if case == "groups" else {}
     reads = "x" if case == "real values" else "s"
     nodes = [helper.make_node(kind, given, [name], to=FLOAT) for kind, given, name in SPIKES]

@@ -27,7 +27,6 @@ from onespike.inference.optimise import Eager, _suited, compare_spikes, optimise
 from onespike.inference.runtimes import WATCHED, Runtime, _differing, _spikes
 from onespike.inference.storage import save_engine
 from onespike.models import ModelConfig, create_model, model_config
-from onespike.models.strict_layers import TiedConv
 from onespike.neurons import LIF
 from onespike.training import train
 from onespike.training.checkpoint import ModelCard
@@ -253,16 +252,6 @@ def test_pytorch_answers_every_batch_anew_and_with_means_over_time() -> None:
     assert torch.equal(eager(images), eager(images))
     assert eager(images[:2]).shape == (2, 3)
     assert torch.equal(Eager(nn.Identity())(torch.ones(2, 5, 3)), torch.ones(5, 3))
-
-
-def test_pytorch_is_timed_as_it_evaluates_and_adds_up_the_spikes_of_tied_neurons() -> None:
-    network = create_model("spiking-vgg-xs", in_channels=1, image_size=16, tied=True, head="mean").eval()
-    conv, arrived = next(layer for layer in network.modules() if isinstance(layer, TiedConv)), []
-    conv.register_forward_pre_hook(lambda _, read: arrived.append(read[0].shape[1] / conv.in_channels))
-    images = torch.rand(2, 1, 16, 16)
-    Eager(network)(images)
-    network(images)
-    assert arrived == [1, network.config.population]
 
 
 def test_what_cannot_be_counted_is_run_in_floats(capsys: pytest.CaptureFixture) -> None:
