@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from onespike.errors import OnespikeError, listed, warn
 from onespike.exporting.contract import Contract
+from onespike.models.strict_layers import adding_up
 from onespike.neurons.watch import Fired, answer_and_calls, ask, reset_state
 from onespike.training.losses import over_time
 
@@ -95,7 +96,8 @@ def compare(
     dtype = next(network.parameters(), torch.empty(())).dtype
     spikes, batches = _Spikes(), list[tuple[Tensor, Tensor, Tensor]]()
     for raw in images.split(BATCH):
-        answer, calls = answer_and_calls(network, contract.normalise(raw, dtype), foreign_potentials=True)
+        with adding_up(network):
+            answer, calls = answer_and_calls(network, contract.normalise(raw, dtype), foreign_potentials=True)
         logits = over_time(answer)
         if not logits.isfinite().all():
             raise OnespikeError("the network answers with numbers that are not finite: its training failed")
@@ -107,7 +109,8 @@ def compare(
         batches.append((logits, answers, spikes.see(calls, shown, len(raw))))
     if spikes.left_out:
         warn(f"{name}: the spikes of {listed(spikes.left_out)} have no row for each image: they were not compared")
-    expect_the_same(network, contract.normalise(images[:BATCH], dtype), batches[0][0])
+    with adding_up(network):
+        expect_the_same(network, contract.normalise(images[:BATCH], dtype), batches[0][0])
     logits, answers, same_spikes = map(torch.cat, zip(*batches, strict=True))
     guesses, target_guesses = logits.argmax(1), answers.argmax(1)
     same_class = _percent(guesses == target_guesses)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from onespike.exporting.network import Exported
 from onespike.exporting.parity import Target
+from onespike.models.strict_layers import adding_up
 
 FILE = "model.pt2"
 
@@ -19,9 +20,9 @@ def write(exported: Exported, folder: Path) -> dict[str, Target]:
     Raises:
         OnespikeError: The network cannot be traced.
     """
-    torch.export.save(
-        exported.program(), folder / FILE, extra_files={"contract.json": json.dumps(exported.contract.to_json())}
-    )
+    with adding_up(exported):
+        program = exported.program()
+    torch.export.save(program, folder / FILE, extra_files={"contract.json": json.dumps(exported.contract.to_json())})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PyTorch 2.9: that buffers are read-only
         loaded = torch.export.load(folder / FILE).module()

@@ -36,7 +36,7 @@ class StrictConfig(ModelConfig):
         depth: 3x3 convolutions in each stage; with windows an odd number, from 3 on.
         population: Neurons P of each channel, 1..16. They share a current and have a threshold each.
         tied: Whether the neurons of a channel have the same weights in the next layer, not weights of their own. Then
-            training, evaluation and ONNX add up their spikes first, at a P-th of the cost. Takes the head "mean".
+            training, evaluation, ONNX and pt2 add up their spikes first, at a P-th of the cost. Takes the head "mean".
         firing_rate: Share of the neurons that fire before training, above 0, at most 0.5: it sets their initial
             thresholds. Ternary neurons also fire below the negative threshold, which it does not count.
         spacing: Distance of the thresholds of a channel's neurons before training, in deviations of its current: evenly

@@ -69,18 +69,22 @@ class Flops(Callback):
         return self._costs[image]
 
     def _count(self, image: tuple[int, ...]) -> int:
-        modules, again = dict(self.network.named_modules()), set[nn.Module]()
+        again = set[nn.Module]()
         if getattr(self.network, "recompute", False):
             pieces = self.network.segments()  # type: ignore[operator]
             again = {module for piece in pieces for module in piece.modules()}
-        each, tallies = FORWARD + BACKWARD, look(self.network, image).items()
-        cost = 0
-        for (path, *_), tally in tallies:
-            layer = modules[path]  # which may add up the spikes of several neurons, in training, before it multiplies
-            cost += tally.macs // getattr(layer, "adds_up", 1) * (each + FORWARD * (layer in again))
+        each = FORWARD + BACKWARD
+        cost = sum(macs * (each + FORWARD * (layer in again)) for layer, macs in _products(self.network, image))
         if self.teacher is not None:
-            cost += sum(FORWARD * tally.macs for tally in look(self.teacher, image).values())
+            cost += sum(FORWARD * macs for _, macs in _products(self.teacher, image))
         return cost // NOISE
+
+
+def _products(network: nn.Module, image: tuple[int, ...]) -> Iterator[tuple[nn.Module, int]]:
+    """Layers and their multiply-accumulates for an image, where the spikes of tied neurons are added up before."""
+    modules = dict(network.named_modules())
+    for (path, *_), tally in look(network, image).items():
+        yield modules[path], tally.macs // getattr(modules[path], "adds_up", 1)
 
 
 def peta(flops: float | None) -> float | None:

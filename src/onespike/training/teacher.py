@@ -23,6 +23,7 @@ from onespike.data.dataset import Dataset, warn_of_floats
 from onespike.data.loader import Share
 from onespike.errors import OnespikeError, reason, unknown
 from onespike.models.registry import family
+from onespike.models.strict_layers import adding_up
 from onespike.neurons.watch import Fired, aside, resetter, watch_neurons
 from onespike.tensors import wide
 from onespike.training.callbacks import Callback
@@ -119,7 +120,8 @@ class Teacher(Callback):
 
     def _answers(self, images: Tensor) -> Tensor:
         self._reset()
-        return self.seeing(images)
+        with adding_up(self.network):
+            return self.seeing(images)
 
     @torch.no_grad()
     def _expect_to_suit(self, data: Dataset, share: Share) -> None:

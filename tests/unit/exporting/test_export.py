@@ -165,6 +165,14 @@ def test_onnx_with_integers_reads_pixels_and_gives_the_same_spikes(run: Run, tmp
     assert floats < 0.1 * sum(len(one.raw_data) for one in stored)
 
 
+def test_pt2_adds_up_the_spikes_of_tied_neurons(tmp_path: Path) -> None:
+    network = create_model("spiking-vgg-xs", image_size=16, tied=True, head="mean").eval()
+    assert export(network, tmp_path / "out", "pt2", images=torch.randn(4, 3, 16, 16)).holds
+    nodes = torch.export.load(tmp_path / "out" / "model.pt2").graph.nodes
+    weights = [node.args[1].op for node in nodes if "conv2d" in str(node.target)]
+    assert weights == ["placeholder"] * len(weights) != [], "no convolution has copies of its weights"
+
+
 def test_a_spike_that_differs_is_found_and_exits_with_1(
     run: Run, digits: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any]
 ) -> None:

@@ -70,6 +70,8 @@ def test_training_multiplies_once_for_all_neurons_that_are_tied(small):
     networks = [create_model("spiking-resnet-xs", **sizes, **one) for one in options]
     one, tied, own = (steps(set_up(small(train__mixup=0.0), model=network), [32]) for network in networks)
     assert one == tied < own
+    taught = [Flops(networks[0], teacher)._count((1, 32, 32)) for teacher in networks]
+    assert taught[0] == taught[1] < taught[2]
 
 
 def test_each_size_of_images_has_its_own_cost(small):

@@ -14,7 +14,8 @@ from torch.utils.data import TensorDataset
 from torchvision import models
 
 from onespike.errors import OnespikeError
-from onespike.models import model_config
+from onespike.models import create_model, model_config
+from onespike.models.strict_layers import TiedConv
 from onespike.neurons import Neuron
 from onespike.training import Run, Stopped, TrainConfig, load_recipe, teacher, train
 from onespike.training.checkpoint import Checkpoint
@@ -144,6 +145,17 @@ def test_a_colour_teacher_of_grey_images_is_counted_and_takes_images_that_grow(s
     macs = 3 * 9 * 4 * 30 * 30 + 4 * 10
     alone = Flops(made.network)
     assert made.flops._cost(made, made.data.image) - alone._cost(made, made.data.image) == 2 * macs
+
+
+def test_the_spikes_of_a_teachers_tied_neurons_are_added_up(small, monkeypatch):
+    network, arrived = create_model("spiking-vgg-xs", in_channels=1, tied=True, head="mean"), []
+    conv = next(layer for layer in network.modules() if isinstance(layer, TiedConv))
+    conv.register_forward_pre_hook(lambda _, read: arrived.append(read[0].shape[1] / conv.in_channels))
+    given(network, monkeypatch)
+    made = set_up(small(train__teacher="timm:any"))
+    arrived.clear()
+    made.step(0, *next(made.batches.epoch(0)))
+    assert arrived == [1]
 
 
 def test_answers_over_time_are_averaged_and_weight_one_leaves_the_labels_out(small, monkeypatch):

@@ -53,7 +53,8 @@ static void NAME(const window *w, const WEIGHT *weights, int reach, const uint16
 }
 
 /* kernel: conv_numbers */
-/* Numbers times rows of weights: of `reach` output channels, from `first` on, such as those of a group. */
+/* Numbers that are not 0, as half of those behind a ReLU are, times rows of weights: of `reach` output channels, from
+   `first` on, such as those of a group. */
 static void NAME(const window *w, const WEIGHT *weights, int reach, const uint16_t *first, const NUMBER *in, int p,
                  NUMBER *out)
 {
@@ -63,9 +64,9 @@ static void NAME(const window *w, const WEIGHT *weights, int reach, const uint16
         int q = tap(w, p, t / w->kernel[1], t % w->kernel[1]);
         for (int c = 0; q >= 0 && c < w->channels; c++) {
             const WEIGHT *row = weights + (t * w->channels + c) * reach;
-            NUMBER *to = first ? out + first[c] : out;
-            for (int o = 0; o < reach; o++)
-                to[o] += in[q * w->channels + c] * row[o];
+            NUMBER number = in[q * w->channels + c], *to = first ? out + first[c] : out;
+            for (int o = 0; number != 0 && o < reach; o++)
+                to[o] += number * row[o];
         }
     }
 }
