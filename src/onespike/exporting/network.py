@@ -4,7 +4,7 @@ import inspect
 import io
 import warnings
 from collections.abc import Sequence
-from contextlib import redirect_stderr
+from contextlib import nullcontext, redirect_stderr
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from onespike.data.augment import scale_and_shift
 from onespike.errors import OnespikeError, reason
 from onespike.exporting.contract import Contract
 from onespike.functional import to_integers
+from onespike.models.strict_layers import adding_up
 from onespike.neurons.watch import ask, forget_state, neuron_layers, reset_state
 from onespike.training.callbacks import to_round
 from onespike.training.losses import over_time
@@ -40,7 +41,7 @@ class Exported(nn.Module):
         like = next(network.parameters(), torch.empty(()))
         normalising = scale_and_shift(contract.mean, contract.std)
         self.scale, self.shift = (nn.Buffer(one.view(-1, 1, 1).to(like)) for one in normalising)
-        self._programs: dict[bool, torch.export.ExportedProgram] = {}
+        self._programs: dict[tuple[bool, bool], torch.export.ExportedProgram] = {}
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return logits, averaged over time, then spikes, then inputs of layers."""
@@ -71,15 +72,16 @@ class Exported(nn.Module):
             return images.movedim(-1, 1).contiguous()
         return self.contract.normalise(images)
 
-    def program(self, dynamic: bool = True) -> torch.export.ExportedProgram:
-        """The graph, for any batch or for one image.
+    def program(self, dynamic: bool = True, adds: bool = False) -> torch.export.ExportedProgram:
+        """The graph, for any batch or for one image; it `adds` up the spikes of tied neurons, or not.
 
         Raises:
             OnespikeError: It cannot be traced, or it draws random numbers.
         """
-        if dynamic not in self._programs:
-            self._programs[dynamic] = self._trace(dynamic)
-        return self._programs[dynamic]
+        if (dynamic, adds) not in self._programs:
+            with adding_up(self) if adds else nullcontext():
+                self._programs[dynamic, adds] = self._trace(dynamic)
+        return self._programs[dynamic, adds]
 
     def _trace(self, dynamic: bool) -> torch.export.ExportedProgram:
         like = self.scale

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from onespike.exporting.network import Exported
 from onespike.exporting.parity import Target
-from onespike.models.strict_layers import adding_up
 
 FILE = "model.pt2"
 
@@ -20,8 +19,7 @@ def write(exported: Exported, folder: Path) -> dict[str, Target]:
     Raises:
         OnespikeError: The network cannot be traced.
     """
-    with adding_up(exported):
-        program = exported.program()
+    program = exported.program(adds=True)
     torch.export.save(program, folder / FILE, extra_files={"contract.json": json.dumps(exported.contract.to_json())})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PyTorch 2.9: that buffers are read-only

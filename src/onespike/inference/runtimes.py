@@ -11,6 +11,7 @@ from onespike.exporting.network import Exported, rounded
 from onespike.exporting.onnx import FILE, Loaded, openvino_model, session, write
 from onespike.exporting.parity import Target, differing
 from onespike.inference.compare import Candidate
+from onespike.models.strict_layers import adding_up
 from onespike.neurons.watch import Fired, answer_and_calls
 from onespike.training.checkpoint import ModelCard
 
@@ -53,7 +54,8 @@ def runtimes(network: nn.Module, card: ModelCard, weights: str, images: Tensor, 
     Raises:
         OnespikeError: A package is missing, or the network cannot be expressed in ONNX.
     """
-    expected = [_spikes(network, part) for part in images.split(WATCHED)]
+    with adding_up(network):
+        expected = [_spikes(network, part) for part in images.split(WATCHED)]
     network = rounded(network, torch.float32) if weights == "int8" else network
     contract = Contract.of(card, weights)
     targets = write(Exported(network, contract), folder)

@@ -9,7 +9,8 @@ threshold. Each has its own weights in the next layer, or all have the same ones
 
     sum over k of W * S[k] = W * (sum over k of S[k])
 
-and training computes the right side, at a P-th of the cost; so does what only asks for logits, inside `adding_up`.
+and training computes the right side, at a P-th of the cost. So does, inside `adding_up`, whoever asks for logits or for
+what neurons fire, but not for what layers read.
 """
 
 from collections.abc import Iterator
@@ -115,7 +116,10 @@ class Firing(nn.Sequential):
 
 @contextmanager
 def adding_up(network: nn.Module) -> Iterator[None]:
-    """Let a network add up the spikes of tied neurons outside of training, too: the same logits, up to rounding."""
+    """Let a network add up the spikes of tied neurons outside of training, too: the same logits, up to rounding.
+
+    As in training, only a `TiedConv` or a `Head` may read what a tied `Firing` gives.
+    """
     before = [(one, one.adds) for one in network.modules() if isinstance(one, Firing)]
     try:
         for one, _ in before:

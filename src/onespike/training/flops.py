@@ -2,9 +2,10 @@
 
 A dense multiply-accumulate is two operations. It takes place once in a forward pass and twice in a backward pass: for
 the gradients of the layer's input and of its weights. So training costs 6 x multiply-accumulates x images, 2 more for
-layers that run forward again, and 2 for a teacher's. Multiply-accumulates are what `onespike audit` counts;
-element-wise work, evaluation and the optimiser are left out, as is usual. The first layer's input needs no gradient,
-and fixed filters none of their own, so this counts a little more than is done: 2.7% in `spiking-resnet-m`.
+layers that run forward again, and 2 for a teacher's. Multiply-accumulates are what `onespike audit` counts, but once
+for all tied neurons of a channel, whose spikes are added up before; element-wise work, evaluation and the optimiser are
+left out, as is usual. The first layer's input needs no gradient, and fixed filters none of their own, so this counts a
+little more than is done: 2.7% in `spiking-resnet-m`.
 """
 
 from collections.abc import Iterator

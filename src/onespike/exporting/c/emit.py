@@ -26,7 +26,7 @@ class Program:
     ram: int  # bytes of static memory
     stack: int  # bytes of local arrays, at most
     additions: int  # of weights, at spikes; this many if all neurons fired
-    products: int  # multiplications of whole numbers: first layers, fixed-point sums
+    products: int  # multiplications of numbers, in first layers and fixed-point sums; this many if none were 0
     spikes: list[Map]  # the maps of bits, in the order in which they are made
 
 

@@ -65,8 +65,9 @@ static void NAME(const window *w, const WEIGHT *weights, int reach, const uint16
         for (int c = 0; q >= 0 && c < w->channels; c++) {
             const WEIGHT *row = weights + (t * w->channels + c) * reach;
             NUMBER number = in[q * w->channels + c], *to = first ? out + first[c] : out;
-            for (int o = 0; number != 0 && o < reach; o++)
-                to[o] += number * row[o];
+            if (number != 0)
+                for (int o = 0; o < reach; o++)
+                    to[o] += number * row[o];
         }
     }
 }

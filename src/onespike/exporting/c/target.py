@@ -142,7 +142,7 @@ def _header(contract: Contract, program: Program, unit: float) -> str:
    Flash   {program.flash:,} bytes of constants, beside the code
    RAM     {program.ram:,} bytes of static memory, and {program.stack:,} bytes of arrays on the stack
    Work    at most {program.additions:,} additions of {weight} for an image, each done only where there is a
-           spike; {program.products:,} multiplications of {numbers}
+           spike; at most {program.products:,} multiplications of {numbers}
 
    C99, {needs}; not reentrant. {meaning} */
 #ifndef MODEL_H
