@@ -72,7 +72,9 @@ class Graph:
         """Find the constant that another one copies, or store it: the same for all that copy it."""
         while copies not in self.stored:
             copies = self.producers[copies].input[0]
-        return copies if np.array_equal(self.constant(copies), first) else self.store(f"{copies}_shared", first)
+        return (
+            copies if np.array_equal(self._array(self.stored[copies]), first) else self.store(f"{copies}_shared", first)
+        )
 
     def before(self, name: str, kind: str) -> Any:
         """The node that makes a tensor, if it is of that kind."""
