@@ -10,6 +10,8 @@ from torch import nn
 
 from onespike.audit import latency
 from onespike.audit.latency import measure_joules
+from onespike.models import create_model
+from onespike.models.strict_layers import TiedConv
 
 
 class Counting(nn.Module):
@@ -70,6 +72,15 @@ def test_each_pass_begins_with_neurons_that_remember_nothing(monkeypatch):
     for images in (1, 2):
         latency.measure_latency(IFNode(v_threshold=2.5), torch.ones(images, 3))
     assert not torch.cat(answers).any()
+
+
+def test_the_spikes_of_tied_neurons_are_added_up(monkeypatch):
+    monkeypatch.setattr(latency, "timed", lambda step, *_: (step(), [1.0, 1.0])[1])
+    network, arrived = create_model("spiking-vgg-xs", image_size=16, tied=True, head="mean").eval(), []
+    conv = next(layer for layer in network.modules() if isinstance(layer, TiedConv))
+    conv.register_forward_pre_hook(lambda _, read: arrived.append(read[0].shape[1] / conv.in_channels))
+    latency.measure_latency(network, torch.rand(2, 3, 16, 16))
+    assert arrived == [1]
 
 
 def test_joules_of_one_image_are_those_of_all_chips_over_all_images(meter):

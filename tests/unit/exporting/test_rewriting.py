@@ -11,15 +11,9 @@ runtime = pytest.importorskip("onnxruntime")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
+from onespike.exporting.graph import Graph, exact_step  # noqa: E402
 from onespike.exporting.onnx import name_outputs  # noqa: E402
-from onespike.exporting.rewriting import (  # noqa: E402
-    Graph,
-    add_up_tied,
-    exact_step,
-    fold_thresholds,
-    quantise,
-    store_taps,
-)
+from onespike.exporting.rewriting import add_up_tied, fold_thresholds, quantise, store_taps  # noqa: E402
 
 FLOAT = TensorProto.FLOAT
 RANDOM = np.random.default_rng(0)
