@@ -30,14 +30,14 @@ AT_ONCE, SECONDS = 2, 600
 
 
 def execute(path: Path) -> Any:
-    """Run a notebook in a new temporary folder, with a cache of its own.
+    """Run a notebook in a new temporary folder.
 
     Raises:
         CellExecutionError: A cell raised; the message shows which.
     """
     book = nbformat.read(path, as_version=4)
     with TemporaryDirectory() as folder:
-        apart = {"ONESPIKE_CACHE": f"{folder}/cache", "IPYTHONDIR": f"{folder}/ipython", "TMPDIR": folder}
+        apart = {"IPYTHONDIR": f"{folder}/ipython", "TMPDIR": folder}
         apart["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # whatever this process draws with
         place = {"metadata": {"path": folder}}
         client = NotebookClient(book, timeout=SECONDS, kernel_name="python3", resources=place, coalesce_streams=True)

@@ -121,7 +121,7 @@ def test_the_public_names_are_listed():
 
 
 #: What a command takes seconds to import, and needs for its work alone.
-HEAVY = {"torch", "timm", "datasets", "matplotlib"}
+HEAVY = {"torch", "torch._dynamo", "timm", "datasets", "matplotlib"}
 HELP = """
 import sys
 from onespike.cli.main import main
@@ -149,5 +149,11 @@ def test_importing_the_package_takes_no_time():
     assert "torch" in heavy("import sys, torch")
 
 
-def test_evaluation_and_audit_import_no_timm_which_some_networks_need():
-    assert "timm" not in heavy("import sys, onespike.evaluation, onespike.audit.audit")
+def test_evaluation_and_audit_of_our_networks_import_no_timm():
+    networks = "[onespike.create_model(name) for name in ('conv-tiny', 'lstm12', 'spiking-resnet-xs')]"
+    assert "timm" not in heavy(f"import sys, onespike.evaluation, onespike.audit.audit\n{networks}")
+
+
+def test_opening_a_run_imports_no_compiler():
+    opened = "from onespike.tensors import shapes_alone\nwith shapes_alone(): onespike.create_model('conv-tiny')"
+    assert "torch._dynamo" not in heavy(f"import sys, onespike\n{opened}")

@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from timm.layers import lecun_normal_
 from torch import nn
 
 from onespike import create_model
+from onespike.models.initialise import initialise
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +31,17 @@ def test_convolutions_are_lecun_normal(conv12):
         assert abs(weight.mean()) < tolerance, name
         assert weight.std().item() == pytest.approx(1, abs=tolerance), name
         assert weight.abs().max() < 2.3, f"{name}: truncated at two deviations of the normal before truncation"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_convolutions_draw_what_timm_draws(dtype: torch.dtype):
+    network, drawn = nn.Sequential(nn.Conv2d(3, 8, 5, dtype=dtype)), torch.empty(8, 3, 5, 5, dtype=dtype)
+    network.add_module("head", nn.Linear(8, 2))
+    torch.manual_seed(0)
+    initialise(network)
+    torch.manual_seed(0)
+    lecun_normal_(drawn)
+    assert network[0].weight.equal(drawn)
 
 
 def test_linear_layers_are_xavier_uniform(conv12):
