@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from onespike.functional.fusion import expect_fusion, fuse, fuse_backward, is_sincos
 from onespike.functional.kernels import Kernels, is_plain, is_traced, kernels_for
 from onespike.functional.norm_fire import KINDS, computes
-from onespike.functional.spike import Surrogate, as_number, as_surrogate, expect_threshold, spike_backward
+from onespike.functional.spike import Surrogate, as_number, as_surrogate, spike_backward
 
 
 class _ChargeAndFire(torch.autograd.Function):
@@ -199,6 +199,5 @@ def charge_and_fire(
         ValueError: The surrogate does not exist, the threshold is NaN, or as for `charge`.
     """
     decay, threshold = as_number("decay", decay), as_number("threshold", threshold)
-    expect_threshold(threshold)
     firing = threshold, as_surrogate(surrogate)
     return _ChargeAndFire.apply(currents, decay, firing, beside, behind, (fusion, theta), torch.is_grad_enabled())

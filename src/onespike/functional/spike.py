@@ -100,18 +100,14 @@ def as_surrogate(surrogate: str | Surrogate) -> Surrogate:
 
 
 def as_number(name: str, value: float | Tensor) -> float:
-    """Return a plain number; a tensor of several values, or one that requires a gradient, is a `ValueError`."""
+    """Return a plain number; NaN, a tensor of several values, or one that requires a gradient, is a `ValueError`."""
     if isinstance(value, Tensor) and (value.numel() != 1 or (value.requires_grad and torch.is_grad_enabled())):
         found = f"a tensor {tuple(value.shape)}{', which requires a gradient' if value.requires_grad else ''}"
         remedy = f"use {'`spike`, or ' if name == 'threshold' else ''}a neuron with learnable_{name}"
         raise ValueError(f"{name}: expected a number; {remedy}; got {found}")
-    return float(value)
-
-
-def expect_threshold(threshold: float) -> None:
-    """Raise a ValueError for a NaN, which no potential would ever exceed."""
-    if math.isnan(threshold):
-        raise ValueError(f"threshold: expected a number, got {threshold}")
+    if math.isnan(number := float(value)):  # no potential would ever exceed such a threshold
+        raise ValueError(f"{name}: expected a number, got {number}")
+    return number
 
 
 def spike(v: Tensor, threshold: float | Tensor = 0.5, surrogate: str | Surrogate = "rectangle") -> Tensor:
@@ -128,8 +124,7 @@ def spike(v: Tensor, threshold: float | Tensor = 0.5, surrogate: str | Surrogate
     surrogate = as_surrogate(surrogate)
     if isinstance(threshold, Tensor):
         v, threshold = v - threshold, 0.0
-    expect_threshold(threshold)
-    return _Fire.apply(v, threshold, surrogate)
+    return _Fire.apply(v, as_number("threshold", threshold), surrogate)
 
 
 class _Bernoulli(torch.autograd.Function):

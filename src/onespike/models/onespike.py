@@ -13,7 +13,7 @@ from onespike.models.block import NORMS, Block, BlockState, after_norm, uniform
 from onespike.models.initialise import initialise, scale_branches
 from onespike.models.patch import Merging, PatchEmbedding
 from onespike.models.recompute import run_again_later
-from onespike.models.refusals import DILATED, expect_no_reset, expect_whole_spikes, fires_ones, real_values
+from onespike.models.refusals import expect_no_reset, expect_region_threshold, fires_ones, real_values
 from onespike.models.registry import ModelConfig, expect_multiple, register_model
 from onespike.neurons import Neuron, NeuronConfig, make_neuron
 from onespike.units import RECURRENT, UNITS, UnitConfig
@@ -98,15 +98,13 @@ class OnespikeConfig(ModelConfig):
             raise unregistered("unit", self.unit, UNITS)
         if len(self.depths) != len(self.channels) or not self.depths:
             raise OnespikeError(f"depths, channels: expected one of each per stage, got {self.depths}, {self.channels}")
-        for name, share in (("region_threshold", self.region_threshold or 0), ("dropout", self.dropout)):
-            if not 0 <= share < 1:
-                raise OnespikeError(f"{name}: expected 0 <= {name} < 1, got {share}")
+        if not 0 <= self.dropout < 1:
+            raise OnespikeError(f"dropout: expected 0 <= dropout < 1, got {self.dropout}")
         name, spiking = self.neuron.name, self.neuron.neuron.spiking
         if not spiking and (self.time_steps > 1 or self.draws):
             expected = "one time step and the encoding threshold (then a ReLU) or direct"
             raise OnespikeError(f"neuron {name}: expected {expected}, got {self.time_steps} and {self.encoding}")
-        if self.windows in DILATED:
-            expect_whole_spikes(self.neuron, self.region_threshold)
+        expect_region_threshold(self.neuron, self.windows, self.region_threshold)
         if self.fusion == "none" or (self.unit, self.windows) == ("conv", "none"):
             expect_no_reset(self.neuron)
         if self.preset == "strict":

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from onespike.models.recompute import run_again_later
 from onespike.neurons.over_time import Carry, stacked
 from onespike.units.base import as_one_batch
-from onespike.units.layers import Layers
+from onespike.units.layers import Layers, through
 
 
 def over_time(layer: nn.Module, x: Tensor, carry: Carry) -> Tensor:
@@ -36,12 +36,7 @@ def each_step(x: Tensor, *layers: nn.Module) -> Tensor:
     """
     if any(layer.training for layer in layers):
         return as_one_batch(x, *layers)
-    steps = []
-    for step in x.unbind():
-        for layer in layers:
-            step = layer(step)
-        steps.append(step)
-    return stacked(steps)
+    return stacked([through(layers, step) for step in x.unbind()])
 
 
 class OverTimeNetwork(nn.Module, ABC):

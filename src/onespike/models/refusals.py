@@ -25,9 +25,13 @@ def real_values(neuron: NeuronConfig, windows: str, region_threshold: float | No
     return found
 
 
-def expect_whole_spikes(neuron: NeuronConfig, region_threshold: float | None) -> None:
-    """Raise `OnespikeError` if a region threshold would cut what neurons give: it makes 1 of larger values, too."""
-    if region_threshold is not None and not fires_ones(neuron):
+def expect_region_threshold(neuron: NeuronConfig, windows: str, region_threshold: float | None) -> None:
+    """Raise `OnespikeError` for a threshold out of range, or one that makes 1 of larger spikes in dilated windows."""
+    if region_threshold is None:
+        return
+    if not 0 <= region_threshold < 1:
+        raise OnespikeError(f"region_threshold: expected 0 <= region_threshold < 1, got {region_threshold}")
+    if windows in DILATED and not fires_ones(neuron):
         expected = "expected region_threshold null, since a threshold makes 1 of all that is larger"
         remedy = "set --model.region_threshold null"
         raise OnespikeError(f"neuron {neuron.name}: {expected}, got {region_threshold}; {remedy}")

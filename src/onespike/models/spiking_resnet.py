@@ -108,12 +108,9 @@ class SpikingResNet(StrictNetwork):
             if stage:
                 add(channels, width, make_conv(channels, width, config), MaxPool())
                 channels = width
-            if config.windows == "none":
-                for _ in range(config.depth - 1):
-                    add(width, width, make_conv(width, width, config))
-            else:
-                for _ in range(config.depth // 2):
-                    add(width, width, Windows(width, next(kinds), config))
+            whole = config.windows == "none"
+            for _ in range(config.depth - 1 if whole else config.depth // 2):
+                add(width, width, make_conv(width, width, config) if whole else Windows(width, next(kinds), config))
         self.blocks, self.fire = nn.Sequential(*blocks), Firing(channels, config)
         self.head = make_head(channels, num_classes, config)
 

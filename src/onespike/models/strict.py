@@ -9,13 +9,7 @@ from torch import Tensor, nn
 from onespike.errors import OnespikeError
 from onespike.models.over_time import OverTimeNetwork
 from onespike.models.recompute import run_again_later
-from onespike.models.refusals import (
-    DILATED,
-    expect_no_reset,
-    expect_spikes_over_time,
-    expect_whole_spikes,
-    real_values,
-)
+from onespike.models.refusals import expect_no_reset, expect_region_threshold, expect_spikes_over_time, real_values
 from onespike.models.registry import ModelConfig
 from onespike.neurons import NeuronConfig
 from onespike.neurons.integrate_fire import MOST_NEURONS
@@ -103,8 +97,6 @@ class StrictConfig(ModelConfig):
         if not 0 <= self.spacing <= 4:
             raise OnespikeError(f"spacing: expected 0 <= spacing <= 4, got {self.spacing}")
         assert self.units  # building it checks its ranges
-        if self.region_threshold is not None and not 0 <= self.region_threshold < 1:
-            raise OnespikeError(f"region_threshold: expected 0 <= region_threshold < 1, got {self.region_threshold}")
         if self.windows != "none" and (self.depth < 3 or self.depth % 2 == 0):
             odd = "one convolution that changes the width, then pairs in windows"
             raise OnespikeError(f"depth: with windows expected an odd number from 3 on ({odd}), got {self.depth}")
@@ -112,8 +104,7 @@ class StrictConfig(ModelConfig):
             raise OnespikeError(f"attention: expected 0 with windows, whose units have none, got {self.attention}")
         if self.preset == "ann" and self.windows != "none" and self.fusion != "none":
             raise OnespikeError(f"preset ann: with windows expected --model.fusion none, got {self.fusion}")
-        if self.windows in DILATED:
-            expect_whole_spikes(self.neuron, self.region_threshold)
+        expect_region_threshold(self.neuron, self.windows, self.region_threshold)
         if self.strict and (real := real_values(self.neuron, self.windows, self.region_threshold)):
             raise OnespikeError(f"{real[0]}: behind the stem a layer would read real values; set --model.strict false")
 

@@ -12,6 +12,7 @@ from onespike.errors import OnespikeError, unregistered
 from onespike.functional import FUSIONS
 from onespike.neurons import NeuronConfig
 from onespike.neurons.base import State
+from onespike.units.layers import through
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,7 @@ def kept_over_time(out: UnitOutput, memory: Memory | None, written: int) -> Traf
 
 def as_one_batch(x: Tensor, *layers: nn.Module) -> Tensor:
     """Apply layers to all windows, or time steps, as one batch: (V, B, C, …) to (V, B, C', …)."""
-    batch = one_batch(x)
-    for layer in layers:
-        batch = layer(batch)
-    return batch.unflatten(0, x.shape[:2])
+    return through(layers, one_batch(x)).unflatten(0, x.shape[:2])
 
 
 def one_batch(x: Tensor) -> Tensor:
