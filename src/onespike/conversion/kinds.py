@@ -68,7 +68,7 @@ def channels_of(layer: _ConvNd | nn.Linear) -> tuple[int, int]:
     return layer.in_features, layer.out_features
 
 
-def channel_axis(layer: _ConvNd | nn.Linear) -> int:
+def channel_axis(layer: nn.Module) -> int:
     """The axis of a weight layer's channels, counted from the last, -1."""
     if isinstance(layer, _ConvNd):
         return 1 - layer.weight.ndim

@@ -14,17 +14,16 @@ from onespike._version import __version__
 from onespike.configs import convert, read_json
 from onespike.data.dataset import Dataset
 from onespike.durable import json_text, path_of, read_whole
-from onespike.errors import OnespikeError, listed, unknown, warn
+from onespike.errors import OnespikeError, unknown, warn
 from onespike.evaluation.evaluate import expect_one_frame, expect_same_images
 from onespike.exporting import c, nir, onnx, pt2
 from onespike.exporting.contract import Contract, contract_of, expect_pixels, shape_of
-from onespike.exporting.network import Exported, left_exact, rounded
+from onespike.exporting.network import Exported, expect_to_round, rounded
 from onespike.exporting.parity import Parity, Target, compare
 from onespike.folders import expect_replaceable, save_folder
 from onespike.neurons.copies import copied
 from onespike.neurons.watch import NO_LAYERS, neuron_layers
 from onespike.tensors import expect_finite, expect_weights
-from onespike.training.callbacks import to_round
 from onespike.training.run import Run
 
 Weights = Literal["auto", "fp32", "int8"]
@@ -37,7 +36,6 @@ FORMATS: dict[str, Callable[[Exported, Path], dict[str, Target]]] = {
     "c": c.write,
 }
 CONTRACT, PARITY = "contract.json", "parity.json"
-ROUNDED = "only weights of nn.Conv1d to 3d and nn.Linear are"
 #: The input of formats that take pixels in another form than ONNX and pt2.
 READS = {"nir": nir.READS, "c": c.READS}
 
@@ -179,12 +177,9 @@ def _write(
         for name, contract in contracts.items():
             copy = copied(network)
             if contract.weights == "int8":
-                exact = [] if name == "c" else left_exact(copy)  # C takes all weights or refuses one by name
-                if name != "c" and not to_round(copy):
-                    raise OnespikeError(f"weights: int8 would be ignored: {ROUNDED} rounded, and the network has none")
+                if name != "c":  # which takes all weights, or refuses one by name
+                    expect_to_round(copy, f"{name}: ")
                 copy = rounded(copy, torch.float64 if name == "c" else torch.float32)
-                if exact:
-                    warn(f"{name}: not rounded to 8 bits: {listed(exact)}; {ROUNDED}")
             for label, target in FORMATS[name](Exported(copy, contract), Path(made)).items():
                 resolution = getattr(target, "resolution", None)  # only an exact target has one
                 proofs.append(compare(label, copy, target, contract, images, labels, resolution))

@@ -14,10 +14,10 @@ from torch import nn
 from onespike.configs import convert, expect_keys, plain, read_json
 from onespike.data.augment import seeded
 from onespike.durable import json_text, path_of, read_whole
-from onespike.errors import OnespikeError, listed, reason, shown, warn
-from onespike.exporting.export import ROUNDED, expect_left_out
+from onespike.errors import OnespikeError, reason, shown
+from onespike.exporting.export import expect_left_out
 from onespike.exporting.model_card import model_card
-from onespike.exporting.network import left_exact
+from onespike.exporting.network import expect_to_round
 from onespike.folders import expect_replaceable, save_folder
 from onespike.models.pretrained import CARD, WEIGHTS, in_integers
 from onespike.neurons.watch import is_spiking
@@ -91,11 +91,8 @@ def save_pretrained(
         if getattr(network, "config", built.config) != built.config:  # no tensor has a threshold, or the time steps
             raise OnespikeError(f"{another}: it has other options; expected the card of this very network")
     if weights == "int8":
+        expect_to_round(network)
         layers = set(to_round(network).values())
-        if not layers:
-            raise OnespikeError(f"weights: int8 would be ignored: {ROUNDED} rounded, and the network has none")
-        if exact := left_exact(network):
-            warn(f"not rounded to 8 bits: {listed(exact)}; {ROUNDED}")
         every = network.named_modules(remove_duplicate=False)
         paths = [uncompiled(path) for path, one in every if one in layers]
         state = in_integers(state, {f"{path}.weight" for path in paths})

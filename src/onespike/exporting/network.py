@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from onespike.data.augment import scale_and_shift
-from onespike.errors import OnespikeError, reason
+from onespike.errors import OnespikeError, listed, reason, warn
 from onespike.exporting.contract import Contract
 from onespike.functional import to_integers
 from onespike.models.strict_layers import adding_up
@@ -142,13 +142,16 @@ def rounded(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     return network.to(dtype)
 
 
-def left_exact(network: nn.Module) -> list[str]:
-    """The paths of the weights that `rounded` leaves as they are: those of other layers, or of a user's own code."""
+def expect_to_round(network: nn.Module, where: str = "") -> None:
+    """Raise an `OnespikeError` if no weight would be rounded to 8 bits; warn of other layers' and a user's own."""
     rounds = {id(layer.weight) for layer in to_round(network).values()}
-    named = (
-        (path, one) for path, one in (*network.named_parameters(), *network.named_buffers()) if id(one) not in rounds
-    )
-    return [path for path, one in named if one.is_floating_point() and one.numel() > max(one.shape, default=1)]
+    which = "only weights of nn.Conv1d to 3d and nn.Linear are"
+    if not rounds:
+        raise OnespikeError(f"weights: int8 would be ignored: {which} rounded, and the network has none")
+    named = (*network.named_parameters(), *network.named_buffers())
+    others = [(path, one) for path, one in named if id(one) not in rounds and one.is_floating_point()]
+    if exact := [path for path, one in others if one.numel() > max(one.shape, default=1)]:
+        warn(f"{where}not rounded to 8 bits: {listed(exact)}; {which}")
 
 
 class _Doubles(TorchFunctionMode):

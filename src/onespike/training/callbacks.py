@@ -104,7 +104,8 @@ class LossState(Callback):
 
     def state(self) -> dict[str, Any]:
         """The buffers, by name, that are not as they were in the beginning: a user may change the others."""
-        return {name: one for name, one in self._buffers() if not self._is_first(name, one)}
+        first = self._first
+        return {k: one for k, one in self._buffers() if k not in first or not torch.equal(one, first[k])}
 
     def takes(self, state: dict[str, Any]) -> bool:
         """Whether the loss has such buffers."""
@@ -122,9 +123,6 @@ class LossState(Callback):
     def _buffers(self) -> list[tuple[str, Tensor]]:
         saved = self.loss.state_dict()
         return [(name, one) for name, one in self.loss.named_buffers() if name in saved]
-
-    def _is_first(self, name: str, one: Tensor) -> bool:
-        return name in self._first and torch.equal(one, self._first[name])
 
 
 class MovingAverage(Callback):
@@ -146,15 +144,9 @@ class MovingAverage(Callback):
         own = self.network.state_dict(keep_vars=True).items()
         return list({id(one): (self._averages[name], one) for name, one in own}.values())
 
-    @contextmanager
-    def used(self) -> Iterator[None]:
+    def used(self) -> AbstractContextManager[None]:
         """Context in which the network has the averages: a copy of it might compute with the original's weights."""
-        pairs = self._pairs()
-        _swap(pairs)
-        try:
-            yield
-        finally:
-            _swap(pairs)
+        return swapped(self._pairs())
 
     def after_step(self, trainer: "Trainer", step: Step) -> None:  # noqa: ARG002
         """Update the average; whole numbers, such as those of batch norm, are copied."""
@@ -167,9 +159,16 @@ class MovingAverage(Callback):
                 one.copy_(other)
 
 
-def _swap(pairs: list[tuple[Tensor, Tensor]]) -> None:
+@contextmanager
+def swapped(pairs: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Context in which the tensors of each pair hold each other's values."""
     for one, other in pairs:
         one.data, other.data = other.data, one.data
+    try:
+        yield
+    finally:
+        for one, other in reversed(pairs):  # a weight that two layers share is in two pairs
+            one.data, other.data = other.data, one.data
 
 
 def to_round(network: nn.Module) -> dict[str, Rounded]:
@@ -197,19 +196,14 @@ class Int8Weights(Callback):
             raise OnespikeError(f"train.int8_weights: {error}") from error
         self._weights = [layer.weight for layer in layers.values()]
 
-    @contextmanager
-    def weights(self) -> Iterator[None]:
+    def weights(self) -> AbstractContextManager[None]:
         """Round the weights; put the exact ones back at the end."""
-        exact = [weight.data for weight in self._weights]
-        try:
-            for weight in self._weights:
-                with suppress(ValueError):  # not finite: the loss becomes NaN, which is reported
-                    integers, scale = to_integers(weight.data)
-                    weight.data = integers.mul_(scale)
-            yield
-        finally:
-            for weight, own in zip(self._weights, exact, strict=True):
-                weight.data = own
+        pairs = list[tuple[Tensor, Tensor]]()
+        for weight in self._weights:
+            with suppress(ValueError):  # not finite: the loss becomes NaN, which is reported
+                integers, scale = to_integers(weight.data)
+                pairs.append((integers.mul_(scale), weight))
+        return swapped(pairs)
 
 
 class Monitor(Callback):

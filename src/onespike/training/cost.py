@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from onespike.conversion.kinds import channel_axis
 from onespike.counting.counter import ProductCounter
 from onespike.counting.energy import EnergyTable
 from onespike.counting.products import Product, Tally
@@ -23,7 +24,6 @@ from onespike.models.strict_layers import Head
 from onespike.neurons.watch import aside
 from onespike.tensors import wide
 from onespike.training.spike_sizes import SpikeSizes
-from onespike.units.channel import ChannelLinear
 
 _PRICES = EnergyTable.load().operations["fp32"]
 #: The field's convention, in joule.
@@ -146,14 +146,13 @@ def look(network: nn.Module, image: tuple[int, ...]) -> dict[tuple[str, str, obj
 
 def _reader(layer: nn.Module, tally: Tally, product: Product) -> _Reader:
     """Describe a layer that reads spikes, as it was found."""
-    behind = len(layer.kernel_size) if isinstance(layer, _ConvNd) else 2 * isinstance(layer, ChannelLinear)
-    sizes, step = tally.left.arrivals.sizes, product.step
+    channels, sizes, step = channel_axis(layer), tally.left.arrivals.sizes, product.step
     size: float | Tensor = step if step is not None else 1.0
     if sizes is not None:
-        size = sizes.view(-1, *[1] * behind).to(next(layer.parameters()).device)
+        size = sizes.view(-1, *[1] * (-1 - channels)).to(next(layer.parameters()).device)
     # A spike is 1, or a whole fraction of it where windows overlap; any other size is a threshold.
     own = sizes is not None or (step is not None and abs(1 / step - round(1 / step)) > _WHOLE)
-    axis = -1 - behind if own and product.arrives != "graded" else None
+    axis = channels if own and product.arrives != "graded" else None
     return _Reader(size, axis, product.macs / product.inputs)
 
 

@@ -29,9 +29,7 @@ def make_accelerator(config: TrainConfig, option: str = "train.precision") -> Ac
     handlers = [InitProcessGroupKwargs(timeout=WAIT)]
     mixed = config.precision if config.precision in ("bf16", "fp16") else "no"
     try:
-        accelerator = Accelerator(
-            mixed_precision=mixed, cpu=kind == "cpu", step_scheduler_with_optimizer=False, kwargs_handlers=handlers
-        )
+        accelerator = Accelerator(mixed_precision=mixed, cpu=kind == "cpu", kwargs_handlers=handlers)
     except (ValueError, ImportError, RuntimeError) as error:  # accelerate reads environment variables
         AcceleratorState._reset_state(reset_partial_state=True)  # half made: the next training would take it as it is
         if lacks_memory(error):

@@ -37,10 +37,8 @@ def size_at(config: TrainConfig, image_size: int, number: int, steps: int) -> in
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """Resize (B, C, H, W) to (B, C, size, size), channels-last: bilinear, and antialiased, as the images shrink."""
+    """Resize (…, C, H, W) to (…, C, size, size), channels-last: bilinear, and antialiased, as the images shrink."""
     if images.shape[-1] == size:
         return images
-    if images.ndim == 5:  # (T, B, …)
-        return resize(images.flatten(0, 1), size).unflatten(0, images.shape[:2])
-    resized = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
-    return resized.contiguous(memory_format=torch.channels_last)
+    resized = F.interpolate(images.flatten(0, -4), size=(size, size), mode="bilinear", antialias=True)
+    return resized.contiguous(memory_format=torch.channels_last).unflatten(0, images.shape[:-3])

@@ -1,7 +1,6 @@
 """Watch the spikes of a network in training: which neurons fire, which never do, which can still learn."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,7 +52,7 @@ class SpikeMonitor:
 
     def __init__(self, network: nn.Module) -> None:
         self._network = network
-        each: dict[str, Sequence[nn.Module]] = {path: [neuron] for path, neuron in neuron_layers(network).items()}
+        each = {path: [neuron] for path, neuron in neuron_layers(network).items()}
         self._groups = getattr(network, "neuron_groups", lambda: each)()
         self.labels = tuple(self._groups)
         self._layers = [layer for layers in self._groups.values() for layer in layers]
@@ -65,8 +64,7 @@ class SpikeMonitor:
 
     def state(self) -> list[dict[str, Any]]:
         """The counts of each layer, for a checkpoint; nothing if nothing was watched yet."""
-        if not self._counts:
-            return []
+        watched = [self._counts.get(layer, _Counts()) for layer in self._layers] if self._counts else []
         return [
             {
                 "fired": [*counts.fired.values()],
@@ -74,7 +72,7 @@ class SpikeMonitor:
                 "supported": int(counts.supported),
                 "potentials": counts.potentials,
             }
-            for counts in (self._counts.get(layer, _Counts()) for layer in self._layers)
+            for counts in watched
         ]
 
     def load_state(self, state: list[dict[str, Any]]) -> None:
@@ -91,11 +89,9 @@ class SpikeMonitor:
                         raise ValueError(f"expected how often each neuron fired in {seen[shape]} images")
                 self._counts[layer] = _Counts(fired, seen, int(kept["supported"]), int(kept["potentials"]))
 
-    @contextmanager
-    def watch(self) -> Iterator[None]:
+    def watch(self) -> AbstractContextManager[None]:
         """Count during the forward passes inside this context."""
-        with watch_neurons(self._network, self._count, foreign_potentials=False):
-            yield
+        return watch_neurons(self._network, self._count, foreign_potentials=False)
 
     @torch.no_grad()
     def _count(self, call: Fired) -> None:

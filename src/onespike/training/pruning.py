@@ -49,7 +49,7 @@ def prune_time(recipe: Recipe | str, first: int, out: str | Path) -> dict[int, d
         elif changed := "; ".join(differences(Run.open(run.folder).recipe, stage)):
             raise OnespikeError(f"{run.folder} holds the run of another recipe: {changed}; choose another --out")
         tested = run.summary if stage.data.is_by_root else None
-        if tested and tested["test_set"] != open_dataset(stage.data).test_set():
+        if tested and tested.get("test_set") not in (None, open_dataset(stage.data).test_set()):
             raise OnespikeError(f"{run.folder} was tested on other images than those of data.root; correct it")
     summaries: dict[int, dict[str, Any]] = {}
     before: Path | None = None

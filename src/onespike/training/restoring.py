@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from onespike.configs import flat, make
 from onespike.errors import OnespikeError, reason, shown
 from onespike.tensors import expect_alike
-from onespike.training.callbacks import Callback, LossState, Monitor
+from onespike.training.callbacks import LossState, Monitor, swapped
 from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors
 from onespike.training.config import TrainConfig
 from onespike.training.optim import make_optimizer
@@ -86,17 +86,14 @@ def _take_over(trainer: Trainer, saved: Checkpoint) -> list[str]:
         if isinstance(callback, LossState) and not callback.takes(kept.get(name) or {}):
             continue  # another loss
         if state := kept.pop(name, None):
-            if _is_own(type(callback)) and not isinstance(callback, LossState):  # a user's state may have grown
+            own = type(callback).__module__.startswith("onespike.")  # a user's state may have grown
+            if own and not isinstance(callback, LossState):
                 expect_same(state, callback.state(), name[0])
             callback.load_state(state)
     if trainer.accelerator.scaler and saved.state.get("scaler"):
         trainer.accelerator.scaler.load_state_dict(saved.state["scaler"])
     kept.pop((EnergyBudget.__name__, False, 0), None)  # the library's, which options may leave out
     return [kind for (kind, *_), state in kept.items() if state]
-
-
-def _is_own(kind: type[Callback]) -> bool:
-    return kind.__module__.startswith("onespike.")
 
 
 def _numbered(by_place: Mapping[str, Any]) -> dict[tuple[str, bool, int], Any]:
@@ -138,16 +135,13 @@ def expect_optimizer(saved: Any, own: dict[str, Any], config: TrainConfig, netwo
     copied. `own` is the fresh optimiser's.
     """
     weights = [one for one in network.parameters() if one.requires_grad]
-    values = [one.detach().clone() for one in weights]
     for weight in weights:
         weight.grad = torch.zeros_like(weight)
     optimizer = make_optimizer(config, network)
     before = [dict(group) for group in optimizer.param_groups]
-    optimizer.step()
+    with swapped([(one.detach().clone(), one) for one in weights]):
+        optimizer.step()
     optimizer.zero_grad()
-    with torch.no_grad():
-        for weight, unmoved in zip(weights, values, strict=True):
-            weight.copy_(unmoved)
     after = optimizer.state_dict()
     if len(saved["param_groups"]) != len(own["param_groups"]):
         numbers = f"{len(saved['param_groups'])}, where the network's weights make {len(own['param_groups'])} here"

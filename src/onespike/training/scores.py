@@ -12,7 +12,7 @@ from onespike.data.augment import seeded
 from onespike.data.loader import derive_seed
 from onespike.data.sets import Batch
 from onespike.models.strict_layers import adding_up
-from onespike.neurons.watch import resetter
+from onespike.neurons.watch import aside, resetter
 from onespike.tensors import wide
 from onespike.training.losses import over_time
 
@@ -34,18 +34,16 @@ class Scores:
 
 @torch.no_grad()
 def score(model: nn.Module, batches: Iterable[Batch], classes: int, accelerator: Accelerator, seed: int = 0) -> Scores:
-    """Evaluate a network on the images of all processes, and restore the mode it was in.
+    """Evaluate a network on the images of all processes, and leave it in the mode it was in.
 
     The network maps images (B, C, H, W), or frames (T, B, C, H, W), to logits (B, K), or (T, B, K), which are averaged
     over time. `batches` are this process's share; its share of a batch may be empty. With a Bernoulli encoding, the
     same `seed` gives the same scores.
     """
-    was_training = model.training
-    model.eval()
     device, reset = accelerator.device, resetter(model)
     confusion = torch.zeros(classes * classes, dtype=torch.float64 if device.type != "mps" else torch.float32)
     loss = hits = 0.0
-    with seeded(seed), adding_up(model):
+    with aside(model), seeded(seed), adding_up(model):
         for number, (images, labels) in enumerate(batches):
             if not len(labels):
                 continue
@@ -59,8 +57,6 @@ def score(model: nn.Module, batches: Iterable[Batch], classes: int, accelerator:
             best = logits.sort(dim=1, descending=True, stable=True).indices[:, :5]
             hits += (best == labels[:, None]).sum().item()
             confusion += (labels * classes + best[:, 0]).bincount(minlength=classes * classes).cpu()
-    reset()
-    model.train(was_training)
     # One sum over all processes; counts are whole numbers, so adding them up in floating point loses nothing.
     totals = torch.cat([confusion, torch.tensor([loss, hits], dtype=confusion.dtype)]).to(device)
     totals = accelerator.reduce(totals, "sum").cpu()

@@ -77,7 +77,7 @@ class SpikeSizes:
         """The size of a spike in each channel, in a shape that broadcasts to what the layer reads."""
         neurons, places, parts = self._sources[layer]
         sizes = torch.cat([one.size.view(-1) for one in neurons])[places] / parts
-        return sizes.view(-1, *[1] * (-1 - channel_axis(layer)))  # type: ignore[arg-type]
+        return sizes.view(-1, *[1] * (-1 - channel_axis(layer)))
 
 
 @torch.no_grad()

@@ -75,12 +75,11 @@ class Integers(Layers):
         below = edge.ceil() - 1
         return (edge.floor(), below) if strictly else (below, edge.floor())
 
-    def _sum_kind(self, of: Map) -> str:
-        return "i32" if of.kind in ("u8", "bits") else of.kind
-
-    def _expect_room(self, kind: str, bound: int) -> None:
+    def _sum_kind(self, of: Map, bound: int) -> str:
+        kind = "i32" if of.kind in ("u8", "bits") else of.kind
         if kind == "i32" and bound >= 2**31 - 1:
             raise CannotSayError(f"sums of {self._layer} that exceed 32 bits")
+        return kind
 
     def _product(self, a: Value, b: Value) -> Value:
         """A product of spikes, or of their absence, is a spike: SEW-ResNet's AND and IAND."""
@@ -153,9 +152,8 @@ class Integers(Layers):
         constant = (weight.sum((2, 3)) * shift).sum(1) + (bias if bias is not None else 0.0)
         largest = largest_sum(common["weight"])
         of, factor = self._coarser(of, largest)
-        kind, bound = self._sum_kind(of), of.bound * largest
-        self._expect_room(kind, bound)
-        self._add(new := Conv(kind=kind, bound=bound, source=of, **common))
+        bound = of.bound * largest
+        self._add(new := Conv(kind=self._sum_kind(of, bound), bound=bound, source=of, **common))
         return self._value(new, factor * gain[0] * scale.flatten(), constant)
 
     def _weighed_pixels(
@@ -168,7 +166,7 @@ class Integers(Layers):
         largest = (weight.abs() * (255 * gain.abs() + shift.abs())[:, None, None]).sum((1, 2, 3)).max().item()
         fraction = min(FRACTION, BITS - 1 - math.ceil(math.log2(max(largest, 1e-9))))
         factors = torch.stack([gain[group[0]] * scale for group in groups])
-        self._expect_room("i32", read.map.bound * largest_sum(common["weight"]))
+        self._sum_kind(read.map, read.map.bound * largest_sum(common["weight"]))  # of each channel before its factor
         new = PixelConv(
             kind="i64",
             bound=math.ceil(largest * 2**fraction),
@@ -218,7 +216,8 @@ class Integers(Layers):
                     raise CannotSayError(f"fractions of spikes that stay in {self._layer}")
         return condition
 
-    def _sum(self, terms: list[Term], constant: Tensor, bits: int = BITS) -> tuple[Sum, float]:
+    def _sum(self, terms: list[Term], constant: Tensor, scores: bool = False) -> tuple[Sum, float]:
+        bits = 31 if scores else BITS
         largest = constant.abs().max().item()
         largest += sum((one.factors.abs() * one.read.map.bound).max().item() for one in terms)
         place = math.ceil(math.log2(max(largest, 1e-9)))
@@ -237,9 +236,6 @@ class Integers(Layers):
             drop=drop,
         )
         return new, 2.0 ** (drop - fraction)
-
-    def _scored(self, terms: list[Term], constant: Tensor) -> tuple[Sum, float]:
-        return self._sum(terms, constant, bits=31)
 
 
 def _levels(of: Map) -> set[int]:

@@ -22,13 +22,13 @@ class Reals(Layers):
         below = torch.nextafter(edge, torch.full_like(edge, -torch.inf))
         return (edge.double(), below.double()) if strictly else (below.double(), edge.double())
 
-    def _sum_kind(self, of: Map) -> str:  # noqa: ARG002
+    def _sum_kind(self, of: Map, bound: int) -> str:  # noqa: ARG002
         return "f32"
 
     def _product_of(self, first: Map, second: Map) -> tuple[str, int, float]:  # noqa: ARG002
         return "f32", 0, 1.0
 
-    def _sum(self, terms: list[Term], constant: Tensor) -> tuple[Sum, float]:
+    def _sum(self, terms: list[Term], constant: Tensor, scores: bool = False) -> tuple[Sum, float]:  # noqa: ARG002
         return Sum(shape=(1, 1, 1, len(constant)), kind="f32", terms=terms, constant=constant), 1.0
 
     def _plain(self, value: Value, anew: bool = False) -> Value:

@@ -25,12 +25,8 @@ class Sums(Walk, ABC):
         """Convolve a value (N, C, H, W) that covers one whole map, with real weights (C_out, C, kh, kw)."""
 
     @abstractmethod
-    def _sum(self, terms: list[Term], constant: Tensor) -> tuple[Sum, float]:
-        """A map of sums of values times real factors and of a constant (C,), and the gain of its elements."""
-
-    def _scored(self, terms: list[Term], constant: Tensor) -> tuple[Sum, float]:
-        """The same for class scores."""
-        return self._sum(terms, constant)
+    def _sum(self, terms: list[Term], constant: Tensor, scores: bool = False) -> tuple[Sum, float]:
+        """A map of sums of values times real factors and of a constant (C,), or `scores`; the gain of its elements."""
 
     @abstractmethod
     def _limits(self, edge: Tensor, strictly: bool) -> tuple[Tensor, Tensor]:
@@ -44,11 +40,8 @@ class Sums(Walk, ABC):
         """Kind and bound of the products of two maps' elements, and their gain."""
 
     @abstractmethod
-    def _sum_kind(self, of: Map) -> str:
-        """The kind of sums of a map's elements."""
-
-    def _expect_room(self, kind: str, bound: int) -> None:
-        """Raise `CannotSayError` if numbers of a kind cannot be as large as a bound."""
+    def _sum_kind(self, of: Map, bound: int) -> str:
+        """The kind of sums of a map's elements, up to a bound; a `CannotSayError` if it has no room for that."""
 
     def _coarser(self, of: Map, largest: int) -> tuple[Map, float]:  # noqa: ARG002
         """A map of which sums of up to `largest` have room, and by what factor its numbers are smaller."""
@@ -136,9 +129,8 @@ class Sums(Walk, ABC):
         images, height, width = x.shape[0], *x.shape[2:]
         count = 1 if largest else math.prod(geometry.kernel)
         of, factor = self._coarser(read.map, count)
-        kind = of.kind if largest and of.kind != "u8" else self._sum_kind(of)
         bound = of.bound * count
-        self._expect_room(kind, bound)
+        kind = of.kind if largest and of.kind != "u8" else self._sum_kind(of, bound)
         if largest and padded and of.kind == "u8":
             raise CannotSayError(f"max pooling of the image in {self._layer}")
         source = Read(of, torch.arange(of.channels), read.pixels)
@@ -190,8 +182,7 @@ class Sums(Walk, ABC):
             raise OnespikeError("export: expected finite logits (B, K), class by class from one map")
         if not terms:
             raise OnespikeError("export: the logits do not depend on the image: there is nothing to compute")
-        new, size = self._scored(terms, logits.shift.flatten())
-        new.image = False
+        new, size = self._sum(terms, logits.shift.flatten(), scores=True)
         self._add(new)
         return size
 
