@@ -109,7 +109,10 @@ def convert(value: Any, hint: Any, where: str, or_null: str = "") -> Any:
 
 def _number(parsed: Any, kind: type, value: Any, where: str) -> Any:
     """A finite number of this type, of at most 64 bits, that was given as `value`; None for what is no number."""
-    number: Any = _number_of(parsed) if kind is float and isinstance(parsed, str) else parsed
+    number: Any = parsed
+    if kind is float and isinstance(parsed, str) and parsed.isascii() and "_" not in parsed:
+        with suppress(ValueError):  # 010 or inf, say, which `read_yaml` takes for a text
+            number = float(parsed)
     if isinstance(number, bool) or not isinstance(number, int | float) or (kind is int and type(number) is not int):
         return None
     if isinstance(number, int) and number not in _WHOLE:
@@ -145,14 +148,6 @@ def _untyped(value: Any) -> Any:
         parsed = _parsed(value)
         return str(parsed) if isinstance(parsed, str) else parsed
     return value.item() if isinstance(value, np.generic) else str(value) if isinstance(value, Path) else value
-
-
-def _number_of(text: str) -> float | str:
-    """The number that a text is, such as 010 or inf, which `read_yaml` takes for a text; else the text itself."""
-    if text.isascii() and "_" not in text:
-        with suppress(ValueError):
-            return float(text)
-    return text
 
 
 def expect_keys(content: Any, kinds: Mapping[str, Any], where: str) -> None:

@@ -93,6 +93,8 @@ def write_whole(path: Path, content: str | bytes) -> None:
         with new.open("xb") as file:
             file.write(data)
         flush(new)
+        with suppress(OSError):  # what is new has the permissions that others were given to what was there
+            shutil.copymode(path, new)
         new.replace(path)
     except BaseException:
         with suppress(OSError):
@@ -119,7 +121,6 @@ def _append(path: Path, data: bytes) -> None:
 def beside(path: Path) -> Path:
     """A temporary name beside a path, which no other process has; remove what killed processes left there."""
     with suppress(OSError):
-        remove(path.with_name(f".{path.name}.new"))  # as all processes called it once
         for one in path.parent.iterdir():
             # A folder keeps its time while a file in it grows.
             if is_temporary(one) and time.time() - max(x.lstat().st_mtime for x in (one, *one.glob("*"))) > _DEAD:

@@ -115,17 +115,29 @@ def test_a_quota_that_is_used_up_is_a_full_disk(number: int, full: bool):
 
 @pytest.mark.parametrize("write", [write_whole, lambda path, text: write_folder(path, {"a": text.encode()})])
 def test_what_a_killed_writer_left_is_removed_once_it_is_surely_dead(write, tmp_path: Path):
-    (tmp_path / ".x.new").write_text("as it was called once")
-    (tmp_path / ".x.mine.new").write_text("mine")
+    for name in (".x.mine.new", ".x.new"):
+        (tmp_path / name).write_text("mine")
     for name in (LEFT, LEFT.replace("0", "1")):
         (tmp_path / name).mkdir()
     os.utime(tmp_path / LEFT, (0, 0))
     os.utime(tmp_path / LEFT.replace("0", "1"), (time.time() - 3600,) * 2)  # as of one who writes for long
     os.utime(tmp_path / ".x.mine.new", (0, 0))
-    write(tmp_path / "y", "new")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [LEFT.replace("0", "1"), ".x.mine.new", ".x.new", "y"]
     write(tmp_path / "x", "new")
-    assert not (tmp_path / ".x.new").exists()
+    write(tmp_path / "y", "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        LEFT.replace("0", "1"),
+        ".x.mine.new",
+        ".x.new",
+        "x",
+        "y",
+    ]
+
+
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path: Path):
+    write_whole(tmp_path / "x", "old")
+    (tmp_path / "x").chmod(0o640)
+    write_whole(tmp_path / "x", "new")
+    assert ((tmp_path / "x").read_text(), (tmp_path / "x").stat().st_mode & 0o777) == ("new", 0o640)
 
 
 def test_what_a_killed_writer_left_is_in_nobodys_way(tmp_path: Path):

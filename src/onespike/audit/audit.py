@@ -177,12 +177,13 @@ def _audit(
     if scale and not all(isinstance(getattr(config, name, None), tuple) for name in ("channels", "depths")):
         raise OnespikeError(f"--scaling: expected a network of spiking blocks such as conv12, got {config.name}")
     place = make_accelerator(TrainConfig(device=device)).device
-    network = laid_out(network.to(place), next(iter(batches(place))).narrow(-4, 0, 1)).eval()
+    if (large := next(iter(batches(place)), None)) is None:
+        raise OnespikeError("there are no images to audit the network on")
+    network = laid_out(network.to(place), large.narrow(-4, 0, 1)).eval()
     result = audit(network, batches(place), table=table)
     unmeasured = Joules(None, "not measured: the latency was not asked for")
     result = replace(result, preset=getattr(config, "preset", ""), joules=unmeasured)
     if latency:
-        large = next(iter(batches(place)))
         measured = measure_latency(network, large.narrow(-4, 0, 1)), measure_latency(network, large)
         result = replace(result, latency=measured, joules=measure_joules(network, large))
     return replace(result, scaling=scaling(config, *shape, latency, place) if scale else ())

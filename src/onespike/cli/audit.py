@@ -53,7 +53,7 @@ def audit(
     if subject is None and not compare:
         raise OnespikeError("expected a run folder or a model: onespike audit RUN|MODEL")
     subject = subject or compare[0]
-    others = [name for name in compare if name != subject]
+    others = [name for name in dict.fromkeys(compare) if name != subject]
     for name in others:
         Run.open(name)
     if Path("-") in (html, csv):

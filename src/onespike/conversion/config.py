@@ -67,9 +67,7 @@ class Calibration:
             raise OnespikeError(f"percentile: expected 0 < percentile <= 100, got {self.percentile}")
         if self.ridge <= 0:
             raise OnespikeError(f"ridge: expected a finite number above 0, got {self.ridge}")
-        for name, needed, suits in (
-            ("percentile", "thresholds error or percentile", self.thresholds != "maximum"),
-            ("ridge", "correct weights", self.correct == "weights"),
-        ):
-            if getattr(self, name) != getattr(type(self), name) and not suits:
-                raise OnespikeError(f"{name}: it needs {needed}; leave it out, or set that")
+        if self.thresholds == "maximum" and self.percentile != Calibration.percentile:
+            raise OnespikeError("percentile: it needs thresholds error or percentile; leave it out, or set that")
+        if self.correct != "weights" and self.ridge != Calibration.ridge:
+            raise OnespikeError("ridge: it needs correct weights; leave it out, or set that")

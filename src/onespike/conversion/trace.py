@@ -169,7 +169,8 @@ def _out_of_place(graph: fx.GraphModule) -> None:
     order = {node: number for number, node in enumerate(graph.graph.nodes)}
     for node in graph.graph.nodes:
         method = node.op == "call_method" and node.target.endswith("_") and not node.target.endswith("__")
-        named = str(getattr(node.target, "__name__", "")).endswith("_")
+        name, home = (str(getattr(node.target, part, "")) for part in ("__name__", "__module__"))
+        named = name.endswith("_") and home != "_operator"  # a & b is operator.and_
         inplace = getattr(module_of(graph, node), "inplace", False) or node.kwargs.get("inplace") or method or named
         if not inplace or not node.all_input_nodes:
             continue
@@ -180,6 +181,8 @@ def _out_of_place(graph: fx.GraphModule) -> None:
             node.update_kwarg("inplace", False)
         if method:
             node.target = node.target.rstrip("_")
+        elif named:
+            node.target = getattr(torch, name.rstrip("_"), None) or getattr(F, name.rstrip("_"))
     for module in graph.modules():
         if hasattr(module, "inplace"):
             setattr(module, "inplace", False)  # noqa: B010 - not every module has one

@@ -157,8 +157,9 @@ class _Channels:
         if self.are_real or not values.numel() or self.count < 2 * int(there.sum()):
             return None
         # With rounding coarser than 1e-3, any two numbers are nearly whole multiples of a third.
-        found = _sizes(values, LEVELS if tolerance <= 1e-3 else 1, tolerance)
-        if found is None or (found[1] == 1 and not (self._alike and _same_sizes(values))):
+        found, sizes = _sizes(values, LEVELS if tolerance <= 1e-3 else 1, tolerance), values.abs()
+        alike = self._alike and bool((sizes.where(there, 0).amax(1) == sizes.amin(1))[there.any(1)].all())  # to the bit
+        if found is None or (found[1] == 1 and not alike):
             return None
         sizes, levels = found
         least, most = (values.sign() * there).aminmax(dim=1)
@@ -177,13 +178,6 @@ def _sizes(values: Tensor, divisors: int, tolerance: float) -> tuple[Tensor, int
         fits = (sizes == 0) & whole.all(1) & (highest <= LEVELS + 0.5)
         sizes, levels = torch.where(fits, smallest / divisor, sizes), torch.where(fits, highest.round(), levels)
     return (sizes, int(levels.max())) if bool((sizes > 0).all()) else None
-
-
-def _same_sizes(values: Tensor) -> bool:
-    """Whether the finite values of each row are, but for signs, the same number to the last bit."""
-    there = values.isfinite()
-    sizes = values.abs()
-    return bool((sizes.where(there, 0).amax(1) == sizes.amin(1))[there.any(1)].all())
 
 
 def _distinct(rows: Tensor) -> tuple[Tensor | None, bool]:

@@ -16,7 +16,7 @@ from onespike.counting import EnergyTable, count_operations
 from onespike.demo.counts import Counted, described
 from onespike.demo.runtime import runtime
 from onespike.errors import OnespikeError
-from onespike.evaluation.evaluate import expect_one_frame, expect_same_images
+from onespike.evaluation.evaluate import expect_one_frame
 from onespike.exporting import Contract, Parity
 from onespike.exporting.export import CONTRACT, expect_free, some_test_images
 from onespike.exporting.network import Exported
@@ -76,8 +76,7 @@ def build(
     files = runtime()
     checkpoint, dataset = run.checkpoint(which), run.dataset(data)
     card, table = checkpoint.card, energy or EnergyTable.load()
-    expect_same_images(dataset, card)
-    expect_one_frame(dataset, "demo")
+    expect_one_frame(dataset, card, "demo")
     contract = Contract.of(card, pixels=True)
     raw, labels = some_test_images(dataset, images)
     if raw.dtype != torch.uint8:

@@ -17,7 +17,7 @@ from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader
 from onespike.durable import csv_text, remove, save_json, save_text
 from onespike.errors import OnespikeError
-from onespike.evaluation.evaluate import expect_one_frame, expect_same_images
+from onespike.evaluation.evaluate import expect_one_frame
 from onespike.lock import held
 from onespike.training.checkpoint import Checkpoint, ModelCard
 from onespike.training.run import Run
@@ -79,8 +79,7 @@ def _calibration_images(data: Dataset, card: ModelCard, count: int) -> Tensor:
     """Training images, not augmented, normalised as in training."""
     if count < 1:
         raise OnespikeError(f"images: expected at least 1 to calibrate on, got {count}")
-    expect_same_images(data, card)
-    expect_one_frame(data, "convert")
+    expect_one_frame(data, card, "convert")
     # The choice depends on the numbers of images alone, so conversions stay comparable.
     chosen = data.train.select(np.sort(np.random.default_rng(0).permutation(len(data.train))[:count]))
     if len(np.unique(chosen.labels[chosen.indices])) < 2:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from onespike.data.dataset import Dataset, warn_of_floats
 from onespike.data.loader import EvalLoader, Share
 from onespike.data.sources import EVENTS
 from onespike.durable import csv_text, path_of, save_json, save_text
-from onespike.errors import OnespikeError, unknown, warn
+from onespike.errors import OnespikeError, warn
 from onespike.terminal import tracked
 from onespike.training.checkpoint import ModelCard
 from onespike.training.device import make_accelerator
@@ -124,8 +124,8 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """All numbers but the confusion matrix, which is saved as a table."""
         found = {key: value for key, value in vars(self).items() if key not in ("classes", "confusion", "per_class")}
-        found |= _plain({name: getattr(self, name) for name in _SCORES})
-        found["with_flips"] = _plain(self.with_flips) or None
+        found |= {name: getattr(self, name)._asdict() for name in _SCORES}
+        found["with_flips"] = {name: one._asdict() for name, one in self.with_flips.items()} or None
         confusions = [confusion._asdict() for confusion in self.most_confused(20)]
         return {**found, "per_class": self.per_class, "most_confused": confusions}
 
@@ -182,8 +182,7 @@ def evaluate(
     Raises:
         OnespikeError: The run or the data cannot be read, do not suit each other, or an argument is out of its range.
     """
-    if part not in get_args(Part):
-        raise unknown("part", part, get_args(Part))
+    part = convert(part, Part, "part")
     passes, batch_size = convert(passes, int, "passes"), convert(batch_size, int | None, "batch size")
     for name, number in (("passes", passes), ("batch size", batch_size)):
         if number is not None and not 1 <= number <= 10**6:
@@ -241,10 +240,6 @@ def _spreads(scores: Sequence[Scores]) -> dict[str, Spread]:
     return {name: Spread.over([getattr(one, name) for one in scores]) for name in _SCORES}
 
 
-def _plain(spreads: Mapping[str, Spread]) -> dict[str, dict[str, float | None]]:
-    return {name: spread._asdict() for name, spread in spreads.items()}
-
-
 def expect_shape(data: Dataset, card: ModelCard) -> None:
     """Raise `OnespikeError` unless images have a network's channels and size, recordings its frames; warn of floats."""
     steps = getattr(card.model, "time_steps", data.frames)
@@ -262,8 +257,9 @@ def expect_shape(data: Dataset, card: ModelCard) -> None:
         warn(f"{data.name} gives bytes, taken as 0 to 1; the network knows floats that their owner normalised")
 
 
-def expect_one_frame(data: Dataset, what: str) -> None:
-    """Raise `OnespikeError` if a data set is of recordings of several frames, which `what` does not take."""
+def expect_one_frame(data: Dataset, card: ModelCard, what: str) -> None:
+    """Raise `OnespikeError` unless images suit a network as `expect_same_images` says, one frame each, for a `what`."""
+    expect_same_images(data, card)
     if data.frames > 1:
         advice = "train it at one time step (--data.frames 1), or prune it to one (onespike prune-time)"
         raise OnespikeError(f"{what}: its recordings have {data.frames} frames; expected one: {advice}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from math import prod
 from statistics import median
 from typing import Any
@@ -156,9 +157,5 @@ def _timed(candidates: Mapping[str, Candidate], images: Tensor, size: int, round
     """Time all engines on one batch, in turns; images are repeated if there are too few."""
     batch = images.repeat(-(-size // len(images)), 1, 1, 1)[:size]
     plain, last = batch.contiguous(), batch.contiguous(memory_format=torch.channels_last)
-
-    def call(engine: Callable[[Tensor], Tensor]) -> Callable[[], Tensor]:
-        of = last if isinstance(engine, nn.Module) else plain
-        return lambda: engine(of)
-
-    return interleaved({name: call(one.run) for name, one in candidates.items()}, rounds)
+    calls = {k: partial(one.run, last if isinstance(one.run, nn.Module) else plain) for k, one in candidates.items()}
+    return interleaved(calls, rounds)

@@ -20,26 +20,25 @@ from onespike.units.tokens import Recurrent, TravellingUnit
 PRECISIONS = {"int8": Arithmetic(1, torch.bfloat16), "int16": Arithmetic(2, torch.float32)}
 
 
-def check_supported(network: nn.Module) -> None:
-    """Raise `OnespikeError` for a network that the engine does not run, such as one over several time steps."""
+def _refusal(network: nn.Module) -> str:
+    """Why the engine does not run a network, such as one over several time steps; nothing if it does."""
     if type(network) is not Network:  # its forward pass may be another
-        raise OnespikeError(f"optimise: expected the library's own network, got a {type(network).__name__}")
+        return f"expected the library's own network, got a {type(network).__name__}"
     config = network.config
     if config.neuron.name != "lif" or config.encoding == "direct":
         got = f"neuron {config.neuron.name} and encoding {config.encoding}"
-        raise OnespikeError(f"optimise: expected a network of the neuron lif whose units read spikes, got {got}")
+        return f"expected a network of the neuron lif whose units read spikes, got {got}"
     units = (block.unit for block in network.layers if isinstance(block, Block))
     own = {f"neuron {config.neuron.name}": config.neuron.neuron is LIF, f"unit {config.unit}": all(map(_is_own, units))}
     for name, is_ours in own.items():
         if not is_ours:
-            raise OnespikeError(f"optimise: expected the library's own neuron and unit, got a {name} of another's")
+            return f"expected the library's own neuron and unit, got a {name} of another's"
     if config.time_steps != 1:
-        raise OnespikeError(f"optimise: expected a network of one time step, got {config.time_steps}")
+        return f"expected a network of one time step, got {config.time_steps}"
     if config.norm == "before" or config.stem == "conv":
         got = f"norm {config.norm} and stem {config.stem}"
-        raise OnespikeError(
-            f"optimise: expected norm none or batch and stem patch, got {got}; onespike export takes it"
-        )
+        return f"expected norm none or batch and stem patch, got {got}; onespike export takes it"
+    return ""
 
 
 def _is_own(unit: nn.Module) -> bool:
@@ -55,11 +54,7 @@ def _is_own(unit: nn.Module) -> bool:
 
 def takes(network: nn.Module) -> bool:
     """Whether the engine can run a network."""
-    try:
-        check_supported(network)
-    except OnespikeError:
-        return False
-    return True
+    return not _refusal(network)
 
 
 class Engine(nn.Module):
@@ -81,7 +76,8 @@ class Engine(nn.Module):
         if precision not in PRECISIONS:
             raise unknown("precision", precision, PRECISIONS)
         self.precision, arithmetic = precision, PRECISIONS[precision]
-        check_supported(network)
+        if refusal := _refusal(network):
+            raise OnespikeError(f"optimise: {refusal}")
         network = copied(network)  # some layers are taken over as they are
         self.in_channels, self.image_size = network.in_channels, network.image_size
         weight, bias = fold(*network.stem)

@@ -20,7 +20,7 @@ from onespike.data.augment import seeded
 from onespike.data.loader import EvalLoader, derive_seed
 from onespike.durable import path_of
 from onespike.errors import OnespikeError, warn
-from onespike.evaluation.evaluate import expect_one_frame, expect_same_images
+from onespike.evaluation.evaluate import expect_one_frame
 from onespike.exporting.onnx import FILE, expect_packages
 from onespike.inference.compare import Candidate, Comparison, compare
 from onespike.inference.engine import PRECISIONS, Engine, takes
@@ -32,7 +32,7 @@ from onespike.models.strict_layers import adding_up
 from onespike.neurons import Neuron
 from onespike.neurons.copies import copied
 from onespike.neurons.watch import resetter
-from onespike.training.checkpoint import Checkpoint, ModelCard
+from onespike.training.checkpoint import Checkpoint
 from onespike.training.layout import laid_out
 from onespike.training.losses import over_time
 from onespike.training.run import Run
@@ -138,12 +138,20 @@ def optimise(
     if is_ours:
         ours, bits = cast("Network", network), "int8" if precision == "auto" else precision
         card = replace(checkpoint.card, model=ours.config)  # that of an object from Python cannot be built again
-        return _ours(ours, card, batches, run.folder.name, out, bits, rounds)
+        made, label = Engine(ours, bits), f"onespike {bits}"
+        with TemporaryDirectory() as place:
+            save_engine(made, card, run.folder.name, Path(place) / "engine")
+            engine = cast("Engine", load_engine(Path(place) / "engine"))  # the engine is judged as it is written
+        blocks = compare_spikes(ours, engine, [part for part, _ in batches[:WATCHED]])
+        candidates = {EAGER: Candidate(ours), label: Candidate(engine, flipped(blocks))}
+        report = Report(label, compare(name, candidates, batches, rounds), tuple(blocks))
+        save_engine(made, card, run.folder.name, out)
+        return report
     expect_packages()
     pictures = torch.cat([part for part, _ in batches[:WATCHED]])
     weights = _suited(network, pictures) if precision == "auto" else precision
-    with TemporaryDirectory() as made:
-        folder = Path(made)
+    with TemporaryDirectory() as place:
+        folder = Path(place)
         others = runtimes(copied(network), checkpoint.card, weights, pictures, folder)
         with adding_up(network):
             compared = compare(name, {EAGER: Candidate(Eager(network)), **others}, batches, rounds)
@@ -174,33 +182,11 @@ def opened(
         OnespikeError: There are no test images, they are not the network's, or they are recordings of several frames.
     """
     dataset, card = run.dataset(data), checkpoint.card
-    expect_same_images(dataset, card)
-    expect_one_frame(dataset, "optimise")
+    expect_one_frame(dataset, card, "optimise")
     if not len(dataset.test):
         raise OnespikeError(f"{dataset.name}: expected test images, got none")
     batches = list(EvalLoader(dataset.test.spread(images or len(dataset.test)), card.mean, card.std, BATCH))
     return laid_out(checkpoint.network(model), batches[0][0][:2]), batches
-
-
-def _ours(
-    network: Network,
-    card: ModelCard,
-    batches: list[tuple[Tensor, Tensor]],
-    run: str,
-    out: Path,
-    bits: str,
-    rounds: int,
-) -> Report:
-    made = Engine(network, bits)
-    with TemporaryDirectory() as place:
-        save_engine(made, card, run, Path(place) / "engine")
-        engine = load_engine(Path(place) / "engine")  # the engine is judged as it is written
-    assert isinstance(engine, Engine)
-    name, blocks = f"onespike {bits}", compare_spikes(network, engine, [part for part, _ in batches[:WATCHED]])
-    candidates = {EAGER: Candidate(network), name: Candidate(engine, flipped(blocks))}
-    report = Report(name, compare(card.name, candidates, batches, rounds), tuple(blocks))
-    save_engine(made, card, run, out)
-    return report
 
 
 def flipped(blocks: list[BlockSpikes]) -> float:

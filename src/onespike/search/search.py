@@ -115,9 +115,9 @@ def search(
         finally:
             found = report()
     if (missing := trials - sum(one.done for one in found)) > 0:
-        raise OnespikeError(
-            f"{missing} of {trials} trials are not done: {_reason(processes)}; the same command goes on"
-        )
+        signals = sorted({-one.process.returncode for one in processes if one.process.returncode < 0})
+        why = f"processes were ended by signal {', '.join(map(str, signals))}" if signals else "processes ended"
+        raise OnespikeError(f"{missing} of {trials} trials are not done: {why}; the same command goes on")
     if not any(one.best for one in found):
         raise OnespikeError(f"no trial has a result, the first was {found[0].outcome}; the report is {out / PAGE}")
     return found
@@ -218,9 +218,3 @@ def _watch(
         if 1 in codes:
             raise RuntimeError(f"a process of the search failed:\n{codes[1].said()}")
         time.sleep(LOOK if running else 0)
-
-
-def _reason(processes: Sequence[_Process]) -> str:
-    """Why processes ended before all trials were done."""
-    signals = {-code for one in processes if (code := one.process.returncode) is not None and code < 0}
-    return f"processes were ended by signal {', '.join(map(str, sorted(signals)))}" if signals else "processes ended"

@@ -10,7 +10,7 @@ An option that takes whole numbers gets whole numbers.
 
 import json
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -86,7 +86,8 @@ def _form(form: Any, where: str) -> _Form:
         choices = form["choices"]
         if len(form) > 1 or not isinstance(choices, list) or len(choices) < 2:
             raise OnespikeError(f"{where}: expected {{choices: […]}} with at least two values, got {shown(dict(form))}")
-        choices = list(map(_plain, choices))
+        # As Optuna stores them: a list, or keys and values, as text.
+        choices = [json.dumps(one) if isinstance(one, list | Mapping) else one for one in choices]
         if len(set(choices)) < len(choices):
             raise OnespikeError(f"{where}: expected choices of which no two are equal, got {shown(form['choices'])}")
         return choices
@@ -107,37 +108,26 @@ def _ends(form: _Form) -> list[Any]:
     return list(map(as_chosen, form)) if isinstance(form, list) else [form.low, form.high]
 
 
-def _plain(choice: Any) -> Any:
-    """A choice as Optuna stores it: a list, or keys and values, as text."""
-    return json.dumps(choice) if isinstance(choice, list | Mapping) else choice
-
-
 def as_chosen(stored: Any) -> Any:
     """What a recipe is given for a value that Optuna stores: it reads the text of a list as a list."""
     return Text(stored) if isinstance(stored, str) and stored.startswith(("[", "{")) else stored
-
-
-def _draws(name: str, value: Any, forms: Mapping[str, _Form]) -> Iterator[dict[str, Any]]:
-    """A value of an option: alone, so that the others are as in the recipe, then with draws of the others."""
-    yield {name: value}
-    draws = random.Random(name)
-    for _ in range(DRAWS):
-        yield {key: draws.choice(_ends(one)) for key, one in forms.items()} | {name: value}
 
 
 def _expect_possible(forms: Mapping[str, _Form], path: Path, recipe: str, overrides: Mapping[str, Any]) -> None:
     """Raise an `OnespikeError` unless each end of each option, with some values of the others, makes a recipe."""
     for name, form in forms.items():
         for end in _ends(form):
-            first: OnespikeError | None = None
-            for values in _draws(name, end, forms):
+            draws, errors = random.Random(name), list[OnespikeError]()
+            others: list[dict[str, Any]] = [{}]  # as in the recipe; then as drawn
+            others += [{key: draws.choice(_ends(one)) for key, one in forms.items()} for _ in range(DRAWS)]
+            for values in others:
                 try:
-                    load_recipe(recipe, {**overrides, **values})
+                    load_recipe(recipe, {**overrides, **values, name: end})
                     break
                 except OnespikeError as error:
-                    first = first or error
+                    errors.append(error)
             else:
-                raise OnespikeError(f"{path}: {first}")
+                raise OnespikeError(f"{path}: {errors[0]}")
 
 
 def _is_whole(name: str, form: _Form, types: list[dict[str, Any]]) -> bool:

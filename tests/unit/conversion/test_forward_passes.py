@@ -176,10 +176,11 @@ def test_what_is_not_linear_is_no_linear_function(function):
         spiking(network, ConversionConfig(), torch.randn(64, 6))
 
 
-def test_a_function_left_real_valued_changes_nothing_in_place_either():
-    def leaky(net, x):
-        return net.last(net.act(net.first(F.leaky_relu(x, 0.1, inplace=True))))
-
+@pytest.mark.parametrize(
+    "leaky",
+    [lambda x: F.leaky_relu(x, 0.1, inplace=True), lambda x: F.leaky_relu_(x, 0.1), lambda x: torch.tanh_(x)],
+)
+def test_a_function_left_real_valued_changes_nothing_in_place_either(leaky):
     def through_a_view(net, x):
         hidden = net.act(net.first(x))
         seen = hidden.view(-1, 4, 4)
@@ -188,7 +189,7 @@ def test_a_function_left_real_valued_changes_nothing_in_place_either():
 
     points = torch.randn(64, 6)
     before = points.clone()
-    network = three_layers(leaky)
+    network = three_layers(lambda net, x: net.last(net.act(net.first(leaky(x)))))
     found = onespike.convert(network, points, time_steps=256, calibration=MAXIMA, allow_real=True).network
     assert torch.equal(points, before)
     with torch.no_grad():
@@ -196,6 +197,19 @@ def test_a_function_left_real_valued_changes_nothing_in_place_either():
         assert (found(points) - expected).norm() < 0.02 * expected.norm()
     with pytest.raises(OnespikeError, match="computes something else"):
         onespike.convert(three_layers(through_a_view), points, time_steps=4, allow_real=True)
+
+
+def test_logical_operators_change_nothing_in_place():
+    def masked(net, x):
+        above, below = x > -1, x < 1
+        both = above & below
+        return net.last(net.first(x * both + (above | below) + above).relu())
+
+    points, network = torch.randn(64, 6), three_layers(masked)
+    found = onespike.convert(network, points, time_steps=1, population=16, allow_real=True).network
+    with torch.no_grad():
+        expected = network(points)
+        assert (found(points) - expected).norm() < 0.1 * expected.norm()
 
 
 def test_a_network_that_changes_its_input_leaves_the_images_as_they_are():
