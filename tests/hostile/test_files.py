@@ -308,10 +308,12 @@ def test_loops_of_links(where, target, tree):
 def test_what_may_not_be_read(where, anybodys, monkeypatch):
     tree = make_tree(anybodys / "mine")
     (tree / "train" / "cat" / "deep").mkdir()
-    (tree / where).chmod(0)
+    shutil.copy(tree / "train" / "cat" / "0.png", tree / "train" / "cat" / "deep")
     monkeypatch.setenv("ONESPIKE_CACHE", str(anybodys / "cache"))
-    with as_nobody():
-        fails(tree, "ermission denied")
+    for mode in (0, 0o444):  # 0o444: a folder that may be listed, and not entered
+        (tree / where).chmod(mode if not (tree / where).is_file() else 0)
+        with as_nobody():
+            fails(tree, "ermission denied")
 
 
 @pytest.mark.parametrize("place", ["run", "out", "cache", "json"])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from onespike.data.config import DataConfig
 from onespike.data.sets import ImageSet
+from onespike.data.sources.image import as_picture
 from onespike.errors import OnespikeError, reason
 
 #: How often a policy, which draws operations, is applied before training, to see whether it can be.
@@ -129,7 +130,7 @@ class PolicyAugment:
             if policy is not None:
                 with seeded(0):
                     for _ in range(TRIALS):
-                        policy(_opened(images[0][0]))
+                        policy(as_picture(images[0][0]))
         except (AssertionError, KeyError, ValueError) as error:  # such as more operations to draw than there are
             expected = "expected such as 'original', 'rand-m9-mstd0.5' or 'augmix-m3-w3'"
             state = f"timm cannot apply {config.auto_augment!r}: {reason(error)}"
@@ -141,20 +142,13 @@ class PolicyAugment:
         """Make (splits, C, H, W), normalised float32, of an image, and its label; splits share one crop and flip."""
         seed_everything(seed)
         raw, label = self.images[position]
-        cropped = self.crop(_opened(raw))
+        cropped = self.crop(as_picture(raw))
         clean = [cropped] if self.splits > 1 else []  # with AugMix: the anchor of the Jensen-Shannon loss
         changed = [self.policy(cropped) if self.policy else cropped for _ in range(self.splits - len(clean))]
         made = torch.stack([self.finish(view) for view in clean + changed])
         if self.erase:
             made[len(clean) :] = self.erase(made[len(clean) :])
         return made, label
-
-
-def _opened(raw: np.ndarray) -> Any:
-    """Raw pixels (H, W, C) as an image of PIL."""
-    from PIL import Image
-
-    return Image.fromarray(raw.squeeze(-1) if raw.shape[-1] == 1 else raw)
 
 
 def seed_everything(seed: int) -> None:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 from typing_extensions import override
 
 from onespike.data.augment import seeded
-from onespike.data.sets import Batch, ImageSet, split
+from onespike.data.sets import Batch, ImageSet, split, spread
 from onespike.data.sources import MOST_CLASSES, NAMES, PARTS, Content, Part
 from onespike.data.sources.image import decode, uint8_pixels
 from onespike.durable import read_whole
@@ -229,7 +229,7 @@ def _part(source: Any, where: str) -> ItemSet:
 def _expect_fixed(source: Any, where: str) -> None:
     """Raise an `OnespikeError` where raw images differ from draw to draw: they are decoded once, with one draw."""
     # Some images are the same whatever is drawn, such as a black one that is flipped.
-    places = np.unique(np.linspace(0, len(source) - 1, 8).astype(int)).tolist()
+    places = spread(len(source), 8).tolist()
     draws = max(2, 8 // len(places))
     for number, index in enumerate(places):
         drawn = [_fetch(source, index, where, seed)[0] for seed in range(number * draws, (number + 1) * draws)]

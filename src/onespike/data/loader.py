@@ -76,7 +76,7 @@ class TrainLoader:
             self.mirrored = torch.rand(len(data.train), generator=generator) < 0.5
         self.singly: Maker | None = None
         policies = [key for key in ("auto_augment", "random_erasing", "augmix_splits") if getattr(config, key)]
-        if policies and data.in_channels not in (1, 3):
+        if policies and data.in_channels not in (1, 3) and not isinstance(data.train, ItemSet):
             found = f"{data.name} has images of {data.in_channels} channels"
             raise OnespikeError(f"data.{policies[0]}: {found}; it is for grey or colour; leave it out")
         if isinstance(data.train, ItemSet):

@@ -195,9 +195,8 @@ class Dataset:
 
     def blank(self, count: int, side: int | None = None, **options: Any) -> Tensor:
         """Zeros as a batch of `count` images: (B, C, H, W), or of several frames (T, B, C, H, W)."""
-        side = side or self.image_size
-        shape = (count, self.in_channels, side, side)
-        return torch.zeros((self.frames, *shape) if self.frames > 1 else shape, **options)
+        *frames, channels, height, width = self.image
+        return torch.zeros(*frames, count, channels, side or height, side or width, **options)
 
     @property
     def image(self) -> tuple[int, ...]:

@@ -5,6 +5,8 @@ import io
 import numpy as np
 from PIL import Image
 
+from onespike.data.sources.image import as_picture
+
 #: Side in pixels that small frames are enlarged to in a GIF, and milliseconds for which each is shown.
 _SIDE, _SHOWN = 256, 200
 
@@ -31,7 +33,7 @@ def animation(raw: np.ndarray) -> bytes:
     shown = []
     for number in range(frames.shape[2]):
         coloured = _coloured(frames[:, :, number], most)
-        image = Image.fromarray(coloured if coloured.shape[2] == 3 else coloured[:, :, 0])
+        image = as_picture(coloured)
         times = max(1, _SIDE // max(image.size))
         shown.append(image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST))
     file = io.BytesIO()

@@ -8,6 +8,7 @@ from PIL import Image, ImageOps
 from onespike.data.config import DataConfig
 from onespike.data.dataset import open_dataset
 from onespike.errors import OnespikeError
+from tests.running import raising
 
 
 def test_classes_are_the_folders_and_images_come_sorted(tree):
@@ -121,6 +122,12 @@ def test_a_corrupt_image_is_named(tree, fails):
     for damaged in (b"", b"no image", data[:60], data[:-30]):
         path.write_bytes(damaged)
         fails("folder", tree, path, "corrupt image")
+
+
+def test_a_lack_of_memory_is_no_corrupt_image(tree, monkeypatch):
+    monkeypatch.setattr("onespike.data.sources.image._upright", raising(MemoryError))
+    with pytest.raises(MemoryError):
+        open_dataset(DataConfig("folder", str(tree)))
 
 
 @pytest.mark.parametrize("ending", ["bmp", "gif", "jpeg", "jpg", "pbm", "pgm", "png", "ppm", "tif", "tiff", "webp"])

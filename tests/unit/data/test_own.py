@@ -353,6 +353,11 @@ def test_augmix_of_floats_is_refused():
     TrainLoader(data, DataConfig(auto_augment="original", random_erasing=1.0, crop_padding=2), 4, seed=0)
 
 
+def test_floats_of_two_channels_are_passed_over_by_what_is_for_grey_and_colour():
+    data = as_dataset(Own(floats()[:, :2], labels()))
+    TrainLoader(data, DataConfig(auto_augment="original"), 4, seed=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_floats_of_other_precisions_are_taken_too(dtype):
     images, _ = next(TrainLoader(as_dataset(Own(floats().to(dtype), labels())), DataConfig(workers=0), 4, 0).epoch(0))

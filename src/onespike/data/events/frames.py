@@ -21,7 +21,7 @@ import numpy as np
 
 from onespike.data.config import DataConfig
 from onespike.data.events.stream import Sensor
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, requires
 
 #: Increase it whenever the same files would give other frames: those in the cache are then made anew.
 _FRAMES = 5
@@ -126,10 +126,8 @@ def _moved(events: np.ndarray, x: np.ndarray, y: np.ndarray, side: int) -> np.nd
 
 
 def _denoised(events: np.ndarray, microseconds: float) -> np.ndarray:
-    from onespike.data.events.readers import tonic_io
-
-    tonic_io()
-    from tonic.functional import denoise_numpy
+    with requires("events", "events"):
+        from tonic.functional import denoise_numpy
 
     # The filter takes every pixel for one that had an event at time 0: let the recording begin when that is over.
     shift = math.ceil(microseconds) - events["t"][0]

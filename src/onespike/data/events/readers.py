@@ -36,13 +36,6 @@ _MNIST_ROWS, _MNIST_OVERFLOW = 240, 1 << 13
 _LARGE = 2.0**50
 
 
-def tonic_io() -> Any:
-    """The readers of tonic; an `OnespikeError` where they are not installed."""
-    with requires("events", "events"):
-        import tonic.io
-    return tonic.io
-
-
 def read_mnist(files: Files, name: str, sensor: Sensor) -> np.ndarray:
     """Read N-MNIST's `.bin`, 5 bytes an event: x, y, polarity and 23 bits of microseconds.
 
@@ -118,9 +111,10 @@ def read_aedat4(files: Files, name: str, sensor: Sensor) -> np.ndarray:
     origin = files.where(name)
     with requires("events", f"{origin}: AEDAT 4"):
         import aedat  # noqa: F401
+        import tonic.io
     named = damage_named(origin, "not read by tonic", "events; download it again")
     with _on_disk(files, name) as path, named, _no_panic_text():
-        events = tonic_io().read_aedat4(path)
+        events = tonic.io.read_aedat4(path)
         t, x, y, p = (events[key] for key in events.dtype.names)
     return recording((t, x, y, p), sensor, origin)
 

@@ -3,14 +3,11 @@
 import errno
 import gzip
 import hashlib
-import lzma
 import os
 import posixpath
-import struct
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -18,15 +15,10 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from onespike.durable import MOST, file_digest, open_regular, read_whole
-from onespike.errors import OnespikeError, reason
+from onespike.errors import OnespikeError, damage_named
 
 #: Depth to which folders may be links to elsewhere; most bytes that a byte of a .tar.gz may expand to.
 _LINKED, _RATIO = 2, 100
-#: What the standard library raises on a damaged archive. RuntimeError, and what is derived from it, is a zip member
-#: behind a password or with a compression that is unknown here; the second line is of numbers and names in headers.
-DAMAGE: tuple[type[Exception], ...]
-DAMAGE = (EOFError, RuntimeError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError)
-DAMAGE += (ValueError, LookupError, OverflowError, struct.error)
 #: A file of an archive: the bytes it has by its header, and what reads it.
 Member = tuple[int, Callable[[], bytes]]
 
@@ -111,14 +103,14 @@ class Files(NamedTuple):
         lines, paths = list[str](), dict[object, Path]()  # the path of each file, by its identity
         for name in names:
             path = Path(self.where(name))
-            if path.is_symlink():
-                real = path.resolve()
-                if not any(real.is_relative_to(folder.resolve()) for folder in (self.root, path.parent)):
-                    raise _led_out(path, real, self.root)
-            # A digest per file: a byte that moves from one file to the next changes the key.
             with _errors_named(str(path)):
+                if path.is_symlink():
+                    real = path.resolve()
+                    if not any(real.is_relative_to(folder.resolve()) for folder in (self.root, path.parent)):
+                        raise _led_out(path, real, self.root)
+                # A digest per file: a byte that moves from one file to the next changes the key.
                 digest, status = file_digest(path), path.stat()
-            identity = (status.st_dev, status.st_ino) if status.st_nlink > 1 else path.resolve()
+                identity = (status.st_dev, status.st_ino) if status.st_nlink > 1 else path.resolve()
             if (other := paths.setdefault(identity, path)) != path:
                 raise OnespikeError(f"{path} and {other} are one file; expected it once; remove one of them")
             lines.append(f"{name}\0{digest}\n")
@@ -128,11 +120,11 @@ class Files(NamedTuple):
         """Names of the folders that hold a file, or a folder if the marker ends in a slash; "" is the root itself."""
         is_folder = marker.endswith("/")
         if self.members is None:
-            wanted = Path.is_dir if is_folder else Path.is_file
-            root = self.root / self.prefix
-            here = {""} if wanted(root / marker) else set()
-            found = (path for path in root.glob(f"*/{marker}") if not is_hidden(path.parent.name))
-            return here | {path.parent.name for path in found if wanted(path)}
+            wanted, root = Path.is_dir if is_folder else Path.is_file, self.root / self.prefix
+            with _errors_named(str(root)):
+                here = {""} if wanted(root / marker) else set()
+                found = (path for path in root.glob(f"*/{marker}") if not is_hidden(path.parent.name))
+                return here | {path.parent.name for path in found if wanted(path)}
         names = self.names()
         places = [("", name) for name in names] + [(name.split("/")[0], name.partition("/")[2]) for name in names]
         return {holder for holder, name in places if (name.startswith(marker) if is_folder else name == marker)}
@@ -276,10 +268,11 @@ def entries(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 @contextmanager
 def _errors_named(where: str) -> Iterator[None]:
-    try:
-        yield
-    except DAMAGE as error:
-        raise OnespikeError(f"{where}: truncated or damaged archive ({reason(error)}); download it again") from error
-    except OSError as error:
-        state = f"cannot be read ({error.strerror or error})"
-        raise OnespikeError(f"{where}: {state}; expected a file; restore it") from error
+    with damage_named(where, "truncated or damaged archive", "a whole one; download it again"):
+        try:
+            yield
+        except gzip.BadGzipFile:  # an OSError, too
+            raise
+        except OSError as error:
+            state = f"cannot be read ({error.strerror or error})"
+            raise OnespikeError(f"{where}: {state}; expected a file; restore it") from error

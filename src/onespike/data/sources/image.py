@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
-from onespike.errors import OnespikeError, reason
+from onespike.errors import OnespikeError, lacks_memory, reason
 
 #: The formats that are read, most common first. Pillow knows more, but tries all of them on each image, and some of
 #: those (PostScript, for one) start other programs.
@@ -51,6 +51,8 @@ def decode(data: bytes, origin: str, channels: int | None = None) -> np.ndarray:
         expected = f"expected at most {Image.MAX_IMAGE_PIXELS:,}"
         raise OnespikeError(f"{origin}: too many pixels ({reason(error)}); {expected}; shrink it") from error
     except Exception as error:  # on damaged bytes Pillow's decoders raise nearly anything
+        if lacks_memory(error):
+            raise
         # Pillow's own message ends in the address of the buffer it was given, which tells a user nothing.
         said = type(error).__name__ if "BytesIO" in str(error) else str(error).partition("\n")[0]
         raise OnespikeError(f"{origin}: corrupt image ({said}); expected a whole one; restore it") from error
@@ -103,11 +105,15 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
+def as_picture(pixels: np.ndarray) -> Image.Image:
+    """Raw pixels (H, W, 1 or 3), uint8, as an image of Pillow's."""
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+
+
 def fit(pixels: np.ndarray, size: int) -> np.ndarray:
     """Resize the shorter side to `size` and keep the centre square."""
-    channels = pixels.shape[2]
-    image = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
-    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)).reshape(size, size, channels)
+    made = ImageOps.fit(as_picture(pixels), (size, size), Image.Resampling.BICUBIC)
+    return np.asarray(made).reshape(size, size, pixels.shape[2])
 
 
 def _is_deep(tile: Any) -> bool:

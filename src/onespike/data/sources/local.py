@@ -15,7 +15,7 @@ from typing import Any
 from onespike.classpath import installed_only
 from onespike.data.items import content_of, parts_of
 from onespike.data.sources import NAMES, PARTS, Content
-from onespike.data.sources.files import DAMAGE, Files, entries, is_hidden, open_files
+from onespike.data.sources.files import Files, entries, is_hidden, open_files
 from onespike.data.sources.image import EXTENSIONS
 from onespike.data.sources.parquet import RATIO, expect_whole, features_of, opened, weighed
 from onespike.durable import is_full
@@ -149,9 +149,9 @@ def _expect_unpacked(path: Path) -> None:
 
     kind, size = Extractor.infer_extractor_format(path) or path.suffix.lower().removeprefix("."), path.stat().st_size
     if kind == "tar":
-        with suppress(*DAMAGE), tarfile.open(path, "r:") as archive:  # it takes none that is packed as well
-            kind = "tar" if sum(one.size for one in entries(archive)) <= RATIO * size else "sparse tar"
-            if kind == "tar":
+        with suppress(Exception), tarfile.open(path, "r:") as archive:  # it takes none that is packed as well
+            if sum(one.size for one in entries(archive)) <= RATIO * size:
                 return
+            kind = "sparse tar"
     if kind in (*Extractor.extractors, *_UNREAD, "sparse tar"):
         raise OnespikeError(f"{path}: of the kind {kind}; expected {_EXPECTED}; unpack or convert it")
