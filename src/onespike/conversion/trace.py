@@ -181,8 +181,9 @@ def _out_of_place(graph: fx.GraphModule) -> None:
             node.update_kwarg("inplace", False)
         if method:
             node.target = node.target.rstrip("_")
-        elif named:
-            node.target = getattr(torch, name.rstrip("_"), None) or getattr(F, name.rstrip("_"))
+        for place in (torch, F):
+            if named and getattr(place, name, None) is node.target:
+                node.target = getattr(place, name.rstrip("_"))
     for module in graph.modules():
         if hasattr(module, "inplace"):
             setattr(module, "inplace", False)  # noqa: B010 - not every module has one

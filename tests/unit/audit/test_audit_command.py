@@ -31,6 +31,13 @@ from tests.running import read_rows
 QUICK = ("--no-latency", "--images", 24, "--device", "cpu")
 
 
+def test_no_images_are_none_to_audit(make_run):
+    run = make_run()
+    data = run.dataset()
+    with pytest.raises(OnespikeError, match=r"^there are no images to audit the network on"):
+        audit_run(run, replace(data, test=data.test.select(np.arange(0))), images=4, latency=False)
+
+
 def test_a_run(make_run, command, tmp_path: Path):
     run = make_run(top1=93.5)
     files = {kind: tmp_path / f"audit.{kind}" for kind in ("csv", "json", "html")}

@@ -111,6 +111,13 @@ def test_test_time_flips_stand_beside_the_plain_scores(make_run, images: Path):
     assert both.to_json()["with_flips"]["top1"] == {"mean": both.with_flips["top1"].mean, "std": None}
 
 
+def test_flips_leave_a_network_in_its_mode(make_run):
+    run = make_run()
+    network = run.model()
+    evaluate(run, model=network, flips=True)
+    assert not network.training
+
+
 def test_flips_of_a_drawing_network_are_seen_as_often(make_run):
     result = evaluate(make_run(encoding="bernoulli"), passes=3, flips=True)
     assert result.with_flips["loss"].std > 0
