@@ -1,7 +1,7 @@
 """What mkdocs makes of the notebooks in tutorials/: pages with code and what it gave, by running them.
 
 A notebook is run once for each state of its code and of the package; `.cache/tutorials` keeps what came out. Nothing of
-that is committed. Runs write into a temporary folder.
+that is committed. Runs write into a temporary folder; kernels and decoded data are shared, in the cache.
 """
 
 import base64

@@ -93,8 +93,9 @@ def write_whole(path: Path, content: str | bytes) -> None:
         with new.open("xb") as file:
             file.write(data)
         flush(new)
-        with suppress(OSError):  # what is new has the permissions that others were given to what was there
-            shutil.copymode(path, new)
+        with suppress(OSError):  # the new file has the permissions of the old one, but not of what a link leads to
+            if not path.is_symlink():
+                new.chmod(path.stat().st_mode & 0o777)
         new.replace(path)
     except BaseException:
         with suppress(OSError):

@@ -138,6 +138,12 @@ def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path: Path):
     (tmp_path / "x").chmod(0o640)
     write_whole(tmp_path / "x", "new")
     assert ((tmp_path / "x").read_text(), (tmp_path / "x").stat().st_mode & 0o777) == ("new", 0o640)
+    (tmp_path / "strangers").touch(0o666)
+    (tmp_path / "strangers").chmod(0o666)
+    (tmp_path / "link").symlink_to("strangers")
+    write_whole(tmp_path / "link", "new")
+    assert not (tmp_path / "link").is_symlink()
+    assert (tmp_path / "link").stat().st_mode & 0o022 == 0
 
 
 def test_what_a_killed_writer_left_is_in_nobodys_way(tmp_path: Path):

@@ -183,7 +183,7 @@ def _out_of_place(graph: fx.GraphModule) -> None:
             node.target = node.target.rstrip("_")
         for place in (torch, F):
             if named and getattr(place, name, None) is node.target:
-                node.target = getattr(place, name.rstrip("_"))
+                node.target = getattr(place, name.rstrip("_"), node.target)  # there is no torch.zero
     for module in graph.modules():
         if hasattr(module, "inplace"):
             setattr(module, "inplace", False)  # noqa: B010 - not every module has one

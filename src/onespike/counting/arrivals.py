@@ -157,8 +157,8 @@ class _Channels:
         if self.are_real or not values.numel() or self.count < 2 * int(there.sum()):
             return None
         # With rounding coarser than 1e-3, any two numbers are nearly whole multiples of a third.
-        found, sizes = _sizes(values, LEVELS if tolerance <= 1e-3 else 1, tolerance), values.abs()
-        alike = self._alike and bool((sizes.where(there, 0).amax(1) == sizes.amin(1))[there.any(1)].all())  # to the bit
+        found, size = _sizes(values, LEVELS if tolerance <= 1e-3 else 1, tolerance), values.abs()
+        alike = self._alike and bool((size.where(there, 0).amax(1) == size.amin(1))[there.any(1)].all())  # to the bit
         if found is None or (found[1] == 1 and not alike):
             return None
         sizes, levels = found

@@ -258,7 +258,7 @@ def expect_shape(data: Dataset, card: ModelCard) -> None:
 
 
 def expect_one_frame(data: Dataset, card: ModelCard, what: str) -> None:
-    """Raise `OnespikeError` unless images suit a network as `expect_same_images` says, one frame each, for a `what`."""
+    """Raise `OnespikeError` unless images suit a network (`expect_same_images`) and have one frame; `what` asks."""
     expect_same_images(data, card)
     if data.frames > 1:
         advice = "train it at one time step (--data.frames 1), or prune it to one (onespike prune-time)"

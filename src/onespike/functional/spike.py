@@ -100,12 +100,12 @@ def as_surrogate(surrogate: str | Surrogate) -> Surrogate:
 
 
 def as_number(name: str, value: float | Tensor) -> float:
-    """Return a plain number; NaN, a tensor of several values, or one that requires a gradient, is a `ValueError`."""
+    """Return a plain number; NaN, a tensor of several values or one that requires a gradient is a `ValueError`."""
     if isinstance(value, Tensor) and (value.numel() != 1 or (value.requires_grad and torch.is_grad_enabled())):
         found = f"a tensor {tuple(value.shape)}{', which requires a gradient' if value.requires_grad else ''}"
         remedy = f"use {'`spike`, or ' if name == 'threshold' else ''}a neuron with learnable_{name}"
         raise ValueError(f"{name}: expected a number; {remedy}; got {found}")
-    if math.isnan(number := float(value)):  # no potential would ever exceed such a threshold
+    if math.isnan(number := float(value)):  # no potential exceeds such a threshold, or remains after such a decay
         raise ValueError(f"{name}: expected a number, got {number}")
     return number
 

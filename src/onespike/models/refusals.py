@@ -26,7 +26,7 @@ def real_values(neuron: NeuronConfig, windows: str, region_threshold: float | No
 
 
 def expect_region_threshold(neuron: NeuronConfig, windows: str, region_threshold: float | None) -> None:
-    """Raise `OnespikeError` for a threshold out of range, or one that makes 1 of larger spikes in dilated windows."""
+    """Raise `OnespikeError` for a threshold out of range or, in dilated windows, one that makes 1 of larger values."""
     if region_threshold is None:
         return
     if not 0 <= region_threshold < 1:

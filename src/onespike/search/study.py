@@ -192,9 +192,11 @@ def claim(
         waiting = any(one.state.name == "WAITING" for attempts in needed.values() for one in attempts)
         if not waiting and len(slots) >= trials:
             return "wait"
-        attempt = study.ask(fixed_distributions=dict(space))
+        attempt = study.ask()
         attempt.set_user_attr(WORKER, worker)
         attempt.set_user_attr(SEEN, time.time())
+        for name, one in space.items():
+            _suggest(attempt, name, one)
         if not _is_surplus(attempt, study, trials, repeats=number < REPEATS):
             return attempt
         attempt.set_user_attr(SURPLUS, True)
@@ -219,6 +221,15 @@ def _take_up(study: "optuna.Study", slot: int, out: Path) -> None:
     if result_of(attempts) is None and _is_lost(attempts, out):  # or another process has taken it up
         fullest = max(attempts, key=lambda one: len(one.params))  # a process may have died while it drew values
         study.enqueue_trial(fullest.params, user_attrs={SLOT: slot})
+
+
+def _suggest(attempt: "Trial", name: str, distribution: Any) -> None:
+    if hasattr(distribution, "choices"):
+        attempt.suggest_categorical(name, distribution.choices)
+    else:
+        whole = isinstance(distribution.low, int)
+        suggest: Any = attempt.suggest_int if whole else attempt.suggest_float
+        suggest(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
 
 
 def _is_surplus(attempt: "Trial", study: "optuna.Study", trials: int, repeats: bool) -> bool:

@@ -41,4 +41,5 @@ def resize(images: Tensor, size: int) -> Tensor:
     if images.shape[-1] == size:
         return images
     resized = F.interpolate(images.flatten(0, -4), size=(size, size), mode="bilinear", antialias=True)
-    return resized.contiguous(memory_format=torch.channels_last).unflatten(0, images.shape[:-3])
+    resized = resized.contiguous(memory_format=torch.channels_last)
+    return resized if images.ndim == 4 else resized.unflatten(0, images.shape[:-3])

@@ -251,9 +251,10 @@ class Trainer:
         """
         with nullcontext() if as_saved else _together((self.weights(), self.averaged())):
             if self.accelerator.num_processes > 1:
-                for one in self.network.state_dict(keep_vars=True).values():  # whatever it calls them
-                    if not isinstance(one, nn.Parameter):  # such as batch norm's statistics; potentials are not saved
-                        broadcast(one)
+                saved = set(map(id, self.network.state_dict(keep_vars=True).values()))  # whatever it calls them
+                for buffer in self.network.buffers():
+                    if id(buffer) in saved:  # such as batch norm's statistics; potentials are of each one's images
+                        broadcast(buffer)
             return score(self.network, batches, self.data.num_classes, self.accelerator, self.config.seed)
 
     def add_up(self, numbers: list[float]) -> list[float]:

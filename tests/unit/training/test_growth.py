@@ -63,6 +63,7 @@ def test_resizing_is_bilinear_with_a_filter_as_wide_as_the_step_between_pixels()
     assert got.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(got, weights @ images @ weights.T, rtol=0, atol=1e-12)
     assert resize(images, 12) is images
+    assert resize(images[:1], 8).stride() == got.stride(), "a single image also lies channels last"
 
 
 def test_training_sees_the_sizes_of_its_steps_and_evaluation_whole_images(small, tmp_path):

@@ -149,9 +149,10 @@ def _expect_unpacked(path: Path) -> None:
 
     kind, size = Extractor.infer_extractor_format(path) or path.suffix.lower().removeprefix("."), path.stat().st_size
     if kind == "tar":
-        with suppress(Exception), tarfile.open(path, "r:") as archive:  # it takes none that is packed as well
-            if sum(one.size for one in entries(archive)) <= RATIO * size:
-                return
+        with suppress(OnespikeError), damage_named(str(path), "damaged", "a whole one"):
+            with tarfile.open(path, "r:") as archive:  # it takes none that is packed as well
+                if sum(one.size for one in entries(archive)) <= RATIO * size:
+                    return
             kind = "sparse tar"
     if kind in (*Extractor.extractors, *_UNREAD, "sparse tar"):
         raise OnespikeError(f"{path}: of the kind {kind}; expected {_EXPECTED}; unpack or convert it")
