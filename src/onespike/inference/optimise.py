@@ -144,7 +144,7 @@ def optimise(
             engine = cast("Engine", load_engine(Path(place) / "engine"))  # the engine is judged as it is written
         blocks = compare_spikes(ours, engine, [part for part, _ in batches[:WATCHED]])
         candidates = {EAGER: Candidate(ours), label: Candidate(engine, flipped(blocks))}
-        report = Report(label, compare(name, candidates, batches, rounds), tuple(blocks))
+        report = Report(label, compare(card.name, candidates, batches, rounds), tuple(blocks))
         save_engine(made, card, run.folder.name, out)
         return report
     expect_packages()
