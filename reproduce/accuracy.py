@@ -113,6 +113,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
         "spiking-resnet-m, tied, wider": RESNET | TIED | {"model.width": 66, "train.epochs": 15},
     },
     "cifar100, 2 PFLOP": {
+        "spiking-resnet-l, tied, wider, spaced": LARGE_TIED | SPACED,
         "spiking-resnet-l, tied, wider": LARGE_TIED,
         "spiking-resnet-l": LARGE,
         "its ReLU twin": LARGE | TWIN,
