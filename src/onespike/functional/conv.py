@@ -14,6 +14,8 @@ from onespike.functional.pool import largest, max_pool, to_largest
 
 #: Largest side of a map, in pixels: above it, PyTorch's own gradient is as fast.
 LARGEST_SIDE = 16
+#: Up to this side, and from this many weights on, images are convolved side by side.
+SIDE_BY_SIDE, MANY_WEIGHTS = 5, 1 << 20
 
 
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, pool: bool = False) -> Tensor:
@@ -50,13 +52,33 @@ def tiles() -> Kernels | None:
     return kernels if kernels and kernels.ask("available") else None
 
 
+def side_by_side(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Convolve as `conv2d` does with padding 1, both channels last: all images as one wide one, zeros between them.
+
+    PyTorch convolves one image after the other. Weights that do not fit into a core's own cache are then read again for
+    each, and a row of few pixels fills few rows of a matrix tile.
+    """
+    (images, inputs, high, wide), outputs = x.shape, len(weight)
+    row = x.new_zeros(high, images, wide + 1, inputs)
+    row[:, :, :wide] = x.permute(2, 0, 3, 1)
+    out = conv2d(row.flatten(1, 2).permute(2, 0, 1)[None], weight, bias, padding=1)
+    apart = out[0].permute(1, 2, 0).reshape(high, images, wide + 1, outputs)[:, :, :wide]
+    return apart.permute(1, 3, 0, 2).contiguous(memory_format=torch.channels_last)
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    if max(x.shape[2:]) <= SIDE_BY_SIDE and weight.numel() >= MANY_WEIGHTS:
+        return side_by_side(x, weight, bias)
+    return conv2d(x, weight, bias, padding=1)
+
+
 class _Conv3x3(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, pool: bool) -> Tensor:
         ctx.shape, ctx.kernels = x.shape, tiles()
         bits = x.new_empty(x.numel() // 32 + 2, dtype=torch.int32)  # two words are read at a time
         ctx.are_spikes = not ctx.kernels.ask("to_bits", x, x.numel(), bits)
-        out, which = conv2d(x, weight.to(x.dtype), bias, padding=1), None
+        out, which = _convolve(x, weight.to(x.dtype), bias), None
         if pool:
             out, which = largest(out.contiguous(memory_format=torch.channels_last))
         ctx.save_for_backward(bits if ctx.are_spikes else x, weight, which)
@@ -79,7 +101,7 @@ class _Conv3x3(torch.autograd.Function):
             x = (None, kept) if ctx.are_spikes else (kept, None)
             ctx.kernels("weight_gradient", *x, piece, first, len(piece), *sides, inputs, outputs, of_weight)
             if ctx.needs_input_grad[0]:  # PyTorch's own gradient would first write an input that it never reads
-                found = conv2d(piece, turned, padding=1)
+                found = _convolve(piece, turned)
                 if of_x is None:
                     of_x = found if len(piece) == images else empty_maps(found, ctx.shape)
                 if of_x is not found:

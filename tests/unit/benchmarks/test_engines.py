@@ -13,6 +13,7 @@ import torch
 
 import benchmarks.folder
 import benchmarks.norm_fire
+import benchmarks.small_maps
 from benchmarks.__main__ import run as bench
 from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError
@@ -145,6 +146,15 @@ def test_norm_and_fire_are_held_against_eight_passes_over_the_currents(monkeypat
 def test_no_images_are_none_to_norm_and_fire() -> None:
     with pytest.raises(OnespikeError, match="--images, --rounds: expected at least 1, got 0 and 15"):
         benchmarks.norm_fire.main(["--images", "0"])
+
+
+def test_small_maps_are_timed_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = lambda cases, _: {name: [9.0, 0.004 if name == "conv2d" else 0.002, 0.001] for name in cases}  # noqa: E731
+    monkeypatch.setattr(benchmarks.small_maps, "interleaved", taken)
+    found = benchmarks.small_maps.measure(2, 4, 3, 3)
+    assert (found["conv2d_ms"], found["side_by_side_ms"], found["times_as_fast"]) == pytest.approx((4.0, 2.0, 2.0))
+    with pytest.raises(OnespikeError, match="--images: expected at least 1, got 0"):
+        benchmarks.small_maps.main(["--images", "0"])
 
 
 def test_all_runs_are_opened_before_the_first_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

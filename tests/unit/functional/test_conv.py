@@ -37,10 +37,24 @@ def gradients(function, *tensors: Tensor) -> list[Tensor]:
     return [out.detach(), *(tensor.grad for tensor in tensors)]
 
 
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_images_side_by_side_do_not_touch(shape, biased) -> None:
+    images, inputs, side_y, side_x, outputs = shape
+    torch.manual_seed(0)
+    x = torch.randn(images, inputs, side_y, side_x).double().contiguous(memory_format=torch.channels_last)
+    weight, bias = torch.randn(outputs, inputs, 3, 3).double(), torch.randn(outputs).double() if biased else None
+    found = conv.side_by_side(x, weight, bias)
+    torch.testing.assert_close(found, conv2d(x, weight, bias, padding=1), rtol=1e-10, atol=1e-10)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
 @needs_tiles
+@pytest.mark.parametrize("many", [0, 1 << 20])
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_gradients_equal_pytorchs(shape, threads) -> None:
+def test_gradients_equal_pytorchs(shape, threads, many, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conv, "MANY_WEIGHTS", many)
     images, inputs, side_y, side_x, outputs = shape
     torch.manual_seed(0)
     x = torch.randn(images, inputs, side_y, side_x).bfloat16().contiguous(memory_format=torch.channels_last)
@@ -135,12 +149,16 @@ class Emulated:
 
 
 @needs_compiler
+@pytest.mark.parametrize("side", [4, 8])
 @pytest.mark.parametrize("pool", [False, True])
 @pytest.mark.parametrize("images", [1, 5, 8])
-def test_gradients_around_the_kernel_are_pytorchs(pool: bool, images: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_around_the_kernel_are_pytorchs(
+    images: int, pool: bool, side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(conv, "tiles", Emulated)
+    monkeypatch.setattr(conv, "MANY_WEIGHTS", 0)
     torch.manual_seed(0)
-    x = torch.randn(images, 6, 8, 8).bfloat16().contiguous(memory_format=torch.channels_last)
+    x = torch.randn(images, 6, side, side).bfloat16().contiguous(memory_format=torch.channels_last)
     given = x, torch.randn(5, 6, 3, 3).bfloat16(), torch.randn(5).bfloat16()
 
     def plain(*tensors: Tensor) -> Tensor:  # in bf16, too: its maxima are the same ones
