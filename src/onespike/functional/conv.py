@@ -15,7 +15,7 @@ from onespike.functional.pool import largest, max_pool, to_largest
 #: Largest side of a map, in pixels: above it, PyTorch's own gradient is as fast.
 LARGEST_SIDE = 16
 #: Up to this side, and from this many weights on, images are convolved side by side.
-SIDE_BY_SIDE, MANY_WEIGHTS = 5, 1 << 20
+SIDE_BY_SIDE, MANY_WEIGHTS = 5, 1 << 19
 
 
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, pool: bool = False) -> Tensor:

@@ -50,7 +50,7 @@ def test_images_side_by_side_do_not_touch(shape, biased) -> None:
 
 
 @needs_tiles
-@pytest.mark.parametrize("many", [0, 1 << 20])
+@pytest.mark.parametrize("many", [0, conv.MANY_WEIGHTS])
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_gradients_equal_pytorchs(shape, threads, many, monkeypatch: pytest.MonkeyPatch) -> None:
