@@ -72,6 +72,14 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return conv2d(x, weight, bias, padding=1)
 
 
+def _turned(weight: Tensor) -> Tensor:
+    """Weights by which the input's gradient is a convolution, too: inputs for outputs, and the last tap first."""
+    outputs, inputs, *_ = weight.shape
+    taps = weight.permute(0, 2, 3, 1).reshape(outputs, -1).t().contiguous()  # as one matrix, which is faster
+    turned = torch.stack(taps.view(9, inputs, outputs).unbind()[::-1], 1)
+    return turned.view(inputs, 3, 3, outputs).permute(0, 3, 1, 2)
+
+
 class _Conv3x3(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, pool: bool) -> Tensor:
@@ -92,7 +100,7 @@ class _Conv3x3(torch.autograd.Function):
         gradient, kept = channels_last(gradient), kept if ctx.are_spikes else channels_last(kept)
         which = None if which is None else channels_last(which)
         many = images if which is None else -(-images // 4)
-        turned = weight.to(gradient.dtype).flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
+        turned = _turned(weight.to(gradient.dtype))
         of_x = None
         of_weight = torch.zeros(outputs, 3, 3, inputs, dtype=torch.float32, device=gradient.device)
         for first in range(0, images, many):
