@@ -94,6 +94,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
         "spiking-resnet-m, tied, 28 epochs": RESNET | TIED | {"model.population": 3, "train.epochs": 28},
         "spiking-resnet-m, tied, wider": RESNET | TIED | {"model.width": 66, "train.epochs": 15},
         "spiking-resnet-m, three tied, spaced": RESNET | THREE_SPACED,
+        "its ReLU twin, three tied, spaced": RESNET | THREE_SPACED | TWIN,
         "spiking-resnet-m, former stem and head": FORMER | GROWING,
         "its ReLU twin, former stem and head": FORMER | GROWING | TWIN,
         "spiking-resnet-m, full size": FORMER | FULL_SIZE,
