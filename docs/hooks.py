@@ -124,8 +124,9 @@ How to read the tables:
 - **weights** and **multiply-accumulates** are those of the model's defaults for colour images of {side}x{side} pixels
   and {classes} classes, counted dense ([table](results/models.md)). Of those on **real** numbers each is a
   multiplication. Of the others only those are done at which a spike arrives, as additions.
-- **measured** is test accuracy, and the energy of an image by [the field's convention](audit.md#energy), where a
-  committed result or a trained network of the package has them.
+- **measured** is test accuracy, for each cost of training that of the best options, which stand beside it; and the
+  energy of an image by [the field's convention](audit.md#energy). Both where a committed result or a trained network
+  of the package has them.
 
 Energy depends on what the trained neurons fire: `onespike audit RUN` counts it for yours.
 """
@@ -201,11 +202,15 @@ def rows(table: str) -> list[dict[str, str]]:
 def measured() -> dict[str, list[str]]:
     """Accuracy, and energy where it is known, by model: of the package's trained networks and of committed results."""
     found: dict[str, list[str]] = {}
+    best: dict[tuple[str, str], dict[str, str]] = {}
     for row in rows("accuracy"):
         if row["test top-1 %"]:
-            seeds = f"{row['seeds']} seed{'s' if row['seeds'] != '1' else ''}"
-            text = f"{float(row['test top-1 %']):.2f}% of {row['group'].partition(',')[0]}, {seeds}"
-            found.setdefault(row["setting"], []).append(f"[{text}](results/accuracy.md)")
+            place = row["setting"].partition(",")[0], row["group"]
+            best[place] = max(best.get(place, row), row, key=lambda one: float(one["test top-1 %"]))
+    for (model, group), row in best.items():
+        seeds = f"{row['seeds']} seed{'s' if row['seeds'] != '1' else ''}"
+        text = f"{float(row['test top-1 %']):.2f}% of {group}{row['setting'].removeprefix(model)}, {seeds}"
+        found.setdefault(model, []).append(f"[{text}](results/accuracy.md)")
     for name in pretrained_names():
         summary = pretrained_summary(name)
         energy = 1e6 * summary["audit"]["joules"]["field"]

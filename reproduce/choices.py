@@ -1,4 +1,4 @@
-"""The choices of the recipe cifar10/fast, as it was before images grew: each is changed alone, on a small budget."""
+"""The choices of the former recipe, before images grew: each is changed alone, on a small budget."""
 
 from typing import Any
 
@@ -63,9 +63,9 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
 CHOICES = FastSweep(
     name="choices",
     title="Choices of a strictly spiking network and its training",
-    about="One choice of the recipe cifar10/fast, as it was before images grew, is changed at a time, on a small "
-    "budget; the held-out images are what choices go by. The twin's row is no spiking network. What a teacher's "
-    "training cost is not in the row's PFLOP.",
+    about="One choice of the recipe cifar10/fast as it was at first, on images of full size, is changed at a time, "
+    "on a small budget; the held-out images are what choices go by. The twin's row is no spiking network. "
+    "What a teacher's training cost is not in the row's PFLOP.",
     settings=[
         Setting("baseline", "baseline", BASE),
         *(Setting(group, name, BASE | changes) for group, rows in ROWS.items() for name, changes in rows.items()),

@@ -15,7 +15,7 @@ OPERATIONS = FastSweep(
     name="operations",
     title="Accuracy against synaptic operations",
     about=f"`{START}`, whose weights have 8 bits and took 0.3776 PFLOP, fine-tuned for 2 epochs by the recipe "
-    "cifar10/fast, at a fifth of its learning rate, on images of full size; `train.rate_penalty` adds the "
+    "reproduce/fast.yaml, at a fifth of its learning rate, on images of full size; `train.rate_penalty` adds the "
     "synaptic operations to the loss, as a share of the dense multiply-accumulates. PFLOP is of these two epochs "
     "alone. Its ReLU twin is trained from the start by the same recipe. In the picture, the multiply-accumulates "
     "on real numbers are added to them: the stem's, and all of the twin's. These count the zeros of the padding, "

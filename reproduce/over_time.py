@@ -48,9 +48,9 @@ EVENTS = Sweep(
 TIME = FastSweep(
     name="time",
     title="CIFAR-10 shown T times",
-    about="The recipe cifar10/fast as it was before images grew, with a small network, the image shown T times, for "
-    "8/T epochs: the first five trainings see as many time steps; the last sees a quarter of them, for as many epochs "
-    "as T = 4. The stem reads an image once, whatever T, but at each step where TET trains.",
+    about="The recipe cifar10/fast as it was at first, on images of full size, with a small network, the image shown "
+    "T times, for 8/T epochs: the first five trainings see as many time steps; the last sees a quarter of them, for "
+    "as many epochs as T = 4. The stem reads an image once, whatever T, but at each step where TET trains.",
     settings=[
         *(Setting("the same cost", f"T = {n}", _shown(n)) for n in STEPS),
         Setting("the same cost", "T = 4, TET", _shown(4) | {"train.loss": "tet"}),

@@ -16,7 +16,7 @@ from onespike.models import OnespikeConfig
 from onespike.training.recipe import NO_MATTER, SECTIONS, Recipe, load_recipe, values_of
 from onespike.training.run import Run
 
-#: What rows change that were trained before images grew in the recipe cifar10/fast.
+#: What rows change that were trained before images grew in the recipe of `FastSweep`.
 FULL_SIZE: dict[str, Any] = {"train.start_size": 0, "train.weight_decay": 0.0}
 #: What rows of our networks change that were trained before the recipe's stem was rectified and its head took means.
 PLAIN: dict[str, Any] = {"model.stem": "whitening", "model.head": "or"}
@@ -85,8 +85,8 @@ class Sweep:
     audited: bool = False
 
 
-#: A sweep by the recipe cifar10/fast, on all images.
-FastSweep = partial(Sweep, recipe="cifar10/fast", limit=0, precision="bf16")
+#: A sweep by the recipe cifar10/fast as it was before its neurons had the same weights, on all images.
+FastSweep = partial(Sweep, recipe=str(Path(__file__).with_name("fast.yaml")), limit=0, precision="bf16")
 
 
 @dataclass(frozen=True)

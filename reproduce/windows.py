@@ -18,9 +18,9 @@ NETWORK: dict[str, Any] = FULL_SIZE | {
 WINDOWS = FastSweep(
     name="windows",
     title="The paper's windows in a strictly spiking network",
-    about="The recipe cifar10/fast as it was before images grew, with three convolutions a stage, of which two follow "
-    "each other at one width: they see the map as a whole, or cut into windows, from one to the next of which "
-    "potentials are handed on, or are not.",
+    about="The recipe cifar10/fast as it was at first, on images of full size, with three convolutions a stage, of "
+    "which two follow each other at one width: they see the map as a whole, or cut into windows, from one to "
+    "the next of which potentials are handed on, or are not.",
     settings=[
         Setting("whole map", "no windows", NETWORK),
         *(

@@ -8,7 +8,6 @@ import pytest
 import timm
 import torch
 
-import onespike
 from onespike.training.penalties import EnergyBudget
 from onespike.training.recipe import load_recipe
 
@@ -53,8 +52,7 @@ def test_a_batch_goes_through_the_network_of_the_page(run_page, capsys):
 
 def test_the_energy_budget_of_the_page_is_above_what_the_stem_takes():
     (budget,) = re.findall(r"--train.energy_budget (\d+)", (DOCS / "training.md").read_text())
-    name = load_recipe("cifar10/fast").model.name
-    network = onespike.create_model(name, num_classes=10, in_channels=3, image_size=32)
+    network = load_recipe("cifar10/fast").model.build(10, 3, 32)
     EnergyBudget(network, (3, 32, 32), 0.0, float(budget))  # refuses one that is out of reach
 
 

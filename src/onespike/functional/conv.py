@@ -14,7 +14,7 @@ from onespike.functional.pool import largest, max_pool, to_largest
 
 #: Largest side of a map, in pixels: above it, PyTorch's own gradient is as fast.
 LARGEST_SIDE = 16
-#: Up to this side, and from this many weights on, images are convolved side by side.
+#: Up to this side, and from this many weights on, which no cache of a core's own holds, side by side is faster.
 SIDE_BY_SIDE, MANY_WEIGHTS = 5, 1 << 19
 
 
@@ -53,7 +53,7 @@ def tiles() -> Kernels | None:
 
 
 def side_by_side(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Convolve as `conv2d` does with padding 1, both channels last: all images as one wide one, zeros between them.
+    """Convolve as `conv2d` does with padding 1, channels last: all images as one wide one, with zeros between them.
 
     PyTorch convolves one image after the other. Weights that do not fit into a core's own cache are then read again for
     each, and a row of few pixels fills few rows of a matrix tile.
@@ -61,7 +61,7 @@ def side_by_side(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     (images, inputs, high, wide), outputs = x.shape, len(weight)
     row = x.new_zeros(high, images, wide + 1, inputs)
     row[:, :, :wide] = x.permute(2, 0, 3, 1)
-    out = conv2d(row.flatten(1, 2).permute(2, 0, 1)[None], weight, bias, padding=1)
+    out = conv2d(row.flatten(1, 2)[None].permute(0, 3, 1, 2), weight, bias, padding=1)
     apart = out[0].permute(1, 2, 0).reshape(high, images, wide + 1, outputs)[:, :, :wide]
     return apart.permute(1, 3, 0, 2).contiguous(memory_format=torch.channels_last)
 

@@ -49,6 +49,30 @@ def test_images_side_by_side_do_not_touch(shape, biased) -> None:
     assert found.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_what_is_no_number_stays_in_its_image() -> None:
+    x, weight = torch.ones(3, 2, 3, 4), torch.ones(5, 2, 3, 3)
+    x[1] = float("nan")
+    out = conv.side_by_side(x, weight)
+    assert out[1].isnan().all()
+    assert out[[0, 2]].isfinite().all()
+
+
+@needs_compiler
+@pytest.mark.parametrize(("many", "side", "expected"), [(24 * 9, 5, 2), (24 * 9 + 1, 5, 0), (24 * 9, 6, 0)])
+def test_small_maps_of_many_weights_are_convolved_side_by_side(
+    many: int, side: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forwards, and for the input's gradient."""
+    taken: list[Tensor] = []
+    side_by_side = conv.side_by_side
+    monkeypatch.setattr(conv, "side_by_side", lambda *given: taken.append(given[0]) or side_by_side(*given))
+    monkeypatch.setattr(conv, "tiles", Emulated)
+    monkeypatch.setattr(conv, "MANY_WEIGHTS", many)
+    x = torch.randn(2, 6, side, side).bfloat16().contiguous(memory_format=torch.channels_last)
+    gradients(conv3x3, x, torch.randn(4, 6, 3, 3).bfloat16())
+    assert len(taken) == expected
+
+
 @needs_tiles
 @pytest.mark.parametrize("many", [0, conv.MANY_WEIGHTS])
 @pytest.mark.parametrize("threads", [1, 2])

@@ -533,6 +533,21 @@ def test_a_folder_of_data_sets(tmp_path: Path):
     assert roots == [str(tmp_path / "cifar10")] * 6 + [str(tmp_path)] * 6
 
 
+@pytest.mark.parametrize(
+    ("group", "label", "recipe"),
+    [
+        ("cifar10, 0.4 PFLOP", "spiking-resnet-m, three tied, spaced", "cifar10/fast"),
+        ("cifar10, 2 PFLOP", "spiking-resnet-l, tied, wider, spaced", "cifar10/hour"),
+        ("cifar10, 5 PFLOP", "spiking-resnet-l, tied, widest, spaced", "cifar10/best"),
+        ("cifar100, 2 PFLOP", "spiking-resnet-l, tied, wider", "cifar100/hour"),
+    ],
+)
+def test_the_row_of_a_recipe_is_trained_by_it(group: str, label: str, recipe: str):
+    defaults = {"train.epochs": ACCURACY.epochs, "data.limit": ACCURACY.limit, "train.precision": ACCURACY.precision}
+    found = {(one.setting.group, one.setting.label): one.digest for one in resolve(ACCURACY, defaults)}
+    assert found[group, label] == digest(load_recipe(recipe))
+
+
 def test_networks_of_two_families_are_two_recipes_though_both_leave_every_value_alone():
     recipes = [load_recipe("cifar10/fast", {"model.name": name}) for name in ("spiking-vgg-m", "spiking-resnet-m")]
     assert digest(recipes[0]) != digest(recipes[1])
