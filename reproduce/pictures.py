@@ -224,7 +224,7 @@ def accuracy_flops(results: Path) -> Figure:
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_formatter("")
     axis.set(xlabel="training, PFLOP (dense)", ylabel="CIFAR-10, test top-1 %")
-    axis.margins(0.6, 0.1)
+    axis.margins(0.7, 0.1)
     figure.draw_without_rendering()  # before that nobody knows what is where
     _name(axis, points)
     return figure
