@@ -14,7 +14,7 @@ from onespike.functional.pool import largest, max_pool, to_largest
 
 #: Largest side of a map, in pixels: above it, PyTorch's own gradient is as fast.
 LARGEST_SIDE = 16
-#: Up to this side, and from this many weights on, which no cache of a core's own holds, side by side is faster.
+#: Up to this side, and from this many weights on, images are convolved side by side: results/speed-notes.md.
 SIDE_BY_SIDE, MANY_WEIGHTS = 5, 1 << 19
 
 
