@@ -19,6 +19,7 @@ from onespike.models import model_names
 from onespike.training.recipe import FOLDER as RECIPES
 from onespike.training.recipe import load_recipe, recipe_names
 from onespike.units import UNITS
+from tests.running import read_rows
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
@@ -52,6 +53,14 @@ def test_recipes_say_what_they_reached_or_that_they_were_not_run_to_their_end():
     }
     texts = {name: (RECIPES / f"{name}.yaml").read_text().replace("\n# ", " ") for name in found}
     assert {name: reached(text) for name, text in texts.items()} == found
+
+
+def test_the_page_of_models_has_the_best_options_of_each_budget():
+    measured = runpy.run_path(str(ROOT / "docs" / "hooks.py"))["measured"]()
+    for row in read_rows(ROOT / "results" / "accuracy.csv"):
+        if row["test top-1 %"]:
+            [best] = [one for one in measured[row["setting"].partition(",")[0]] if f"% of {row['group']}," in one]
+            assert float(best[1:].partition("%")[0]) >= round(float(row["test top-1 %"]), 2)
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -148,11 +148,16 @@ def test_no_images_are_none_to_norm_and_fire() -> None:
         benchmarks.norm_fire.main(["--images", "0"])
 
 
-def test_small_maps_are_timed_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_maps_are_timed_both_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = lambda cases, _: {name: [9.0, 0.004 if name == "conv2d" else 0.002, 0.001] for name in cases}  # noqa: E731
     monkeypatch.setattr(benchmarks.small_maps, "interleaved", taken)
     found = benchmarks.small_maps.measure(2, 4, 3, 3)
     assert (found["conv2d_ms"], found["side_by_side_ms"], found["times_as_fast"]) == pytest.approx((4.0, 2.0, 2.0))
+    file = tmp_path / "found.json"
+    assert benchmarks.small_maps.main(["--images", "1", "--json", str(file)]) == 0
+    cases = json.loads(file.read_text())["cases"]
+    sizes = {(one["channels"], one["side"]) for one in cases}
+    assert len(cases) == len(sizes) == len(benchmarks.small_maps.CHANNELS) * len(benchmarks.small_maps.SIDES)
     with pytest.raises(OnespikeError, match="--images: expected at least 1, got 0"):
         benchmarks.small_maps.main(["--images", "0"])
 
