@@ -1,6 +1,5 @@
 """A 3x3 convolution: where the processor has matrix tiles, its weights' gradient is one matrix product for each tap."""
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -45,7 +44,6 @@ def _is_faster(x: Tensor) -> bool:
     return small and is_plain(x) and x.is_contiguous(memory_format=torch.channels_last) and tiles() is not None
 
 
-@cache
 def tiles() -> Kernels | None:
     """The kernels, where this processor has tiles and the system lets this process use them."""
     kernels = kernels_for(torch.bfloat16, "conv_kernels.c")

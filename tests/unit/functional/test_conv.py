@@ -158,6 +158,16 @@ def test_the_next_convolution_is_not_disturbed() -> None:
         assert torch.equal(conv2d(x, weight, padding=1), expected)
 
 
+@needs_tiles
+def test_kernels_that_are_switched_off_have_no_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONESPIKE_KERNELS", "0")
+    kernels_for.cache_clear()
+    try:
+        assert tiles() is None
+    finally:
+        kernels_for.cache_clear()
+
+
 class Emulated:
     """conv_kernels.c, in PyTorch."""
 
