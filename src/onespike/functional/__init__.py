@@ -4,6 +4,7 @@ from onespike.functional.charge import charge, charge_and_fire
 from onespike.functional.conv import conv3x3
 from onespike.functional.fire_over_time import fire_over_time, has_kernels_over_time
 from onespike.functional.fusion import FUSIONS, fuse
+from onespike.functional.gelu import gelu
 from onespike.functional.integers import find_integers, to_integers
 from onespike.functional.norm_fire import batch_norm, has_kernels, norm_fire
 from onespike.functional.pool import max_pool
@@ -20,6 +21,7 @@ from onespike.functional.window import (
 )
 
 __all__ = ["ENCODINGS", "FUSIONS", "SURROGATES", "WINDOW_KINDS", "Surrogate", "batch_norm", "bernoulli", "charge"]
-__all__ += ["charge_and_fire", "constant_mask", "conv3x3", "encode", "fuse", "has_kernels", "max_pool", "norm_fire"]
-__all__ += ["find_integers", "fire_over_time", "has_kernels_over_time", "partition", "recompose", "region_threshold"]
-__all__ += ["scan_gru", "scan_rnn", "spike", "to_integers", "window_count", "window_kinds", "window_side"]
+__all__ += ["charge_and_fire", "constant_mask", "conv3x3", "encode", "fuse", "gelu", "has_kernels", "max_pool"]
+__all__ += ["find_integers", "fire_over_time", "has_kernels_over_time", "norm_fire", "partition", "recompose"]
+__all__ += ["region_threshold", "scan_gru", "scan_rnn", "spike", "to_integers", "window_count", "window_kinds"]
+__all__ += ["window_side"]

@@ -14,6 +14,7 @@ from onespike.neurons.copies import copied
 from onespike.training.checkpoint import ModelCard
 from onespike.units import ConvUnit
 from onespike.units.channel import ChannelLinear
+from onespike.units.layers import GELU
 from onespike.units.tokens import Recurrent, TravellingUnit
 
 #: Arithmetic by the bits of the weights that meet spikes.
@@ -49,7 +50,7 @@ def _is_own(unit: nn.Module) -> bool:
         return False
     layers = [*unit.layer.children()]
     is_mlp = len(layers) == 4 and all(isinstance(layers[k], ChannelLinear) for k in (0, 3))
-    return (is_mlp and is_affine(layers[1]) and type(layers[2]) in (nn.GELU, LIF)) or type(unit.layer) is Recurrent
+    return (is_mlp and is_affine(layers[1]) and type(layers[2]) in (GELU, LIF)) or type(unit.layer) is Recurrent
 
 
 def takes(network: nn.Module) -> bool:

@@ -12,6 +12,7 @@ from onespike.models.recompute import recomputed
 from onespike.neurons import NeuronConfig, make_neuron
 from onespike.units.base import Memory
 from onespike.units.channel import ChannelLinear, Norm
+from onespike.units.layers import GELU
 from onespike.units.registry import UNITS
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ class ChannelMlp(nn.Sequential):
             after_norm(norm_before(channels), make_neuron(channels, neuron, integrates=False) if neuron else None),
             ChannelLinear(channels, hidden),
             norm(hidden),
-            nn.GELU() if neuron is None else make_neuron(hidden, neuron, integrates=False),
+            GELU() if neuron is None else make_neuron(hidden, neuron, integrates=False),
             ChannelLinear(hidden, channels),
             norm_behind(channels),
         )

@@ -10,6 +10,7 @@ from onespike.units.base import Unit, UnitConfig
 from onespike.units.cells import GRU, LSTM, RNN
 from onespike.units.channel import ChannelLinear, Norm
 from onespike.units.conv import ConvUnit
+from onespike.units.layers import GELU
 from onespike.units.tokens import Cell, Recurrent, TravellingUnit
 
 #: Recurrent layers by the name of their unit, and whether they run both ways.
@@ -28,7 +29,7 @@ def _recurrent(cell: Cell, bidirectional: bool, channels: int, config: UnitConfi
 
 
 def _mlp(channels: int, config: UnitConfig, norm: Norm) -> Unit:
-    between = nn.GELU() if config.mlp_activation == "gelu" else make_neuron(channels, config.neuron, integrates=False)
+    between = GELU() if config.mlp_activation == "gelu" else make_neuron(channels, config.neuron, integrates=False)
     layer = nn.Sequential(ChannelLinear(channels, channels), norm(channels), between, ChannelLinear(channels, channels))
     return TravellingUnit(layer, channels, config, norm)
 
