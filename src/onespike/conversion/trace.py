@@ -179,8 +179,11 @@ def _out_of_place(graph: fx.GraphModule) -> None:
             user.replace_input_with(changed, node)
         if "inplace" in node.kwargs:
             node.update_kwarg("inplace", False)
-        if method:
+        if method and hasattr(Tensor, node.target.rstrip("_")):
             node.target = node.target.rstrip("_")
+        elif method:  # there is no Tensor.zero: a copy is changed
+            with graph.graph.inserting_before(node):
+                node.replace_input_with(changed, graph.graph.call_method("clone", (changed,)))
         for place in (torch, F):
             if named and getattr(place, name, None) is node.target:
                 node.target = getattr(place, name.rstrip("_"), node.target)  # there is no torch.zero

@@ -178,7 +178,10 @@ def test_what_is_not_linear_is_no_linear_function(function):
 
 @pytest.mark.parametrize(
     "leaky",
-    [lambda x: F.leaky_relu(x, 0.1, inplace=True), lambda x: F.leaky_relu_(x, 0.1), lambda x: torch.tanh_(x)],
+    [
+        *(lambda x: F.leaky_relu(x, 0.1, inplace=True), lambda x: F.leaky_relu_(x, 0.1), lambda x: torch.tanh_(x)),
+        lambda x: x + x.zero_(),  # there is no function `zero`
+    ],
 )
 def test_a_function_left_real_valued_changes_nothing_in_place_either(leaky):
     def through_a_view(net, x):

@@ -218,6 +218,29 @@ def test_rows_whose_order_is_not_known_are_left_out(to: str, tmp_path: Path, cap
     assert (proof.layers, capsys.readouterr().err) == {"pt2": (2, ""), "c": (0, said)}[to]
 
 
+class EachImage(nn.Module):
+    """Calls its neurons once for each image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fire, self.head = LIF(4, NeuronConfig(threshold=0.5)), nn.Linear(4, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(torch.cat([self.fire(image.flatten()[None]) for image in images]))
+
+
+@pytest.mark.parametrize("to", ["nir", "c"])
+def test_neurons_that_are_called_for_each_image_are_left_out(
+    to: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    (proof,) = export(EachImage().eval(), tmp_path / "out", to, images=IMAGES, weights="fp32").parity
+    assert proof.holds
+    assert proof.layers == 0
+    said = f"warning: {to}: the spikes of fire have no row for each image: they were not compared\n"
+    assert capsys.readouterr().err == said
+
+
 class Graded(Neuron):
     """How often the threshold goes into the potential, 3 at most."""
 
