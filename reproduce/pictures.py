@@ -36,6 +36,8 @@ PLACES = (
     ((0, 7), "center", "bottom"),
     ((-7, -3), "right", "top"),
     ((-7, 3), "right", "bottom"),
+    ((7, -7), "left", "top"),
+    ((7, 7), "left", "bottom"),
 )
 
 Points = list[tuple[str, float, float]]
@@ -214,7 +216,7 @@ def read_points(path: Path) -> Points:
 
 def accuracy_flops(results: Path) -> Figure:
     """Accuracy against what the training cost, of all that was trained to be compared."""
-    figure, axis = plain_figure(11, 8)
+    figure, axis = plain_figure(11, 11)
     points = read_points(results / "accuracy.csv")
     for name, x, y in points:
         colour = ORANGE if name.startswith("SpikingJelly") else GREY if "twin" in name else BLUE
