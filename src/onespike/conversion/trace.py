@@ -179,14 +179,15 @@ def _out_of_place(graph: fx.GraphModule) -> None:
             user.replace_input_with(changed, node)
         if "inplace" in node.kwargs:
             node.update_kwarg("inplace", False)
-        if method and hasattr(Tensor, node.target.rstrip("_")):
-            node.target = node.target.rstrip("_")
-        elif method:  # there is no Tensor.zero: a copy is changed
+        places = (Tensor,) if method else (torch, F) if named else ()
+        own = node.target if method else name
+        homes = [place for place in places if method or getattr(place, own, None) is node.target]
+        twins = [getattr(home, own.rstrip("_"), None) for home in homes]
+        if twins and callable(twins[0]):
+            node.target = own.rstrip("_") if method else twins[0]
+        elif places:  # there is no `zero`: a copy is changed
             with graph.graph.inserting_before(node):
                 node.replace_input_with(changed, graph.graph.call_method("clone", (changed,)))
-        for place in (torch, F):
-            if named and getattr(place, name, None) is node.target:
-                node.target = getattr(place, name.rstrip("_"), node.target)  # there is no torch.zero
     for module in graph.modules():
         if hasattr(module, "inplace"):
             setattr(module, "inplace", False)  # noqa: B010 - not every module has one

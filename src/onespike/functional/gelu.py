@@ -13,7 +13,7 @@ from onespike.functional.kernels import is_plain, is_traced, kernels_for
 def gelu(x: Tensor) -> Tensor:
     """Return x Phi(x) of any shape, as `F.gelu` does; Phi is the normal distribution (Hendrycks and Gimpel 2016).
 
-    By a kernel, it is the bf16 number that is nearest, or almost so; it has a first derivative alone.
+    By a kernel, it is the bf16 number that is nearest, or almost so. It has a first derivative alone, backward.
     """
     ours = x.device.type == "cpu" and x.dtype == torch.bfloat16 and is_plain(x) and not is_traced()
     return _Gelu.apply(x) if ours and _kernels() else F.gelu(x)

@@ -6,11 +6,12 @@
 /* e^x for x <= 0: two to a whole number, by its bits, times two to at most a half, by a polynomial. */
 static inline float exponential(float x) {
     float y = x * 1.44269504f;
+    y = y < -127 ? -127 : y; /* whose bits are those of 0 */
     int whole = (int)(y - 0.5f);
     float z = y - whole;
     union { uint32_t bits; float value; } power = {(uint32_t)(whole + 127) << 23};
     float above = 0.240226462f + z * (0.0555041087f + z * (0.00961812911f + z * 0.00133335581f));
-    return y < -126 ? 0 : power.value * (1 + z * (0.693147182f + z * above));
+    return power.value * (1 + z * (0.693147182f + z * above));
 }
 
 /* Phi(x), and e^(-x^2 / 2). */

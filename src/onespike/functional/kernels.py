@@ -55,7 +55,8 @@ class Kernels:
 
 def is_traced() -> bool:
     """Whether a compiler or a transform of `torch.func` follows the operations: both know PyTorch's alone."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    follows = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return follows or torch._C._are_functorch_transforms_active()
 
 
 def is_plain(tensor: Tensor) -> bool:

@@ -180,7 +180,7 @@ def test_what_is_not_linear_is_no_linear_function(function):
     "leaky",
     [
         *(lambda x: F.leaky_relu(x, 0.1, inplace=True), lambda x: F.leaky_relu_(x, 0.1), lambda x: torch.tanh_(x)),
-        lambda x: x + x.zero_(),  # there is no function `zero`
+        *(lambda x: x + x.zero_(), lambda x: x + torch.zero_(x)),  # there is no function `zero`
     ],
 )
 def test_a_function_left_real_valued_changes_nothing_in_place_either(leaky):

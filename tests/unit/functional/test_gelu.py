@@ -17,6 +17,7 @@ def both(function, x: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     """What a function returns, and the gradient of its input."""
     x = x.detach().requires_grad_()
     out = function(x)
+    assert (type(out.grad_fn).__name__ == "_GeluBackward") == (function is gelu)
     assert (out.dtype, out.shape) == (x.dtype, x.shape)
     out.backward(gradient.to(out.dtype))
     return out.detach(), x.grad
@@ -50,6 +51,13 @@ def test_layouts(layout: str) -> None:
     for one in (gradient, gradient.transpose(0, 1).contiguous().transpose(0, 1), gradient[:1].expand(x.shape)):
         for ours, exact in zip(both(gelu, x, one), both(F.gelu, x.double(), one.double()), strict=True):
             torch.testing.assert_close(ours.double(), exact, rtol=2**-8, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
+def test_what_follows_the_operations_finds_pytorchs() -> None:
+    x = torch.randn(50).bfloat16()
+    assert torch.equal(torch.jit.trace(gelu, (x,))(x), F.gelu(x))
+    assert torch.equal(torch.func.jvp(gelu, (x,), (x,))[1], torch.func.jvp(F.gelu, (x,), (x,))[1])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
