@@ -53,7 +53,7 @@ def test_layouts(layout: str) -> None:
             torch.testing.assert_close(ours.double(), exact, rtol=2**-8, atol=1e-6)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.trace:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_what_follows_the_operations_finds_pytorchs() -> None:
     x = torch.randn(50).bfloat16()
     assert torch.equal(torch.jit.trace(gelu, (x,))(x), F.gelu(x))
