@@ -168,13 +168,14 @@ class _Spikes:
     near: bool = True  # whether the first spikes of an image that differ all lie near the threshold
     place: int = sys.maxsize  # the number of the call of the layer `first`
     left_out: list[str] = field(default_factory=list)  # layers whose spikes cannot be compared
-    one_by_one: bool = False  # whether the network calls its neurons once for each image
+    one_by_one: bool = False  # whether the network calls neurons for some of the images at a time
 
     def see(self, calls: Sequence[Fired], shown: Sequence[Tensor | None], images: int) -> Tensor:
         """Add a batch; returns the images whose spikes are all the same, (B,)."""
         same, self.layers = torch.ones(images, dtype=torch.bool), 0  # so far
-        if self.one_by_one or (images > 1 and shown and len(calls) == images * len(shown)):
-            self.one_by_one, self.left_out = True, list(dict.fromkeys(call.path for call in calls))
+        paths = list(dict.fromkeys(call.path for call in calls))
+        if self.one_by_one or len(paths) <= len(shown) < len(calls):  # a target that drops a layer shows fewer
+            self.one_by_one, self.left_out = True, paths
             return same
         for place, (call, found) in enumerate(zip(calls, shown, strict=bool(shown))):
             if found is None or not getattr(call.neuron, "spiking", True):

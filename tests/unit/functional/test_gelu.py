@@ -57,6 +57,9 @@ def test_layouts(layout: str) -> None:
 def test_what_follows_the_operations_finds_pytorchs() -> None:
     x = torch.randn(50).bfloat16()
     assert torch.equal(torch.jit.trace(gelu, (x,))(x), F.gelu(x))
+    compiled = torch.compile(gelu, fullgraph=True, backend="eager")(x.requires_grad_())
+    assert torch.equal(compiled, F.gelu(x))
+    x = x.detach()
     assert torch.equal(torch.func.jvp(gelu, (x,), (x,))[1], torch.func.jvp(F.gelu, (x,), (x,))[1])
 
 
