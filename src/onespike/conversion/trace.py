@@ -179,13 +179,16 @@ def _out_of_place(graph: fx.GraphModule) -> None:
             user.replace_input_with(changed, node)
         if "inplace" in node.kwargs:
             node.update_kwarg("inplace", False)
-        places = (Tensor,) if method else (torch, F) if named else ()
-        own = node.target if method else name
-        homes = [place for place in places if method or getattr(place, own, None) is node.target]
-        twins = [getattr(home, own.rstrip("_"), None) for home in homes]
-        if twins and callable(twins[0]):
-            node.target = own.rstrip("_") if method else twins[0]
-        elif places:  # there is no `zero`: a copy is changed
+        if method:
+            twin: Any = node.target.rstrip("_")
+            known = callable(getattr(Tensor, twin, None))
+        else:
+            own = (place for place in (torch, F) if named and getattr(place, name, None) is node.target)
+            twin = getattr(next(own, None), name.rstrip("_"), None)
+            known = callable(twin)
+        if known:
+            node.target = twin
+        elif method or named:  # no twin, such as `zero`: a copy is changed
             with graph.graph.inserting_before(node):
                 node.replace_input_with(changed, graph.graph.call_method("clone", (changed,)))
     for module in graph.modules():

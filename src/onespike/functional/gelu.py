@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from onespike.functional.kernels import is_plain, is_traced, kernels_for
+from onespike.functional.kernels import Kernels, is_plain, is_traced, kernels_for
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -19,7 +19,7 @@ def gelu(x: Tensor) -> Tensor:
     return _Gelu.apply(x) if ours and _kernels() else F.gelu(x)
 
 
-def _kernels() -> Any:
+def _kernels() -> Kernels | None:
     return kernels_for(torch.bfloat16, "gelu_kernels.c")
 
 
@@ -32,8 +32,9 @@ class _Gelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
+        ctx.kernels = _kernels()
         out = torch.empty_like(x)  # without gaps, whatever x has
-        _kernels()("gelu", _like(out, x), out.numel(), out)
+        ctx.kernels("gelu", _like(out, x), out.numel(), out)
         return out
 
     @staticmethod
@@ -41,5 +42,5 @@ class _Gelu(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         out = torch.empty_like(x)
-        _kernels()("gelu_backward", _like(out, gradient), _like(out, x), out.numel(), out)
+        ctx.kernels("gelu_backward", _like(out, gradient), _like(out, x), out.numel(), out)
         return out

@@ -16,7 +16,7 @@ static inline float exponential(float x) {
 
 /* Phi(x), and e^(-x^2 / 2). */
 static inline float normal(float x, float *bell) {
-    float size = (float)__builtin_fabsf(x) * 0.707106781f, t = 1 / (1 + 0.3275911f * size);
+    float size = absolute(x) * 0.707106781f, t = 1 / (1 + 0.3275911f * size);
     *bell = exponential(-size * size);
     float tail = 0.5f * *bell * t
         * (0.254829592f + t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f + t * 1.061405429f))));

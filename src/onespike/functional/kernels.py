@@ -54,7 +54,7 @@ class Kernels:
 
 
 def is_traced() -> bool:
-    """Whether a compiler or a transform of `torch.func` follows the operations: both know PyTorch's alone."""
+    """Whether a compiler, `torch.jit.trace` or `torch.func` follows the operations: they know PyTorch's alone."""
     follows = torch.compiler.is_compiling() or torch._C._is_tracing()
     return follows or torch._C._are_functorch_transforms_active()
 

@@ -218,6 +218,17 @@ def test_rows_whose_order_is_not_known_are_left_out(to: str, tmp_path: Path, cap
     assert (proof.layers, capsys.readouterr().err) == {"pt2": (2, ""), "c": (0, said)}[to]
 
 
+def test_a_target_that_drops_a_layer_does_not_pass() -> None:
+    network = Rows().eval()
+
+    def target(raw: Tensor) -> Answer:
+        logits, calls = answer_and_calls(network, CONTRACT.normalise(raw))
+        return logits, [call.spikes for call in calls[:-1]]
+
+    with pytest.raises(ValueError, match="shorter"):  # our own mistake
+        compare("target", network, target, CONTRACT, IMAGES[:2])
+
+
 class EachImage(nn.Module):
     """Calls its neurons once for each image."""
 

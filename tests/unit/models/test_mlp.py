@@ -5,6 +5,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from onespike.models.block import NORMS, ChannelMlp
 from onespike.neurons import NeuronConfig
+from onespike.units.layers import GELU
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -19,6 +20,19 @@ def test_it_is_the_sequence_of_its_layers_in_values_and_gradients(norm, mlp_acti
         results.append([out, *torch.autograd.grad(out.square().sum(), [x, *mlp.parameters()])])
     for ours, plain in zip(*results, strict=True):
         torch.testing.assert_close(ours, plain, rtol=0, atol=1e-12)
+
+
+def test_in_bf16_its_gelu_is_pytorchs_up_to_rounding():
+    torch.manual_seed(0)
+    mlp, x, results = ChannelMlp(6, 3, NORMS["none"]), torch.randn(4, 6, 5, 5).requires_grad_(), []
+    assert type(mlp[3]) is GELU
+    for between in (mlp[3], nn.GELU()):
+        mlp[3] = between
+        with torch.autocast("cpu", torch.bfloat16):
+            out = mlp(x)
+        results.append([out, *torch.autograd.grad(out.float().square().sum(), [x, *mlp.parameters()])])
+    for ours, plain in zip(*results, strict=True):
+        assert (ours - plain).norm() <= 1e-2 * plain.norm()
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
