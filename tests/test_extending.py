@@ -12,6 +12,7 @@ from onespike.models import MODELS
 from onespike.neurons import NEURONS, NeuronConfig
 from onespike.units import UNITS, UnitConfig
 
+pytestmark = pytest.mark.slow
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
 
 

@@ -150,6 +150,7 @@ def test_importing_the_package_takes_no_time():
     assert "torch" in heavy("import sys, torch")
 
 
+@pytest.mark.slow
 def test_evaluation_and_audit_of_our_networks_import_no_timm():
     networks = "[onespike.create_model(name) for name in ('conv-tiny', 'lstm12', 'spiking-resnet-xs')]"
     assert "timm" not in heavy(f"import sys, onespike.evaluation, onespike.audit.audit\n{networks}")

@@ -113,7 +113,7 @@ def _alike(here, kind, mixed, **near):
 
 
 @on_mps
-@pytest.mark.parametrize("how", thorough([*TRAININGS], 2))
+@pytest.mark.parametrize("how", thorough([*TRAININGS], 1))
 @pytest.mark.usefixtures("kind")
 def test_every_training_takes_the_same_steps_there(tmp_path, how):
     _same_steps(tmp_path, how)

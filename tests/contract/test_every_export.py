@@ -11,6 +11,7 @@ from onespike import create_model, export
 from onespike.models import MODELS, model_config
 from onespike.models.spiking import OverTimeConfig
 from onespike.units import UNITS
+from tests.running import thorough
 
 #: What makes a model small, and deterministic; the image size by the family's need.
 SMALL: list[tuple[str, dict[str, Any]]] = [
@@ -77,7 +78,7 @@ def test_files_compute_what_the_network_does(
         assert all(proof.spikes > 0 for proof in made.parity)
 
 
-@pytest.mark.parametrize("name", ["spiking-vgg-xs", "spiking-mlp"])
+@pytest.mark.parametrize("name", thorough(["spiking-mlp", "spiking-vgg-xs"], 1))
 def test_networks_over_time_are_traced_for_any_number_of_images(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = create_model(name, num_classes=5, image_size=16, time_steps=2)

@@ -30,6 +30,7 @@ def environment():
     return {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
 def test_large_tensors_take_no_fresh_pages_once_freed_memory_is_kept():
     command = [sys.executable, "-c", PROGRAM]

@@ -110,6 +110,7 @@ def test_compared_with_twins(make_run, command, tmp_path: Path):
     assert sum(float(row["macs"] or 0) for row in read_rows(tmp_path / "first.csv")) == first.operations.macs
 
 
+@pytest.mark.slow
 def test_an_evaluation_gives_the_accuracy_that_a_summary_lacks(make_run, monkeypatch):
     run = make_run()
     assert audit_run(run, images=8, latency=False).accuracy is None
@@ -170,6 +171,7 @@ def of_folders(make_run):
     return make
 
 
+@pytest.mark.slow
 def test_on_other_images_the_accuracy_of_training_does_not_count(make_run, of_folders, tmp_path: Path):
     one, two = folder_of(tmp_path / "one", 60), folder_of(tmp_path / "two", 50)
     run = make_run(top1=90.0)

@@ -175,6 +175,7 @@ def test_what_one_step_keeps_for_the_next_lies_in_the_memory_that_holds_one_step
     assert found.activations <= all_at_once.activations
 
 
+@pytest.mark.slow
 def test_real_inputs_of_every_step_lie_in_the_memory_that_holds_one_step():
     table = EnergyTable.load()
     networks = {

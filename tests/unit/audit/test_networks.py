@@ -162,6 +162,7 @@ def test_artificial_networks_and_what_conversion_makes_of_them(name):
     assert spiking.potentials.reads == spiking.potentials.writes > 0
 
 
+@pytest.mark.slow
 def test_thresholds_of_channels_make_no_spike_a_real_number():
     """A conversion as it is made by default: all but the stem and the head's means reads spikes, and costs less."""
     images = torch.randn(16, 3, 32, 32)
@@ -205,6 +206,7 @@ def test_neurons(conv12: Operations):
         assert list(neurons.potentials) == sorted(neurons.potentials)
 
 
+@pytest.mark.slow
 def test_exponents():
     assert fitted_exponent([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
     config = replace(model_config("mlp12"), depths=(1, 1), channels=(6, 8))

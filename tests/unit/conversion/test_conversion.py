@@ -114,7 +114,7 @@ def test_every_weight_layer_behind_a_neuron_reads_zeros_and_thresholds(convoluti
                 num_classes=5, transform_input=True, aux_logits=False, init_weights=False
             ),
         ],
-        3,
+        1,
     ),
     ids=["resnet", "regnet", "preactivation", "vgg", "squeezenet", "shufflenet", "densenet", "googlenet"],
 )

@@ -32,6 +32,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_converted_run_is_a_run_like_any_other(ann_run, command, tmp_path):
     before, out = contents(ann_run.folder), tmp_path / "snn"
     code, printed, complaints = command("convert", ann_run.folder, "--out", out, "--time-steps", 2, *FAST)
@@ -148,6 +149,7 @@ def test_a_place_of_the_fine_tuned_run_that_is_taken_is_refused_first(ann_run, c
     assert (code, "snn-finetuned is not empty" in complaint, (tmp_path / "snn").exists()) == (2, True, False)
 
 
+@pytest.mark.slow
 def test_conversion_is_repeatable(ann_run, command, tmp_path):
     for name in ("a", "b"):
         assert command("convert", ann_run.folder, "--out", tmp_path / name, *FAST)[0] == 0
@@ -156,6 +158,7 @@ def test_conversion_is_repeatable(ann_run, command, tmp_path):
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.slow
 def test_training_on_takes_options_about_spikes(ann_run, command, tmp_path):
     options = ("--finetune", "--train.surrogate_width_end", 0.5, "--train.epochs", 1, "--train.batch_size", 20, *FAST)
     assert command("convert", ann_run.folder, "--out", tmp_path / "snn", *options)[0] == 0

@@ -8,6 +8,7 @@ import onespike
 from onespike.conversion import Calibration
 from onespike.models import create_model
 from onespike.neurons import QCFS
+from tests.running import thorough
 from tests.unit.conversion.networks import error, outputs
 
 
@@ -22,7 +23,7 @@ def test_only_a_network_of_qcfs_alone_is_left_uncorrected():
     assert corrected < 0.8 * not_corrected
 
 
-@pytest.mark.parametrize("levels", [1, 3])
+@pytest.mark.parametrize("levels", thorough([1, 3], 1))
 def test_qcfs_converts_without_any_error_to_as_many_neurons_as_it_has_steps(levels):
     for name, branches in (("resmlp12", "real"), ("resmlp12", "spiking"), ("vit12", "spiking")):
         torch.manual_seed(0)
@@ -38,6 +39,7 @@ def test_qcfs_converts_without_any_error_to_as_many_neurons_as_it_has_steps(leve
         assert torch.equal(conversion.network(images), network(images))
 
 
+@pytest.mark.slow
 def test_qcfs_of_one_step_behind_batch_norm_converts_up_to_rounding():
     torch.manual_seed(0)
     network = create_model("resnet18", activation="qcfs", image_size=32).eval()

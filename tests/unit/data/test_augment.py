@@ -83,6 +83,7 @@ def test_only_those_that_are_named_are_mirrored():
     assert torch.equal(got, torch.stack([images[0].flip(2), images[1], images[2].flip(2)]))
 
 
+@pytest.mark.slow
 @settings(derandomize=True, deadline=None, max_examples=60)
 @given(policy=st.from_regex(_POLICY, fullmatch=True).filter(bool))
 def test_timm_builds_every_policy_that_a_config_takes(policy):

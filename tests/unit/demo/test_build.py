@@ -281,6 +281,7 @@ def test_a_layer_that_is_called_again_and_a_population_are_named() -> None:
     assert [(one["name"], one["ahead"]) for one in said] == [("1", "windows"), ("1", "time steps")]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nothing_fetched")
 def test_test_images_of_all_classes_are_offered(
     make_run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

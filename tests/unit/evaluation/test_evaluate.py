@@ -99,6 +99,7 @@ def test_the_first_pass_repeats_the_test_of_training(tmp_path: Path):
     assert result.loss.mean == summary["test_loss"]
 
 
+@pytest.mark.slow
 def test_test_time_flips_stand_beside_the_plain_scores(make_run, images: Path):
     run = make_run()
     _, scores = by_a_loop(run, images / "test", flips=True)

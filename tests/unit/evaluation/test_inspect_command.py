@@ -36,6 +36,7 @@ def test_what_is_printed_and_drawn(make_run, image: Path, command, tmp_path: Pat
         assert picture.format == "PNG"
 
 
+@pytest.mark.slow
 def test_options(make_run, image: Path, command, tmp_path: Path):
     run = make_run(encoding="bernoulli")
     arguments = ("--seed", 4, "--checkpoint", "last", "--json", "-", "--out", tmp_path / "new" / "x.png")
@@ -56,6 +57,7 @@ def test_a_sample_is_shown_with_its_true_class(make_run, command, tmp_path: Path
     assert json.loads((tmp_path / "numbers.json").read_text())["label"] == true
 
 
+@pytest.mark.slow
 def test_a_sample_of_images_that_moved_is_found_at_their_new_place(make_run, images: Path, command, tmp_path: Path):
     run, moved = make_run(), tmp_path / "moved"
     assert command("inspect", run.folder, "--sample", 1, "--out", tmp_path / "before.png")[0] == 0

@@ -118,7 +118,7 @@ STRICT: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "overrides"), thorough(STRICT, 2), ids=str)
+@pytest.mark.parametrize(("name", "overrides"), thorough(STRICT, 1), ids=str)
 def test_strict_networks_on_digits(
     name: str, overrides: dict[str, Any], digits: Tensor, tmp_path: Path, settled: Settle
 ) -> None:
@@ -257,6 +257,7 @@ def test_fixed_point_numbers_are_as_exact_as_their_bits(tmp_path: Path) -> None:
         assert library.of_lowest(ctypes.c_uint32(word)) == (word & -word).bit_length() - 1
 
 
+@pytest.mark.slow
 def test_weights_that_tied_neurons_share_are_stored_once(digits: Tensor, tmp_path: Path, settled: Settle) -> None:
     sizes = []
     for tied in (True, False):

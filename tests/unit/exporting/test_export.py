@@ -26,7 +26,7 @@ from onespike.neurons import LIF
 from onespike.neurons.watch import neuron_layers
 from onespike.training.checkpoint import ModelCard
 from onespike.training.run import Run
-from tests.running import raising
+from tests.running import raising, thorough
 from tests.unit.written_run import write_run
 
 CLASSES = tuple("0123456789")
@@ -41,6 +41,7 @@ def run(tmp_path: Path, digits: Tensor, settled: Callable[[nn.Module, Tensor], n
     return write_run(tmp_path / "run", config, data, CLASSES, settle=lambda network: settled(network, images))
 
 
+@pytest.mark.slow
 def test_outputs_have_their_names_whatever_torch_calls_them(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,6 +77,7 @@ def test_signals_after_openvino_are_handled() -> None:
     assert (program.returncode, program.stdout) == (0, "handled\n"), program.stderr
 
 
+@pytest.mark.slow
 def test_the_command_writes_all_formats_and_their_proofs(
     run: Run, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
 ) -> None:
@@ -130,7 +132,7 @@ class Partly(nn.Module):
         return self.head(spikes.flatten(1))
 
 
-@pytest.mark.parametrize("weights", ["fp32", "int8"])
+@pytest.mark.parametrize("weights", thorough(["fp32", "int8"], 1))
 def test_files_hold_no_paths_and_source_lines_of_this_machine(weights: Any, digits: Tensor, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
@@ -592,6 +594,7 @@ def test_neurons_that_the_logits_do_not_need(target: str, weights: str, layers: 
     assert network.seen > 0
 
 
+@pytest.mark.slow
 def test_options_reach_the_export(run: Run, tmp_path: Path, command: Callable[..., tuple[int, str, str]]) -> None:
     last = run.checkpoint("best")
     last.weights["head.bias"] += 1

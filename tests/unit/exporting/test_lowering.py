@@ -302,6 +302,7 @@ def test_a_neuron_out_of_reach_stays_silent(weight: float, tmp_path: Path) -> No
     assert export(network, tmp_path / "out", "c", images=torch.full((1, 4, 4, 1), 255, dtype=torch.uint8)).holds
 
 
+@pytest.mark.slow
 def test_ternary_spikes_are_proved(tmp_path: Path, digits: Tensor, settled: Any) -> None:
     network = create_model("spiking-vgg-xs", in_channels=1, width=4, neuron={"name": "ternary"})
     settled(network, (digits.float() / 255 - 0.3).movedim(-1, 1) / 0.35)
@@ -324,6 +325,7 @@ def test_channels_in_another_order_keep_their_deviations(tmp_path: Path) -> None
     assert export(Flipped().eval(), tmp_path / "out", "c", images=images, mean=[0.5] * 3, std=std).holds
 
 
+@pytest.mark.slow
 def test_norms_of_vectors_are_not_folded_into_thresholds_of_maps(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     layers = nn.Conv2d(1, 4, 3), nn.Flatten(), nn.BatchNorm1d(16), LIF(16), nn.Linear(16, 3)

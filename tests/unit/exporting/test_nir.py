@@ -105,6 +105,7 @@ def test_what_is_read_back_computes_the_same(name: str, digits: Tensor, tmp_path
     written(NETWORKS[name](), digits[:20], tmp_path / "out", settled)
 
 
+@pytest.mark.slow
 def test_pixels_and_8_bit_weights(digits: Tensor, tmp_path: Path, settled: Settle) -> None:
     torch.manual_seed(0)
     network = create_model("spiking-vgg-xs", in_channels=1, width=4)

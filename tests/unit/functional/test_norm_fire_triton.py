@@ -34,8 +34,8 @@ def test_interpreted_it_computes_what_pytorch_does() -> None:
 class Compiled:
     """In place of a kernel: what it is launched with is compiled for GPUs, and not run."""
 
-    def __init__(self, kernel, capabilities: tuple[int, ...]) -> None:
-        self.kernel, self.capabilities, self.launches = kernel, capabilities, 0
+    def __init__(self, kernel) -> None:
+        self.kernel, self.launches = kernel, 0
 
     def __getitem__(self, grid: tuple[int, ...]):
         assert all(isinstance(one, int) and one > 0 for one in grid)
@@ -52,7 +52,7 @@ class Compiled:
                 signature[parameter.name], constants[parameter.name] = "constexpr", value
             else:
                 signature[parameter.name] = f"*{TYPES[value.dtype]}" if isinstance(value, torch.Tensor) else "i32"
-        for capability in self.capabilities:
+        for capability in (80, 90):
             source, target = ASTSource(self.kernel, signature, constants), GPUTarget("cuda", capability, 32)
             made = compile_(source, target=target, options=options)
             assert made.asm["cubin"].startswith(b"\x7fELF")
@@ -62,16 +62,14 @@ class Compiled:
 
 
 @needs_triton
-@pytest.mark.parametrize(
-    ("dtype", "capabilities"),
-    [(torch.bfloat16, (90,)), *(pytest.param(dtype, (80, 90), marks=pytest.mark.slow) for dtype in TYPES)],
-)
-def test_every_kernel_compiles_for_gpus(dtype, capabilities, tmp_path, monkeypatch) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", TYPES)
+def test_every_kernel_compiles_for_gpus(dtype, tmp_path, monkeypatch) -> None:
     from onespike.functional import norm_fire_triton
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     kernels = [
-        (table, name, Compiled(kernel, capabilities))
+        (table, name, Compiled(kernel))
         for table in (norm_fire_triton.SUMS, norm_fire_triton.MAPS)
         for name, kernel in table.items()
     ]

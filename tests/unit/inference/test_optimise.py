@@ -195,6 +195,7 @@ def test_engines_of_others_take_normalised_images_alone(name: str, tmp_path: Pat
             engine(wrong)
 
 
+@pytest.mark.slow
 def test_a_network_that_was_passed_from_python_is_passed_again(tmp_path: Path) -> None:
     small = {"data.image_size": 16, "data.limit": 40, "data.cache": str(tmp_path / "cache"), "train.device": "cpu"}
     recipe = load_recipe("digits", small | {"train.epochs": 1, "train.batch_size": 20, "train.warmup_epochs": 0})

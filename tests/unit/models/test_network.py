@@ -140,6 +140,7 @@ def test_dropout_acts_in_training_alone(training):
     assert torch.equal(network(images), network(images)) != training
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # the compiler does that itself
 def test_with_its_draws_injected_a_whole_network_compiles_into_one_graph():
     network = make_network(depths=(1,), channels=(6,))

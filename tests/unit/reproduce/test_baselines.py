@@ -10,6 +10,7 @@ from reproduce.baselines import RESNET19
 from tests.forward import losses_of
 
 
+@pytest.mark.slow
 def test_the_vgg_learns_and_reads_spikes_behind_the_first_layer():
     torch.manual_seed(0)
     model = create_model("spiking-vgg11", num_classes=3, image_size=16, width=16, time_steps=2)

@@ -11,7 +11,6 @@ from onespike.data.config import DataConfig
 from onespike.models import model_config
 from onespike.training.run import Run
 from reproduce import exports
-from tests.running import thorough
 from tests.unit.written_run import write_run
 
 
@@ -22,6 +21,7 @@ def run(tmp_path: Path) -> Run:
     return write_run(tmp_path / "small", config, DataConfig(name="digits"), tuple("0123456789"))
 
 
+@pytest.mark.slow
 def test_proofs_and_refusals(
     run: Run, tmp_path: Path, command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,7 +85,8 @@ def test_what_is_not_there_is_no_refusal_of_a_format(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("change", thorough(["weights", "images", "damage", "no list", "version"], 1))
+@pytest.mark.slow
+@pytest.mark.parametrize("change", ["weights", "images", "damage", "no list", "version"])
 def test_a_proof_of_something_else_is_made_anew(
     change: str, run: Run, tmp_path: Path, command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

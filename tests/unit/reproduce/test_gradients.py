@@ -19,6 +19,7 @@ def table(tmp_path: Path) -> list[dict[str, str]]:
     return read_rows(tmp_path / "gradients.csv")
 
 
+@pytest.mark.slow
 def test_every_block_has_a_gradient_at_the_start_and_after_the_steps(table, tmp_path: Path):
     assert [(row["model"], int(row["block"])) for row in table] == [("conv12", block) for block in range(1, 13)]
     assert all(float(row["norm_start"]) > 0 and float(row["norm_end"]) > 0 for row in table)

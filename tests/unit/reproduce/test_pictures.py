@@ -9,6 +9,7 @@ from reproduce.pictures import DECAY, METHOD, RESULTS, accuracy_flops, pictures,
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.slow
 def test_every_picture_is_drawn_and_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("ONESPIKE_CACHE", str(tmp_path / "cache"))
     pictures(tmp_path, ROOT / "results")

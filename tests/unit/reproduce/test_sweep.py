@@ -143,6 +143,7 @@ def test_time_left_is_that_of_other_seeds_or_else_of_all(sweep: Sweep):
     assert engine._time_left([one], rows[2:]) is None
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_from_its_checkpoint(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
@@ -177,6 +178,7 @@ def test_parts_share_the_work(sweep: Sweep, trained, tmp_path: Path):
     assert "2 of 2 runs are done. Trained on " in (tmp_path / "demo.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("trained")
 def test_a_training_that_diverges_is_said_and_does_not_stop_the_others(sweep: Sweep, tmp_path: Path):
     reset = Setting("reset", "zero", {"model.neuron.reset": "zero"})

@@ -281,6 +281,7 @@ def test_an_attempt_that_another_process_has_taken_over_stops():
         assert trainer.stop == life.lost
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("energy", ["", "field"])
 def test_an_attempt_that_another_process_has_taken_over_ends_no_search(job, monkeypatch, energy):
     made, step = job(1, energy), Trainer.step
@@ -344,6 +345,7 @@ def away(function, times: int = 1):
     return called
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), [(optuna.Trial, "report"), (optuna.Study, "tell")])
 def test_a_storage_that_is_away_for_a_moment_ends_no_process(kind, name, job, monkeypatch):
     made, slept = job(1), []

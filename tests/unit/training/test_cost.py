@@ -522,6 +522,7 @@ def test_without_a_budget_earlier_epochs_count_by_their_accuracy(small, tmp_path
     assert progress.best == -1, "its energy was not measured"
 
 
+@pytest.mark.slow
 def test_a_penalty_that_came_within_an_epoch_is_measured_on_the_rest_of_it(small, tmp_path, stop_after):
     penalised = small(train__epochs=1, train__rate_penalty=1e-6)
     train(penalised, tmp_path / "straight")

@@ -261,6 +261,7 @@ def test_of_an_image_as_frames_a_teacher_sees_the_image(tmp_path, monkeypatch):
     assert trainer.flops.problem == ""
 
 
+@pytest.mark.slow
 def test_a_run_goes_through_every_command(root, tmp_path, command):
     made = recipe(root, **{"train.epochs": 2, "train.energy_budget": 1000.0})
     summary = train(made, tmp_path / "run", quiet=True)

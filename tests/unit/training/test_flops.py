@@ -17,7 +17,7 @@ from onespike.training.progress import Progress, counted
 from onespike.training.saving import draw_curves
 from onespike.training.set_up import set_up
 from onespike.training.trainer import Trainer
-from tests.running import read_rows
+from tests.running import read_rows, thorough
 
 
 def pflops(run: Path) -> list[str]:
@@ -52,7 +52,7 @@ class Uncountable(Anywhere):
         return super().forward(torch.fft.rfft(images).abs())
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", thorough(["fp32", "bf16"], 1))
 def test_it_is_six_times_macs_times_images(small, tmp_path: Path, precision):
     recipe = small(train__precision=precision)
     summary = train(recipe, tmp_path / "run")

@@ -814,7 +814,7 @@ def test_a_callback_may_set_the_rate_of_a_step_or_end_the_training(small, tmp_pa
     assert train(more, tmp_path / "run", resume=True, quiet=True)["epochs"] == 6
 
 
-@pytest.mark.parametrize("known", [True, False], ids=["", "an older version's"])
+@pytest.mark.parametrize("known", thorough([True, False], 1), ids=["", "an older version's"])
 def test_a_training_that_had_enough_does_not_go_on_if_it_is_killed_before_its_test(
     small, tmp_path: Path, monkeypatch, known
 ):

@@ -51,7 +51,7 @@ OTHERS = {
 #: Those of `make test`, stopped between two epochs.
 QUICK = ("all",)
 #: Where runs whose images change are stopped: in each size of the images, and between two epochs.
-PLACES = [pytest.param(3, marks=pytest.mark.slow), 8, pytest.param(13, marks=pytest.mark.slow)]
+PLACES = [3, 8, 13]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -155,8 +155,9 @@ def test_under_nohup_a_hangup_stops_nothing():
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", PLACES)
-@pytest.mark.parametrize("policy", ["", pytest.param("original", marks=pytest.mark.slow)], ids=["batches", "singly"])
+@pytest.mark.parametrize("policy", ["", "original"], ids=["batches", "singly"])
 def test_images_that_grow_alternate_and_are_cut_resume_to_the_same_bits(
     small, policy, steps, tmp_path, monkeypatch, stop_after
 ):
@@ -192,6 +193,7 @@ def test_a_signal_to_the_whole_group_saves_and_says_how_to_go_on(small, start, t
     Checkpoint.load(tmp_path / "run" / "last")  # it is whole
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_its_clock_and_its_curves(small, tmp_path, monkeypatch, stop_after):
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
@@ -382,6 +384,7 @@ def test_a_folder_that_is_no_run_is_refused(small, tmp_path):
         train(small(), tmp_path, resume=True)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_a_run_that_had_not_begun_is_in_nobodys_way(small, tmp_path, monkeypatch):
     train(small(), tmp_path / "run", quiet=True)
     (tmp_path / "new").mkdir()
@@ -527,6 +530,7 @@ class Counting(Callback):
         self.seen = state["seen"]
 
 
+@pytest.mark.slow
 def test_what_was_passed_has_to_be_passed_again(small, tmp_path, monkeypatch, stop_after):
     recipe, loss = small(train__epochs=2, train__mixup=0), nn.MultiMarginLoss()
     stop_after(10)
