@@ -85,7 +85,7 @@ def test_a_neuron_may_be_named_alone():
     both = load_recipe("cifar10/conv12", {"model.neuron": "plif", "model.neuron.decay": "0.3"})
     assert (both.model.neuron.name, both.model.neuron.decay) == ("plif", 0.3)
     options = {"model.neuron.threshold": "0.3", "model.neuron": "plif"}
-    either = (load_recipe("cifar100/fast", dict(order)) for order in (options.items(), reversed(options.items())))
+    either = (load_recipe("tiny-imagenet/fast", dict(order)) for order in (options.items(), reversed(options.items())))
     for recipe in either:
         neuron = recipe.model.neuron
         assert (neuron.name, neuron.threshold, neuron.surrogate_width) == ("plif", 0.3, 2.0)
@@ -93,8 +93,8 @@ def test_a_neuron_may_be_named_alone():
 
 @pytest.mark.parametrize("given", [Text("{threshold: 0.4}"), "{threshold: 0.4}", {"threshold": 0.4}], ids=repr)
 def test_a_mapping_changes_the_values_that_it_names_alone(given: object, tmp_path: Path):
-    (run := tmp_path / "config.yaml").write_text(dump(load_recipe("cifar100/fast")))
-    for name in ("cifar100/fast", run):
+    (run := tmp_path / "config.yaml").write_text(dump(load_recipe("tiny-imagenet/fast")))
+    for name in ("tiny-imagenet/fast", run):
         neuron = load_recipe(name, {"model.neuron": given}).model.neuron
         assert (neuron.threshold, neuron.surrogate, neuron.surrogate_width) == (0.4, "triangle", 2.0)
 
