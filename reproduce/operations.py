@@ -17,9 +17,9 @@ OPERATIONS = Sweep(
     about=f"`{START}`, whose weights have 8 bits and took 0.3726 PFLOP, fine-tuned for 2 epochs by the recipe "
     "cifar10/fast, at a fifth of its learning rate, on images of full size; `train.rate_penalty` adds the "
     "synaptic operations to the loss, as a share of the dense multiply-accumulates. PFLOP is of these two epochs "
-    "alone. Its ReLU twin, unless it is pending, is trained from the start by the same recipe. In the picture, the "
-    "multiply-accumulates on real numbers are added to them: the stem's, and all of the twin's. These count the "
-    "zeros of the padding, the operations do not.",
+    "alone. Its ReLU twin is trained from the start by the same recipe, and its PFLOP is of all that. In the "
+    "picture, the multiply-accumulates on real numbers are added to the operations: the stem's, and all of the "
+    "twin's. These count the zeros of the padding, the operations do not.",
     settings=[
         *(
             Setting("spiking-resnet-m", f"penalty {n:g}", FINE_TUNED | {"train.rate_penalty": n}, start=START)

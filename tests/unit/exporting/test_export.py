@@ -594,7 +594,6 @@ def test_neurons_that_the_logits_do_not_need(target: str, weights: str, layers: 
     assert network.seen > 0
 
 
-@pytest.mark.slow
 def test_options_reach_the_export(run: Run, tmp_path: Path, command: Callable[..., tuple[int, str, str]]) -> None:
     last = run.checkpoint("best")
     last.weights["head.bias"] += 1

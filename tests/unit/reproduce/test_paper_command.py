@@ -16,7 +16,6 @@ def demo(monkeypatch: pytest.MonkeyPatch, sweep) -> None:
     monkeypatch.setitem(registry.PAPER, "demo", sweep)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("demo")
 def test_a_sweep_as_it_is_typed(command, tmp_path: Path):
     code, printed, complaints = command("demo", *TINY, *BUDGET, "--data.cache", tmp_path / "c")

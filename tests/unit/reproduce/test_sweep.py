@@ -541,6 +541,7 @@ def test_a_folder_of_data_sets(tmp_path: Path):
         ("cifar10, 0.4 PFLOP", "spiking-resnet-m, three tied, spaced, narrower", "cifar10/fast"),
         ("cifar10, 2 PFLOP", "spiking-resnet-l, tied, wider, spaced", "cifar10/hour"),
         ("cifar10, 5 PFLOP", "spiking-resnet-l, tied, widest, spaced", "cifar10/best"),
+        ("cifar100, 0.4 PFLOP", "spiking-resnet-m, three tied, spaced", "cifar100/fast"),
         ("cifar100, 2 PFLOP", "spiking-resnet-l, tied, wider", "cifar100/hour"),
     ],
 )

@@ -50,8 +50,6 @@ OTHERS = {
 }
 #: Those of `make test`, stopped between two epochs.
 QUICK = ("all",)
-#: Where runs whose images change are stopped: in each size of the images, and between two epochs.
-PLACES = [3, 8, 13]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -155,9 +153,9 @@ def test_under_nohup_a_hangup_stops_nothing():
         signal.signal(signal.SIGHUP, before)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("steps", PLACES)
-@pytest.mark.parametrize("policy", ["", "original"], ids=["batches", "singly"])
+# Between two epochs, and in each size of the images.
+@pytest.mark.parametrize("steps", thorough([8, 3, 13], 1))
+@pytest.mark.parametrize("policy", thorough(["", "original"], 1), ids=["batches", "singly"])
 def test_images_that_grow_alternate_and_are_cut_resume_to_the_same_bits(
     small, policy, steps, tmp_path, monkeypatch, stop_after
 ):
