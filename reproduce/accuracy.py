@@ -31,7 +31,7 @@ TIED: dict[str, Any] = {"model.tied": True}
 #: The paper's networks, with what they lack: the recipe cifar10/conv12-improved.
 IMPROVED: dict[str, Any] = FULL_SIZE | {"model.preset": "improved", "train.epochs": 8, "train.weight_decay": 0.2}
 
-#: The recipes cifar10/hour and cifar100/hour as they were; then as they were before images grew.
+#: The recipes cifar10/hour and cifar100/hour as they were at first; then as they were before images grew.
 LARGE: dict[str, Any] = PLAIN | {"model.name": "spiking-resnet-l", "train.epochs": 30}
 LARGE_AS_IT_WAS: dict[str, Any] = FULL_SIZE | PLAIN | {"model.name": "spiking-resnet-l", "train.epochs": 20}
 
@@ -50,7 +50,7 @@ THREE_SPACED: dict[str, Any] = TIED | {
 #: The recipe cifar10/fast: it costs as much, and gives a network with a sixth fewer synaptic operations.
 NARROWER: dict[str, Any] = {"model.width": 54, "train.epochs": 22}
 
-#: The recipe cifar100/hour, and cifar10/hour but for the spacing and the surrogate's width.
+#: The recipes cifar10/hour and cifar100/hour but for the spacing and the surrogate's width.
 LARGE_TIED: dict[str, Any] = TIED | {
     "model.name": "spiking-resnet-l",
     "model.population": 4,
@@ -159,22 +159,22 @@ ACCURACY = FastSweep(
     title="Accuracy at one time step",
     about="Everything is trained by the recipe reproduce/fast.yaml, three tied and spaced neurons by cifar10/fast or "
     "cifar100/fast (60 channels for 18 epochs, in narrower networks 54 for 22), the tied spiking-resnet-l by "
-    "cifar10/hour (where it is not spaced, without the spacing and with the wider surrogate) and cifar100/hour "
-    "(where it is spaced, with the spacing and the narrower surrogate), the widest by cifar10/best, "
-    "spiking-resnet-xl by cifar10/best as it was before (40 epochs, or 55) and cifar100/best (28 epochs), in two "
-    "processes, on Tiny-ImageNet by tiny-imagenet/fast; SpikingJelly's networks by momentum at 0.1. Images grow, "
-    "with weight decay, except in rows of full size and SpikingJelly's, which have neither, as the recipe was "
-    "before, and in those of conv12 and lstm12, which have 0.2 of it. Ours are strictly spiking behind the stem, "
-    "but for the twins, conv12 and lstm12. Rows of the former stem and head, of full size, of spiking-resnet-l "
-    "(but those called rectified and tied) and -xl have the stem `whitening` and the head `or`, as the recipe had "
-    "before. In rows called tied, the neurons of a channel have the same weights: three of them, or two and 66 "
-    "channels in the first stage; in spiking-resnet-l four, and 96 channels, trained with wider crops and Cutout, "
-    "as in cifar10/best, in two processes; in rows called spaced their thresholds are evenly spaced, and the "
-    "surrogate is half as wide; in the widest there are eight neurons, less far apart, and 128 channels, for 40 "
-    "epochs in batches of 500. The learning rate rises for one epoch, which is a third of the training of "
-    "SpikingJelly's VGG at T = 4 and of conv12 and lstm12 on Tiny-ImageNet, and a sixth of that of SpikingJelly's "
-    "ResNets. Tiny-ImageNet is 8,000 of its images, 40 of each class; RandAugment is timm's rand-m7-mstd0.5. "
-    "There are no held-out images: the last weights are tested, once.",
+    "cifar10/hour and cifar100/hour (where it is not spaced, without the spacing and with the wider surrogate), "
+    "the widest by cifar10/best, spiking-resnet-xl by cifar10/best as it was before (40 epochs, or 55) and "
+    "cifar100/best (28 epochs), in two processes, on Tiny-ImageNet by tiny-imagenet/fast; SpikingJelly's networks "
+    "by momentum at 0.1. Images grow, with weight decay, except in rows of full size and SpikingJelly's, which "
+    "have neither, as the recipe was before, and in those of conv12 and lstm12, which have 0.2 of it. Ours are "
+    "strictly spiking behind the stem, but for the twins, conv12 and lstm12. Rows of the former stem and head, of "
+    "full size, of spiking-resnet-l (but those called rectified and tied) and -xl have the stem `whitening` and "
+    "the head `or`, as the recipe had before. In rows called tied, the neurons of a channel have the same "
+    "weights: three of them, or two and 66 channels in the first stage; in spiking-resnet-l four, and 96 "
+    "channels, trained with wider crops and Cutout, as in cifar10/best, in two processes (with spacing on "
+    "CIFAR-100 in one); in rows called spaced their thresholds are evenly spaced, and the surrogate is half as "
+    "wide; in the widest there are eight neurons, less far apart, and 128 channels, for 40 epochs in batches of "
+    "500. The learning rate rises for one epoch, which is a third of the training of SpikingJelly's VGG at T = 4 "
+    "and of conv12 and lstm12 on Tiny-ImageNet, and a sixth of that of SpikingJelly's ResNets. Tiny-ImageNet is "
+    "8,000 of its images, 40 of each class; RandAugment is timm's rand-m7-mstd0.5. There are no held-out images: "
+    "the last weights are tested, once.",
     settings=[
         Setting(group, label, {"data.name": group.split(",")[0]} | changes)
         for group, rows in ROWS.items()

@@ -542,7 +542,7 @@ def test_a_folder_of_data_sets(tmp_path: Path):
         ("cifar10, 2 PFLOP", "spiking-resnet-l, tied, wider, spaced", "cifar10/hour"),
         ("cifar10, 5 PFLOP", "spiking-resnet-l, tied, widest, spaced", "cifar10/best"),
         ("cifar100, 0.4 PFLOP", "spiking-resnet-m, three tied, spaced", "cifar100/fast"),
-        ("cifar100, 2 PFLOP", "spiking-resnet-l, tied, wider", "cifar100/hour"),
+        ("cifar100, 2 PFLOP", "spiking-resnet-l, tied, wider, spaced", "cifar100/hour"),
     ],
 )
 def test_the_row_of_a_recipe_is_trained_by_it(group: str, label: str, recipe: str):
