@@ -259,13 +259,14 @@ def step_shares(results: Path) -> Figure:
 
 
 def _name(axis: Axes, points: Points) -> None:
-    """Write the names beside the points, each at the first of `PLACES` where it meets fewest points and other names."""
+    """Write each name inside the picture, at the first of `PLACES` where it meets fewest points and other names."""
     taken = [Bbox.from_extents(*axis.transData.transform((x, y))[[0, 1, 0, 1]]).padded(3) for _, x, y in points]
     for name, x, y in points:
         style: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8}
         texts = [axis.annotate(name, (x, y), away, ha=ha, va=va, **style) for away, ha, va in PLACES]
         boxes = [text.get_window_extent().padded(1) for text in texts]
-        best = min(range(len(boxes)), key=lambda place: boxes[place].count_overlaps(taken))
+        within = [axis.bbox.x0 <= box.x0 < box.x1 <= axis.bbox.x1 for box in boxes]
+        best = min(range(len(boxes)), key=lambda place: (not within[place], boxes[place].count_overlaps(taken)))
         taken.append(boxes[best])
         for text in (*texts[:best], *texts[best + 1 :]):
             text.remove()

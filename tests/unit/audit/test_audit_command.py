@@ -91,6 +91,7 @@ def test_a_fresh_model_says_so_at_once(command, tmp_path: Path):
     assert {product["arrives"] for layer in content["layers"][2:] for product in layer["products"]} == {"binary"}
 
 
+@pytest.mark.slow
 def test_compared_with_twins(make_run, command, tmp_path: Path):
     runs = [make_run(top1=90.0), make_run("twin", top1=91.0, preset="ann"), make_run("unfinished", preset="binary")]
     options = ("--json", tmp_path / "all.json", "--csv", tmp_path / "first.csv")

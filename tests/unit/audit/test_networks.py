@@ -220,6 +220,7 @@ def test_exponents():
     assert size.seconds_exponent is None
 
 
+@pytest.mark.slow
 def test_times_of_a_busy_machine_are_marked(monkeypatch):
     monkeypatch.setattr("onespike.clock._processors_seconds", lambda: 9 * time.perf_counter())
     config = replace(model_config("mlp12"), depths=(1,), channels=(6,))

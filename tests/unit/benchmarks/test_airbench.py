@@ -16,6 +16,7 @@ MODEL = ("--model.depths", "[1,1]", "--model.channels", "[8,8]")
 TINY = ("--recipe", "digits", *MODEL, "--data.limit", "64", "--data.holdout", "0")
 
 
+@pytest.mark.slow
 def test_it_trains_to_the_end_and_reads_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.airbench.GOALS", (0, 101))
     out = tmp_path / "found.json"

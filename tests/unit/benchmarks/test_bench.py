@@ -287,6 +287,7 @@ def test_the_input_path_is_timed_beside_the_step() -> None:
     assert path.device == step.device == "cpu"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("busy", [None, "others used 1.0 cores"])
 def test_what_was_timed_beside_something_else_is_marked(busy: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(cpu=1.0, others=1.0 if busy else 0.0)
@@ -325,6 +326,7 @@ def test_scaling_leaves_a_table_and_a_picture(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "scaling.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_this_process")
 def test_the_command_writes_records(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     file = tmp_path / "records.json"

@@ -342,6 +342,7 @@ def test_a_subclass_that_changes_the_constructor_alone_is_the_known_layer():
     assert torch.equal(theirs(images), ours(images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("axis", "spikes"), [(1, True), (-1, False)])
 def test_max_pooling_where_neurons_of_several_thresholds_meet(axis, spikes):
     def joined(net, x):

@@ -76,6 +76,7 @@ def test_an_exception_while_decoding_leaves_nothing(cache, error):
     assert len(open_cache(Made(), cache).train.labels) == 6
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_no_entry_and_does_no_harm(cache, tmp_path):
     script = tmp_path / "killed.py"
     script.write_text(

@@ -80,6 +80,7 @@ def test_a_deterministic_network_is_seen_once(make_run):
     assert int(result.confusion.sum()) == 25
 
 
+@pytest.mark.slow
 def test_the_first_pass_repeats_the_test_of_training(tmp_path: Path):
     changes = {
         "data.limit": 100,
@@ -137,6 +138,7 @@ def test_flips_average_logits_over_time_too():
     assert torch.equal(network.images, torch.cat([images, images.flip(3)]))
 
 
+@pytest.mark.slow
 def test_parts_and_checkpoints(make_run):
     run = make_run()
     assert evaluate(run, part="train").images == 7

@@ -48,6 +48,7 @@ def test_options(make_run, image: Path, command, tmp_path: Path):
     assert not (run.folder / "inspection").exists()
 
 
+@pytest.mark.slow
 def test_a_sample_is_shown_with_its_true_class(make_run, command, tmp_path: Path):
     run = make_run()
     code, printed, _ = command("inspect", run.folder, "--sample", 1, "--json", tmp_path / "numbers.json")

@@ -167,6 +167,7 @@ def test_onnx_with_integers_reads_pixels_and_gives_the_same_spikes(run: Run, tmp
     assert floats < 0.1 * sum(len(one.raw_data) for one in stored)
 
 
+@pytest.mark.slow
 def test_pt2_adds_up_the_spikes_of_tied_neurons(tmp_path: Path) -> None:
     network = create_model("spiking-vgg-xs", image_size=16, tied=True, head="mean").eval()
     assert export(network, tmp_path / "out", "pt2", images=torch.randn(4, 3, 16, 16)).holds

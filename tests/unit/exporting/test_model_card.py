@@ -147,6 +147,7 @@ def test_a_file_that_comes_while_the_card_is_written_stays(
         onespike.save_pretrained(run, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_the_card_says_what_a_proof_says(run: Run, tmp_path: Path) -> None:
     shown = {"same_class": 100.0, "images": 20, "spikes": 5000, "layers": 6, "differing": 0, "holds": True}
     targets = [

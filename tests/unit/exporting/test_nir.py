@@ -148,6 +148,7 @@ def agree(file: Path, network: nn.Module, images: Tensor, reader: str) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("reader", ["spikingjelly", "snntorch"])
 def test_others_read_a_convolutional_network(reader: str, digits: Tensor, tmp_path: Path, settled: Settle) -> None:
@@ -205,6 +206,7 @@ def test_others_on_500_photographs(photographs: Tensor, tmp_path: Path, settled:
             agree(file, network, normalised(images), reader)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "overrides", "message"),
     [

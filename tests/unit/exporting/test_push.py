@@ -207,6 +207,7 @@ def test_damaged_folders_are_refused(change: Callable[[Path], object], message: 
         onespike.load(folder)
 
 
+@pytest.mark.slow
 def test_the_model_card_has_proofs_of_the_network_that_it_is_of(run: Run, tmp_path: Path) -> None:
     made = onespike.export(run, run.folder / "exported", "pt2", count=4)
     spikes = made.parity[0].spikes

@@ -108,6 +108,7 @@ def test_the_command_leaves_an_engine_and_a_report(run: Run, tmp_path: Path, cap
     assert smaller < 0.9
 
 
+@pytest.mark.slow
 def test_the_answers_that_are_compared_are_those_of_both(run: Run, tmp_path: Path) -> None:
     """Accuracy and agreement as counted here, image by image."""
     out = tmp_path / "engine"
@@ -182,6 +183,7 @@ def test_other_networks_are_run_by_others(preset: str, weights: str, images: Pat
         load_engine(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ONNX Runtime", "OpenVINO"])
 def test_engines_of_others_take_normalised_images_alone(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime" if name == "ONNX Runtime" else "openvino")

@@ -69,6 +69,7 @@ def test_a_run(command, tmp_path: Path):
     assert str(tmp_path) not in (tmp_path / "results" / "taylor.md").read_text()
 
 
+@pytest.mark.slow
 def test_without_a_run_a_small_network_is_trained(command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(module, "SMALL", RECURRENT)
     assert command("taylor", "--images", 8)[0] == 0

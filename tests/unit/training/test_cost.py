@@ -490,6 +490,7 @@ class Falling(Callback):
         row["valid_top1"] = 90.0 - 10 * row["epoch"]
 
 
+@pytest.mark.slow
 def test_epochs_of_unknown_energy_rank_below_those_that_keep_a_budget_which_came_later(small, tmp_path):
     train(small(train__epochs=1), tmp_path / "run", callbacks=[Falling()])
     budgeted = small(train__epochs=2, train__energy_budget=1000.0)

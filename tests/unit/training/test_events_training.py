@@ -247,6 +247,7 @@ def test_tet_shows_an_image_as_frames(tmp_path):
     assert seen == [((2, 32, 1, 32, 32), (2, 32, 10))]
 
 
+@pytest.mark.slow
 def test_of_an_image_as_frames_a_teacher_sees_the_image(tmp_path, monkeypatch):
     network, seen = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten(1), torch.nn.Linear(1800, 10)), []
     monkeypatch.setitem(teacher.SOURCES, "timm", lambda _: teacher.Found(network, (0.5,), (0.25,), 32))
@@ -309,6 +310,7 @@ def test_time_is_pruned_with_the_frames(root, tmp_path):
     assert summaries[1]["epochs_before"] == 1
 
 
+@pytest.mark.slow
 def test_channels_without_a_map(tmp_path, command):
     draws = np.random.default_rng(0)
     (tmp_path / "SHD").mkdir()

@@ -357,6 +357,7 @@ def test_bf16_trains_and_keeps_weights_in_fp32(small, tmp_path: Path):
     assert {tensor.dtype for tensor in state.values() if tensor.is_floating_point()} == {torch.float32}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [

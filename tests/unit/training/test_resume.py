@@ -263,6 +263,7 @@ def test_without_held_out_images_the_last_weights_are_taken(small, tmp_path):
     assert same(weights(tmp_path / "run"), Checkpoint.load(tmp_path / "run" / "best").weights)
 
 
+@pytest.mark.slow
 def test_a_complete_run_says_so_and_goes_on_with_more_epochs(small, tmp_path):
     train(small(), tmp_path / "run")
     with pytest.raises(OnespikeError, match=r"complete after 2 epochs.*--train.epochs"):
@@ -421,6 +422,7 @@ def test_a_folder_that_somebody_else_has_filled_meanwhile_is_not_overwritten(sma
     assert (tmp_path / "run" / "config.yaml").read_text() == "theirs"
 
 
+@pytest.mark.slow
 def test_a_damaged_last_checkpoint_falls_back_to_the_best(small, tmp_path, capsys):
     recipe: Recipe = small()
     train(recipe, tmp_path / "run")

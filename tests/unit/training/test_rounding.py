@@ -43,6 +43,7 @@ def test_the_gradient_at_the_rounded_weights_moves_the_exact_ones(small):
         torch.testing.assert_close(after[name], exact[name] - 0.5 * parameter.grad, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_what_is_saved_and_tested_is_rounded_and_an_engine_computes_the_same(small, tmp_path):
     recipe = small(model__preset="strict", model__encoding="threshold", model__dropout=0.0, train__int8_weights=True)
     summary = train(recipe, tmp_path / "run")
