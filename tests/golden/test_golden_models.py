@@ -69,7 +69,6 @@ def by_model(lines):
     return sorted("\n".join([*lines, ""]).split("# "))
 
 
-@pytest.mark.slow
 def test_state_dict_keys_stay():
     lines = []
     for name in (name for name, ours in MODELS.items() if ours.builder.__module__.startswith("onespike.")):
