@@ -84,6 +84,8 @@ LARGEST_TIED: dict[str, Any] = LARGE_TIED | {
 #: 40 images of each class of Tiny-ImageNet: by the recipe tiny-imagenet/fast, and as that was before images grew.
 FEW: dict[str, Any] = RESNET | {"data.limit": 8000, "data.crop_padding": 4}
 GROWING_TINY: dict[str, Any] = FEW | {"train.start_size": 40, "train.epochs": 30}
+SPACED_TINY: dict[str, Any] = GROWING_TINY | THREE_SPACED | {"train.epochs": 36}
+RANDOM_CHANGES: dict[str, Any] = {"data.auto_augment": "rand-m7-mstd0.5"}
 TINY: dict[str, Any] = FULL_SIZE | FEW
 IMPROVED_TINY: dict[str, Any] = TINY | IMPROVED | {"train.epochs": 3, "train.batch_size": 125}
 SPIKINGJELLY_TINY = TINY | MOMENTUM | {"model.name": "spikingjelly-resnet18", "model.time_steps": 4, "train.epochs": 6}
@@ -144,7 +146,9 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
     "tiny-imagenet, 0.15 PFLOP": {
         "spiking-resnet-m": GROWING_TINY,
         "spiking-resnet-m, tied, wider": GROWING_TINY | TIED | {"model.width": 66},
-        "spiking-resnet-m, RandAugment": GROWING_TINY | {"data.auto_augment": "rand-m7-mstd0.5"},
+        "spiking-resnet-m, three tied, spaced": SPACED_TINY,
+        "spiking-resnet-m, RandAugment": GROWING_TINY | RANDOM_CHANGES,
+        "spiking-resnet-m, three tied, spaced, RandAugment": SPACED_TINY | RANDOM_CHANGES,
         "its ReLU twin": GROWING_TINY | TWIN,
         "spiking-resnet-m, former stem and head, full size": TINY | PLAIN | {"train.epochs": 20},
         "conv12, improved": IMPROVED_TINY | {"model.name": "conv12"},
