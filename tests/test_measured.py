@@ -4,7 +4,6 @@ import csv
 import json
 import re
 import tomllib
-from itertools import groupby
 from pathlib import Path
 
 from sklearn.datasets import load_digits
@@ -15,29 +14,47 @@ from onespike.models.pretrained import pretrained_names, pretrained_summary
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "README.md"
 BEGIN, END = "<!-- measured, by python -m tests.test_measured -->\n\n", "\n<!-- end -->\n"
+#: Recipes, and the rows of results/accuracy.csv that they train: group and setting.
+RECIPES = {
+    "cifar10/fast": ("cifar10, 0.4 PFLOP", "spiking-resnet-m, three tied, spaced, narrower"),
+    "cifar10/hour": ("cifar10, 2 PFLOP", "spiking-resnet-l, tied, wider, spaced"),
+    "cifar10/best": ("cifar10, 5 PFLOP", "spiking-resnet-l, tied, widest, spaced"),
+    "cifar100/fast": ("cifar100, 0.4 PFLOP", "spiking-resnet-m, three tied, spaced"),
+    "cifar100/hour": ("cifar100, 2 PFLOP", "spiking-resnet-l, tied, wider, spaced"),
+    "cifar100/best": ("cifar100, 4 PFLOP", "spiking-resnet-xl"),
+    "tiny-imagenet/fast --data.limit 8000": ("tiny-imagenet, 0.15 PFLOP", "spiking-resnet-m"),
+}
+ACCURACY, SPEED = "results/accuracy.md", "results/bench-train-spiking-resnet-m.json"
 #: What the bench calls whose neurons ran in the same network.
 NEURONS = {
+    "onespike": "onespike",
     "sequential": "plain PyTorch",
-    "spikingjelly": "SpikingJelly's neurons in their own layout",
-    "snntorch": "snnTorch's likewise",
+    "spikingjelly": "SpikingJelly's neurons, in their own layout",
+    "snntorch": "snnTorch's, likewise",
 }
-SPEED = "results/bench-train-spiking-resnet-m.json"
 
 
 def accuracies() -> list[tuple[str, ...]]:
-    """A row for each budget of results/accuracy.csv that has results: ours first, then what was trained beside it."""
+    """A row for each recipe, with the best ReLU twin and SpikingJelly's networks of the same budget."""
     with (ROOT / "results" / "accuracy.csv").open(newline="") as file:
-        table = list(csv.DictReader(file))
-    rows = []
-    for group, settings in groupby(table, lambda row: row["group"]):
-        cells = [
-            f"{one['setting']}: {float(one['test top-1 %']):.2f}% ({one['seeds']} seed{'s' * (one['seeds'] != '1')})"
-            for one in settings
-            if one["seeds"] != "0"
-        ]
-        if cells:
-            rows.append((f"Test accuracy, {group} of training", cells[0], ", ".join(cells[1:]), "results/accuracy.md"))
-    return rows
+        rows = {(row["group"], row["setting"]): row for row in csv.DictReader(file) if row["seeds"] != "0"}
+    lines = []
+    for recipe, key in RECIPES.items():
+        beside = {setting: row for (group, setting), row in rows.items() if group == key[0]}
+        twins = [row for setting, row in beside.items() if "ReLU twin" in setting]
+        best = max(twins, key=lambda row: float(row["test top-1 %"]), default=None)
+        theirs = (
+            f"{setting.removeprefix('SpikingJelly').removeprefix(chr(39) + 's').lstrip(', ')}: {_reached(row)}"
+            for setting, row in beside.items()
+            if setting.startswith("SpikingJelly")
+        )
+        cost = f"{float(rows[key]['PFLOP']):.2f} PFLOP"
+        lines.append((f"`{recipe}`", cost, _reached(rows[key]), _reached(best) if best else "", ", ".join(theirs)))
+    return lines
+
+
+def _reached(row: dict[str, str]) -> str:
+    return f"{float(row['test top-1 %']):.2f}% ({row['seeds']} seed{'s' * (row['seeds'] != '1')})"
 
 
 def speeds() -> list[tuple[str, ...]]:
@@ -45,10 +62,8 @@ def speeds() -> list[tuple[str, ...]]:
     timed = json.loads((ROOT / SPEED).read_text())
     rows = []
     for dtype in ("bf16", "fp32"):
-        rates = {one["implementation"]: one["images_per_second"] for one in timed if one["dtype"] == dtype}
-        beside = ", ".join(f"{words} {rates[name]:.0f}" for name, words in NEURONS.items())
-        what = f"Training {timed[0]['model']}, {dtype}, images a second"
-        rows.append((what, f"{rates['onespike']:.0f}", beside, SPEED))
+        rates = {one["implementation"]: f"{one['images_per_second']:.0f}" for one in timed if one["dtype"] == dtype}
+        rows.append((f"{timed[0]['model']}, {dtype}", *(rates[name] for name in NEURONS)))
     return rows
 
 
@@ -59,19 +74,29 @@ def packaged() -> list[tuple[str, ...]]:
         summary = pretrained_summary(name)
         audit = summary["audit"]
         reached = f"{summary['test_top1']:.2f}% of {summary['test_images']:,} images"
-        spikes = f"{audit['synaptic_operations'] / 1e6:.1f} million synaptic operations an image"
-        macs = f"{audit['macs']['dense'] / 1e6:.1f} million multiply-accumulates"
-        dense = f"{macs} if it were dense, with the padding and the stem"
-        place = f"src/onespike/pretrained/{name}/summary.json"
-        rows.append((f"`pretrained:{name}`", f"{reached}, {spikes}", dense, place))
+        spikes, dense = (f"{one / 1e6:.1f} million" for one in (audit["synaptic_operations"], audit["macs"]["dense"]))
+        place = f"[`pretrained:{name}`](src/onespike/pretrained/{name}/summary.json)"
+        rows.append((place, reached, spikes, dense))
     return rows
 
 
 def table() -> str:
-    lines = ["| what | onespike | beside it | from |", "|---|---|---|---|"]
-    for what, ours, beside, place in [*accuracies(), *speeds(), *packaged()]:
-        lines.append(f"| {what} | {ours} | {beside} | [{Path(place).name}]({place}) |")
-    return "\n".join(lines) + "\n"
+    """The tables of accuracies, speeds and trained networks."""
+    trained = "recipe", "training", "test accuracy", "best ReLU twin", "SpikingJelly"
+    shipped = "trained network", "test accuracy", "synaptic operations", "multiply-accumulates if dense, stem included"
+    written = [
+        f"Accuracy at one time step, strictly spiking ([results/accuracy.md]({ACCURACY})):",
+        _markdown(trained, accuracies()),
+        f"Images a second while training, with whose neurons ([{Path(SPEED).name}]({SPEED})):",
+        _markdown(("network", *NEURONS.values()), speeds()),
+        "What comes with the package, an image each:",
+        _markdown(shipped, packaged()),
+    ]
+    return "\n\n".join(written) + "\n"
+
+
+def _markdown(names: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (names, ("---",) * len(names), *rows))
 
 
 def parts() -> tuple[str, str, str]:

@@ -37,6 +37,7 @@ from reproduce.report import portable, read_rows
 from reproduce.sweep import run_sweep
 from reproduce.table2 import TABLE2
 from reproduce.windows import WINDOWS
+from tests.test_measured import RECIPES
 
 RESULTS = Path(__file__).parents[3] / "results"
 EXTRA = Setting("theta", "0.7", {"model.theta": 0.7})
@@ -535,20 +536,13 @@ def test_a_folder_of_data_sets(tmp_path: Path):
     assert roots == [str(tmp_path / "cifar10")] * 6 + [str(tmp_path)] * 6
 
 
-@pytest.mark.parametrize(
-    ("group", "label", "recipe"),
-    [
-        ("cifar10, 0.4 PFLOP", "spiking-resnet-m, three tied, spaced, narrower", "cifar10/fast"),
-        ("cifar10, 2 PFLOP", "spiking-resnet-l, tied, wider, spaced", "cifar10/hour"),
-        ("cifar10, 5 PFLOP", "spiking-resnet-l, tied, widest, spaced", "cifar10/best"),
-        ("cifar100, 0.4 PFLOP", "spiking-resnet-m, three tied, spaced", "cifar100/fast"),
-        ("cifar100, 2 PFLOP", "spiking-resnet-l, tied, wider, spaced", "cifar100/hour"),
-    ],
-)
-def test_the_row_of_a_recipe_is_trained_by_it(group: str, label: str, recipe: str):
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_row_of_a_recipe_is_trained_by_it(recipe: str):
     defaults = {"train.epochs": ACCURACY.epochs, "data.limit": ACCURACY.limit, "train.precision": ACCURACY.precision}
     found = {(one.setting.group, one.setting.label): one.digest for one in resolve(ACCURACY, defaults)}
-    assert found[group, label] == digest(load_recipe(recipe))
+    name, *options = recipe.split()
+    keys = (key.removeprefix("--") for key in options[::2])
+    assert found[RECIPES[recipe]] == digest(load_recipe(name, dict(zip(keys, options[1::2], strict=True))))
 
 
 def test_networks_of_two_families_are_two_recipes_though_both_leave_every_value_alone():
