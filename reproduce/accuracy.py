@@ -162,7 +162,8 @@ ACCURACY = FastSweep(
     name="accuracy",
     title="Accuracy at one time step",
     about="Everything is trained by the recipe reproduce/fast.yaml, three tied and spaced neurons by cifar10/fast or "
-    "cifar100/fast (60 channels for 18 epochs, in narrower networks 54 for 22), the tied spiking-resnet-l by "
+    "cifar100/fast (60 channels for 18 epochs, on Tiny-ImageNet for 36, in narrower networks 54 for 22), the tied "
+    "spiking-resnet-l by "
     "cifar10/hour and cifar100/hour (where it is not spaced, without the spacing and with the wider surrogate), "
     "the widest by cifar10/best, spiking-resnet-xl by cifar10/best as it was before (40 epochs, or 55) and "
     "cifar100/best (28 epochs), in two processes, on Tiny-ImageNet by tiny-imagenet/fast; SpikingJelly's networks "
