@@ -24,7 +24,7 @@ RECIPES = {
     "cifar100/best": ("cifar100, 4 PFLOP", "spiking-resnet-xl"),
     "tiny-imagenet/fast --data.limit 8000": ("tiny-imagenet, 0.15 PFLOP", "spiking-resnet-m"),
 }
-ACCURACY, SPEED = "results/accuracy.md", "results/bench-train-spiking-resnet-m.json"
+SPEED = "results/bench-train-spiking-resnet-m.json"
 #: What the bench calls whose neurons ran in the same network.
 NEURONS = {
     "onespike": "onespike",
@@ -43,11 +43,8 @@ def accuracies() -> list[tuple[str, ...]]:
         beside = {setting: row for (group, setting), row in rows.items() if group == key[0]}
         twins = [row for setting, row in beside.items() if "ReLU twin" in setting]
         best = max(twins, key=lambda row: float(row["test top-1 %"]), default=None)
-        theirs = (
-            f"{setting.removeprefix('SpikingJelly').removeprefix(chr(39) + 's').lstrip(', ')}: {_reached(row)}"
-            for setting, row in beside.items()
-            if setting.startswith("SpikingJelly")
-        )
+        named = {re.sub("^SpikingJelly(?:'s|,) ", "", setting): row for setting, row in beside.items()}
+        theirs = (f"{name}: {_reached(row)}" for name, row in named.items() if name not in beside)
         cost = f"{float(rows[key]['PFLOP']):.2f} PFLOP"
         lines.append((f"`{recipe}`", cost, _reached(rows[key]), _reached(best) if best else "", ", ".join(theirs)))
     return lines
@@ -83,13 +80,18 @@ def packaged() -> list[tuple[str, ...]]:
 def table() -> str:
     """The tables of accuracies, speeds and trained networks."""
     trained = "recipe", "training", "test accuracy", "best ReLU twin", "SpikingJelly"
-    shipped = "trained network", "test accuracy", "synaptic operations", "multiply-accumulates if dense, stem included"
+    shipped = (
+        "trained network",
+        "test accuracy",
+        "synaptic operations",
+        "multiply-accumulates if dense, with stem and padding",
+    )
     written = [
-        f"Accuracy at one time step, strictly spiking ([results/accuracy.md]({ACCURACY})):",
+        "Accuracy at one time step, strictly spiking ([accuracy.md](results/accuracy.md)):",
         _markdown(trained, accuracies()),
-        f"Images a second while training, with whose neurons ([{Path(SPEED).name}]({SPEED})):",
+        f"Images a second in training, one network with the neurons of each ([{Path(SPEED).name}]({SPEED})):",
         _markdown(("network", *NEURONS.values()), speeds()),
-        "What comes with the package, an image each:",
+        "Trained networks in the package, and what one image takes:",
         _markdown(shipped, packaged()),
     ]
     return "\n\n".join(written) + "\n"
