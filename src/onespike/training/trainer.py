@@ -35,6 +35,7 @@ from onespike.training.requirements import expect_suitable, frames_of
 from onespike.training.run import Run
 from onespike.training.scores import Scores, score
 from onespike.training.teacher import Teacher
+from onespike.units.layers import ours_in
 
 #: Options that a resumed run cannot change: its saved tensors and its position depend on them.
 FIXED = ("optimizer", "ema", "int8_weights", "seed", "batch_size")
@@ -164,7 +165,8 @@ class Trainer:
         losses, hits = list[Tensor](), list[Tensor]()
         for index, (part, y) in enumerate(zip(image_parts, targets.chunk(parts), strict=True)):
             last, x = index == parts - 1, self._over_time(part)
-            with nullcontext() if last else self.accelerator.no_sync(self.model), self.weights():
+            alone = nullcontext() if last else self.accelerator.no_sync(self.model)
+            with alone, self.weights(), ours_in(self.network):
                 self.reset()
                 with _together(callback.forward() for callback in self.callbacks):
                     logits = self._answer(x)
@@ -218,6 +220,9 @@ class Trainer:
         try:
             self.accelerator.backward(loss)
         except RuntimeError as error:  # PyTorch's words
+            if str(error).startswith("trying to differentiate twice"):
+                state = "the loss holds a gradient, which our kernels do not differentiate: set ONESPIKE_KERNELS=0"
+                raise OnespikeError(f"model: {state}") from error
             if not str(error).startswith("Trying to backward through the graph a second time"):
                 raise
             state = "it goes on from the batch before: reset what it keeps in its forward"

@@ -1,7 +1,9 @@
 """PyTorch's layers with the same results, faster or with less memory in training."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -79,3 +81,53 @@ def is_watched(*layers: nn.Module) -> bool:
     """Whether a layer has hooks on its inputs, its outputs, or their gradients."""
     kinds = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
     return any(getattr(layer, kind) for layer in layers for kind in kinds)
+
+
+#: Ours in place of PyTorch's layers, and the settings that they need.
+_OURS: dict[type[nn.Module], tuple[type[nn.Module], dict[str, tuple[Any, ...]]]] = {
+    nn.Conv2d: (
+        Conv3x3,
+        {
+            "kernel_size": ((3, 3),),
+            "stride": ((1, 1),),
+            "padding": ((1, 1),),
+            "dilation": ((1, 1),),
+            "groups": (1,),
+            "padding_mode": ("zeros",),
+        },
+    ),
+    nn.BatchNorm2d: (BatchNorm, {}),
+    nn.MaxPool2d: (
+        MaxPool,
+        {
+            "kernel_size": (2, (2, 2)),
+            "stride": (2, (2, 2)),
+            "padding": (0, (0, 0)),
+            "dilation": (1, (1, 1)),
+            "return_indices": (False,),
+            "ceil_mode": (False,),
+        },
+    ),
+    nn.GELU: (GELU, {}),
+}
+
+
+@contextmanager
+def ours_in(network: nn.Module) -> Iterator[None]:
+    """Context in which PyTorch's layers in a network are ours; subclasses of them stay as they are.
+
+    Hold it over forward and backward: a network that recomputes its forward in backward has to find the same layers.
+    """
+    theirs = [(layer, type(layer)) for layer in network.modules() if _fits(layer)]
+    for layer, kind in theirs:
+        layer.__class__, _ = _OURS[kind]
+    try:
+        yield
+    finally:
+        for layer, kind in theirs:
+            layer.__class__ = kind
+
+
+def _fits(layer: nn.Module) -> bool:
+    _, needed = _OURS.get(type(layer), (None, None))
+    return needed is not None and all(getattr(layer, name) in values for name, values in needed.items())

@@ -1,14 +1,17 @@
 """Layers that are trained as one, or keep less: the same as one behind the other."""
 
 import weakref
+from contextlib import nullcontext, suppress
+from copy import deepcopy
 
 import pytest
 import torch
 from torch import nn
 
 from onespike import create_model
+from onespike.functional import has_kernels
 from onespike.models.stem import Stem
-from onespike.units.layers import Conv3x3, Layers, MaxPool
+from onespike.units.layers import GELU, BatchNorm, Conv3x3, Layers, MaxPool, ours_in
 
 
 def trained(layers: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
@@ -84,3 +87,55 @@ def test_a_stem_refuses_images_that_changed_before_it_reads_them_again() -> None
     images.zero_()
     with pytest.raises(RuntimeError, match="changed in place"):
         out.sum().backward()
+
+
+class Own(nn.Conv2d):
+    """Somebody's own convolution: whatever it computes, it stays."""
+
+
+def test_ours_stand_in_for_pytorchs_layers_where_settings_fit_and_only_in_the_context() -> None:
+    fitting = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.MaxPool2d(2), nn.GELU(), nn.MaxPool2d((2, 2), 2)]
+    others = [nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 5, padding=1), nn.Conv2d(3, 8, 3, padding="same"), nn.MaxPool2d(3)]
+    others += [
+        nn.Conv2d(4, 8, 3, padding=1, groups=2),
+        nn.Conv2d(3, 8, 3, 2, 1),
+        nn.MaxPool2d(2, 1),
+        Own(3, 8, 3, 1, 1),
+    ]
+    others += [nn.Conv2d(3, 8, 3, padding=1, padding_mode="reflect"), nn.MaxPool2d(2, ceil_mode=True)]
+    others += [nn.Conv2d(3, 8, 3, padding=1, dilation=2), nn.MaxPool2d(2, return_indices=True)]
+    network = nn.Sequential(*fitting, *others)
+    kinds = [type(layer) for layer in network]
+    with suppress(KeyError), ours_in(network):
+        assert [type(layer) for layer in network] == [Conv3x3, BatchNorm, MaxPool, GELU, MaxPool, *kinds[5:]]
+        raise KeyError
+    assert [type(layer) for layer in network] == kinds
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_with_ours_a_network_trains_to_the_same_gradients(bias) -> None:
+    """In bf16, at most half as far again from those of float64 as PyTorch's own are; statistics as well."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1, bias=bias), nn.BatchNorm2d(32), nn.GELU(), nn.MaxPool2d(2))
+    network += nn.Sequential(nn.Conv2d(32, 48, 3, padding=1, bias=bias), nn.BatchNorm2d(48), nn.ReLU(inplace=True))
+    network += nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(48, 10, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    images, labels = torch.randn(16, 3, 16, 16).contiguous(memory_format=torch.channels_last), torch.arange(16) % 10
+
+    def found(with_ours: bool, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        one = deepcopy(network).to(torch.float64 if dtype == torch.float64 else torch.float32)
+        one = one.to(memory_format=torch.channels_last)
+        with ours_in(one) if with_ours else nullcontext():
+            with torch.autocast("cpu", torch.bfloat16, dtype == torch.bfloat16):
+                loss = nn.functional.cross_entropy(one(images.to(one[0].weight.dtype)), labels)
+            loss.backward()
+        gradients = torch.cat([parameter.grad.double().flatten() for parameter in one.parameters()])
+        return gradients, torch.cat([buffer.double().flatten() for buffer in one.buffers()])
+
+    for ours, theirs, exact in zip(*(found(*how) for how in RUNS), strict=True):
+        assert not torch.equal(ours, theirs) or not has_kernels(images)
+        assert (ours - exact).norm() <= 1.5 * (theirs - exact).norm() + 1e-12
+    for ours, exact in zip(found(True, torch.float64), found(False, torch.float64), strict=True):
+        assert (ours - exact).norm() <= 1e-10 * exact.norm()
+
+
+RUNS = (True, torch.bfloat16), (False, torch.bfloat16), (False, torch.float64)
