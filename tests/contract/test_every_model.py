@@ -56,21 +56,18 @@ def seeded():
 
 
 @every_model
-def test_of_no_images_there_are_no_logits_and_no_time_steps_are_refused(name):
-    network = make(name).eval()
+@pytest.mark.parametrize("training", thorough([True, False], 1))
+def test_images_go_in_and_finite_logits_come_out_and_of_no_images_none(name, training):
+    network = make(name).train(training)
+    logits = network(images())
+    assert logits.shape == (2, CLASSES)
+    assert logits.dtype == torch.float32
+    assert logits.isfinite().all()
+    network.eval()
     assert network(images(0)).shape == (0, CLASSES)
     if hasattr(network, "over_time"):
         with pytest.raises(ValueError, match="time steps: expected one at least"):
             network.over_time(images()[None][:0])
-
-
-@every_model
-@pytest.mark.parametrize("training", thorough([True, False], 1))
-def test_images_go_in_and_finite_logits_come_out(name, training):
-    logits = make(name).train(training)(images())
-    assert logits.shape == (2, CLASSES)
-    assert logits.dtype == torch.float32
-    assert logits.isfinite().all()
 
 
 @every_family

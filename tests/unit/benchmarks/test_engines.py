@@ -13,6 +13,7 @@ import torch
 
 import benchmarks.folder
 import benchmarks.norm_fire
+import benchmarks.others
 import benchmarks.small_maps
 from benchmarks.__main__ import run as bench
 from onespike.data.config import DataConfig
@@ -160,6 +161,33 @@ def test_small_maps_are_timed_both_ways(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(cases) == len(sizes) == len(benchmarks.small_maps.CHANNELS) * len(benchmarks.small_maps.SIDES)
     with pytest.raises(OnespikeError, match="--images: expected at least 1, got 0"):
         benchmarks.small_maps.main(["--images", "0"])
+
+
+def test_networks_of_others_are_timed_with_both_kinds_of_layers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmarks.others, "NETWORKS", {"a VGG": (benchmarks.others.vgg, 16)})
+    met = {"theirs": set[type](), "ours": set[type]()}
+
+    def taken(ways, _rounds):
+        for way, take in ways.items():
+            network = take.args[0]
+            hook = network.register_forward_pre_hook(lambda one, _given, way=way: met[way].update(map(type, one)))
+            take()
+            hook.remove()
+        return {way: [9.0, 0.004 if way == "theirs" else 0.002, 0.001] for way in ways}
+
+    monkeypatch.setattr(benchmarks.others, "interleaved", taken)
+    file = tmp_path / "found.json"
+    assert benchmarks.others.main(["--images", "2", "--json", str(file)]) == 0
+    cases = json.loads(file.read_text())["cases"]
+    assert [one["precision"] for one in cases] == ["bf16", "fp32"]
+    for one in cases:
+        assert (one["theirs_ms"], one["ours_ms"], one["times_as_fast"]) == pytest.approx((4.0, 2.0, 2.0))
+    assert torch.nn.Conv2d in met["theirs"]
+    assert not met["ours"] & {torch.nn.Conv2d, torch.nn.BatchNorm2d, torch.nn.MaxPool2d}
+    with pytest.raises(OnespikeError, match="--rounds: expected at least 1, got 0"):
+        benchmarks.others.main(["--rounds", "0"])
 
 
 def test_all_runs_are_opened_before_the_first_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

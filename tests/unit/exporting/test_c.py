@@ -81,19 +81,22 @@ class Branches(nn.Module):
 
 @pytest.mark.parametrize(
     ("middle", "channels", "side"),
-    [
-        ([nn.Conv2d(12, 8, 3, stride=2, padding=1)], 8, 8),
-        ([nn.Conv2d(12, 8, (3, 2), dilation=2, padding=(2, 1), groups=4)], 8, 16),
-        ([nn.Conv2d(12, 8, 3, bias=False), nn.MaxPool2d(3, 2, padding=1)], 8, 7),
-        ([nn.MaxPool2d(3, 1, padding=1), nn.Conv2d(12, 40, 1)], 40, 16),
-        ([nn.Conv2d(12, 8, 1), nn.BatchNorm2d(8), nn.MaxPool2d(2), nn.AvgPool2d(2)], 8, 4),
-        ([nn.AvgPool2d(4), nn.Conv2d(12, 8, 3, padding=1)], 8, 4),
-        ([nn.Conv2d(12, 8, 1), nn.AvgPool2d(3, 2, padding=1)], 8, 8),
-        ([Branches()], 9, 16),
-        ([nn.MaxPool2d(16), WindowConv(12, 8)], 8, 1),
-        ([nn.MaxPool2d(2, ceil_mode=True), nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)], 12, 4),
-        ([nn.MaxPool2d(4), nn.Upsample(scale_factor=2), nn.Conv2d(12, 8, 3, padding=1), nn.Upsample(12)], 8, 12),
-    ],
+    thorough(
+        [
+            ([nn.Conv2d(12, 8, 3, stride=2, padding=1)], 8, 8),
+            ([nn.Conv2d(12, 8, (3, 2), dilation=2, padding=(2, 1), groups=4)], 8, 16),
+            ([nn.Conv2d(12, 8, 3, bias=False), nn.MaxPool2d(3, 2, padding=1)], 8, 7),
+            ([nn.MaxPool2d(3, 1, padding=1), nn.Conv2d(12, 40, 1)], 40, 16),
+            ([nn.Conv2d(12, 8, 1), nn.BatchNorm2d(8), nn.MaxPool2d(2), nn.AvgPool2d(2)], 8, 4),
+            ([nn.AvgPool2d(4), nn.Conv2d(12, 8, 3, padding=1)], 8, 4),
+            ([nn.Conv2d(12, 8, 1), nn.AvgPool2d(3, 2, padding=1)], 8, 8),
+            ([Branches()], 9, 16),
+            ([nn.MaxPool2d(16), WindowConv(12, 8)], 8, 1),
+            ([nn.MaxPool2d(2, ceil_mode=True), nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)], 12, 4),
+            ([nn.MaxPool2d(4), nn.Upsample(scale_factor=2), nn.Conv2d(12, 8, 3, padding=1), nn.Upsample(12)], 8, 12),
+        ],
+        4,
+    ),
     ids=[
         *("stride", "groups", "pooling behind", "pooling before"),
         *("poolings", "mean of spikes", "padded mean", "branches", "one pixel", "ceil_mode", "upsampling"),

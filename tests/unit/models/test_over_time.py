@@ -19,6 +19,7 @@ from onespike.functional import spike
 from onespike.models import MODELS, create_model
 from onespike.models.block import BlockState
 from onespike.models.strict_layers import Attended
+from tests.running import thorough
 
 SMALL = {
     "conv-tiny": {"channels": (6, 8, 8)},
@@ -170,7 +171,7 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("side", [34, 48, 128])
+@pytest.mark.parametrize("side", thorough([48, 34, 128], 1))
 @pytest.mark.parametrize("name", FAMILIES.values())
 def test_every_family_takes_frames_of_two_channels_and_every_size_that_its_stages_allow(name, side):
     try:

@@ -37,6 +37,7 @@ from reproduce.report import portable, read_rows
 from reproduce.sweep import run_sweep
 from reproduce.table2 import TABLE2
 from reproduce.windows import WINDOWS
+from tests.running import thorough
 from tests.test_measured import RECIPES
 
 RESULTS = Path(__file__).parents[3] / "results"
@@ -536,13 +537,13 @@ def test_a_folder_of_data_sets(tmp_path: Path):
     assert roots == [str(tmp_path / "cifar10")] * 6 + [str(tmp_path)] * 6
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_the_row_of_a_recipe_is_trained_by_it(recipe: str):
+def test_the_row_of_a_recipe_is_trained_by_it():
     defaults = {"train.epochs": ACCURACY.epochs, "data.limit": ACCURACY.limit, "train.precision": ACCURACY.precision}
     found = {(one.setting.group, one.setting.label): one.digest for one in resolve(ACCURACY, defaults)}
-    name, *options = recipe.split()
-    keys = (key.removeprefix("--") for key in options[::2])
-    assert found[RECIPES[recipe]] == digest(load_recipe(name, dict(zip(keys, options[1::2], strict=True))))
+    for recipe, row in RECIPES.items():
+        name, *options = recipe.split()
+        keys = (key.removeprefix("--") for key in options[::2])
+        assert found[row] == digest(load_recipe(name, dict(zip(keys, options[1::2], strict=True)))), recipe
 
 
 def test_networks_of_two_families_are_two_recipes_though_both_leave_every_value_alone():
@@ -550,7 +551,10 @@ def test_networks_of_two_families_are_two_recipes_though_both_leave_every_value_
     assert digest(recipes[0]) != digest(recipes[1])
 
 
-@pytest.mark.parametrize("file", sorted(RESULTS.rglob("*.runs.csv")), ids=lambda file: str(file.relative_to(RESULTS)))
+TABLES = thorough(sorted(RESULTS.rglob("*.runs.csv")), 4)
+
+
+@pytest.mark.parametrize("file", TABLES, ids=lambda file: str(file.relative_to(RESULTS)))
 def test_the_command_below_a_committed_table_goes_on_from_its_rows_and_makes_it_of_them(
     file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):

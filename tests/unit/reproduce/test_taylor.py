@@ -9,6 +9,7 @@ from onespike.training import load_recipe, train
 from reproduce import taylor as module
 from reproduce.potentials import Potentials, analyse, size
 from reproduce.report import read_rows
+from tests.running import thorough
 
 RECURRENT = {**SMALL, "model.unit": "gru", "model.depths": [2, 2]}
 
@@ -78,12 +79,15 @@ def test_without_a_run_a_small_network_is_trained(command, monkeypatch: pytest.M
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
-    [
-        ({}, "is no RNN-SNN"),
-        ({"model.unit": "rnn", "model.fusion": "none"}, "is no RNN-SNN"),
-        ({"model.unit": "rnn", "model.time_steps": 2}, "expected one time step"),
-        ({"model.unit": "rnn"}, "no block follows another one"),
-    ],
+    thorough(
+        [
+            ({}, "is no RNN-SNN"),
+            ({"model.unit": "rnn", "model.fusion": "none"}, "is no RNN-SNN"),
+            ({"model.unit": "rnn", "model.time_steps": 2}, "expected one time step"),
+            ({"model.unit": "rnn"}, "no block follows another one"),
+        ],
+        1,
+    ),
 )
 def test_another_kind_of_run(overrides, message, command, tmp_path: Path):
     train(load_recipe("digits", {**SMALL, **overrides}), tmp_path / "run")

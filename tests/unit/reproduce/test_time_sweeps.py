@@ -16,6 +16,7 @@ from reproduce.plan import Sweep, Training, plan, resolve
 from reproduce.registry import PAPER
 from reproduce.report import read_rows
 from reproduce.sweep import run_sweep
+from tests.running import thorough
 from tests.unit.data.recordings import events
 
 
@@ -33,7 +34,10 @@ def test_what_is_compared():
     assert all(one.train.warmup_epochs == one.train.epochs / 10 for one in shown)
 
 
-@pytest.mark.parametrize("sweep", [one for one in PAPER.values() if isinstance(one, Sweep)], ids=lambda one: one.name)
+SWEEPS = thorough([one for one in PAPER.values() if isinstance(one, Sweep)], 4)
+
+
+@pytest.mark.parametrize("sweep", SWEEPS, ids=lambda one: one.name)
 def test_every_sweep_runs_as_its_command_calls_it(sweep):
     given = {"train.epochs": sweep.epochs, "data.limit": sweep.limit, "train.precision": sweep.precision}
     assert len(resolve(sweep, given)) == len(sweep.settings)

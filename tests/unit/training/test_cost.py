@@ -26,7 +26,7 @@ from onespike.training.run import Run, load
 from onespike.training.set_up import set_up
 from onespike.training.spike_sizes import SpikeSizes
 from tests.forward import Forward
-from tests.running import read_rows
+from tests.running import read_rows, thorough
 from tests.unit.metered import expect_meter_equals_audit
 
 NARROW = {"channels": (4, 6, 8), "depths": (1, 2, 1)}
@@ -134,18 +134,21 @@ def test_the_gradient_of_one_convolution_is_the_surrogate_times_what_a_spike_mee
 
 @pytest.mark.parametrize(
     ("name", "overrides"),
-    [
-        ("conv-tiny", {}),
-        ("conv-tiny", {"preset": "strict"}),
-        ("conv-tiny", {"region_threshold": None}),
-        ("conv-tiny", {"region_threshold": 0.6, "windows": "dilated"}),
-        ("conv-tiny", {"encoding": "bernoulli", "time_steps": 2}),
-        ("conv-tiny", {"encoding": "direct", "dropout": 0.5}),
-        ("lstm12", {"depths": (1, 2, 1)}),
-        ("gru12", {"depths": (1, 2, 1), "preset": "binary"}),
-        ("mlp12", {"depths": (1, 2, 1), "preset": "modern"}),
-        ("conv-tiny", {"neuron": "ternary", "windows": "dilated", "region_threshold": None}),
-    ],
+    thorough(
+        [
+            ("conv-tiny", {}),
+            ("conv-tiny", {"preset": "strict"}),
+            ("conv-tiny", {"region_threshold": None}),
+            ("conv-tiny", {"region_threshold": 0.6, "windows": "dilated"}),
+            ("conv-tiny", {"encoding": "bernoulli", "time_steps": 2}),
+            ("conv-tiny", {"encoding": "direct", "dropout": 0.5}),
+            ("lstm12", {"depths": (1, 2, 1)}),
+            ("gru12", {"depths": (1, 2, 1), "preset": "binary"}),
+            ("mlp12", {"depths": (1, 2, 1), "preset": "modern"}),
+            ("conv-tiny", {"neuron": "ternary", "windows": "dilated", "region_threshold": None}),
+        ],
+        6,
+    ),
     ids=str,
 )
 def test_it_is_what_the_audit_counts(name, overrides):

@@ -10,6 +10,7 @@ from onespike.classpath import ClassPath
 from onespike.neurons import NEURONS
 from onespike.training import load_recipe
 from onespike.training.idle import warn_of_idle
+from tests.running import thorough
 
 OF_MODELS: dict[str, tuple[float | str, float | str]] = {
     "model.neuron.decay": (0.4, 0.9),
@@ -47,7 +48,7 @@ def answers(given: dict[str, Any]) -> torch.Tensor:
     return network(torch.rand(4, 3, 32, 32))
 
 
-@pytest.mark.parametrize(("network", "idle"), NETWORKS)
+@pytest.mark.parametrize(("network", "idle"), thorough(NETWORKS, 4))
 def test_what_a_network_does_not_read_is_named_and_does_nothing(network, idle, capsys):
     for name, (one, other) in OF_MODELS.items():
         if name in network:

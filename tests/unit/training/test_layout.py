@@ -1,12 +1,16 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import onespike
 from onespike.audit import audit_run
 from onespike.evaluation import evaluate
+from onespike.functional import has_kernels
+from onespike.functional.kernels import kernels_for
 from onespike.neurons import LIF
 from onespike.training.layout import laid_out
+from onespike.units.layers import GELU, BatchNorm, Conv3x3, MaxPool
 
 
 class Viewed(nn.Module):
@@ -83,3 +87,57 @@ def test_a_network_of_volumes_may_take_views_too():
 def test_what_else_a_network_refuses_is_not_for_its_layout_to_say():
     network = laid_out(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(5, 2)), torch.rand(2, 3, 8, 8))
     assert not network._forward_pre_hooks
+
+
+class Recomputing(nn.Module):
+    """A network whose backward recomputes its forward, and that notes which layers it meets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.GELU(), nn.MaxPool2d(2))
+        self.head = nn.Linear(128, 10)
+        self.met: list[type] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.met += map(type, self.maps)
+        maps = checkpoint(self.maps, x, use_reentrant=False) if self.training else self.maps(x)
+        return self.head(maps.flatten(1))
+
+
+class GradientPenalty(onespike.Callback):
+    def penalty(self, trainer, _images: int) -> Tensor:
+        logits = trainer.network(torch.rand(4, 1, 8, 8).contiguous(memory_format=torch.channels_last))
+        weights = list(trainer.network.maps.parameters())
+        return sum(one.square().sum() for one in torch.autograd.grad(logits.sum(), weights, create_graph=True))
+
+
+def digits_of(images: int) -> torch.utils.data.TensorDataset:
+    return torch.utils.data.TensorDataset(torch.rand(images, 1, 8, 8), torch.arange(images) % 10)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_network_trains_with_our_layers_and_keeps_its_own(precision: str, tmp_path):
+    recipe = {"train.epochs": 1, "train.warmup_epochs": 0, "train.precision": precision, "train.batch_size": 20}
+    network = Recomputing()
+    kinds = [type(layer) for layer in network.maps]
+    onespike.train(
+        onespike.load_recipe("digits", recipe), tmp_path / "run", model=network, data=digits_of(60), quiet=True
+    )
+    assert {Conv3x3, BatchNorm, MaxPool, GELU} < set(network.met)
+    assert [type(layer) for layer in network.maps] == kinds
+
+
+def test_a_gradient_of_a_gradient_says_how_to_have_it(tmp_path, monkeypatch):
+    recipe = onespike.load_recipe("digits", {"train.epochs": 1, "train.warmup_epochs": 0, "train.batch_size": 20})
+    given = {"data": digits_of(60), "callbacks": [GradientPenalty()], "quiet": True}
+    network = Recomputing()
+    if has_kernels(torch.ones(2, 8, 8, 8).contiguous(memory_format=torch.channels_last)):
+        with pytest.raises(onespike.OnespikeError, match="ONESPIKE_KERNELS=0"):
+            onespike.train(recipe, tmp_path / "refused", model=network, **given)
+        assert type(network.maps[0]) is nn.Conv2d
+    monkeypatch.setenv("ONESPIKE_KERNELS", "0")
+    kernels_for.cache_clear()
+    try:
+        onespike.train(recipe, tmp_path / "run", model=Recomputing(), **given)
+    finally:
+        kernels_for.cache_clear()
