@@ -228,7 +228,9 @@ def read_yaml(path: Path) -> Any:
     """Read a YAML file of plain values, no key twice, no aliases; anything else is an `OnespikeError`."""
     try:
         return _shallow(yaml.load(read_whole(path, _MOST_YAML).decode(), _Plain))
-    except (OSError, *_NOT_YAML) as error:
+    except OSError as error:
+        raise OnespikeError(f"{path}: {error.strerror or error}; expected a YAML file") from None
+    except _NOT_YAML as error:
         raise OnespikeError(f"{path}: cannot be read as YAML: {reason(error)}") from None
 
 

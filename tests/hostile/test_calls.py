@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 import onespike
+from onespike import functional
 from onespike.audit import EnergyTable, audit, audit_run, save_report
 from onespike.classpath import ClassPath
 from onespike.data import as_dataset
@@ -21,6 +22,8 @@ from onespike.errors import OnespikeError
 from onespike.evaluation import evaluate, inspect_network
 from onespike.inference import load_engine
 from onespike.models import model_config
+from onespike.neurons import LIF, PLIF, AdaptiveLIF, Carry, NeuronConfig, make_neuron
+from onespike.neurons.integrate_fire import QCFS, IntegrateFire
 from onespike.training.checkpoint import ModelCard
 from onespike.training.requirements import expect_loss
 from tests.hostile.harness import in_time
@@ -518,3 +521,54 @@ def test_bugs_keep_their_traceback(command, monkeypatch):
 def test_too_little_memory_is_a_line(error, refused, monkeypatch):
     monkeypatch.setattr("onespike.cli.main.dispatch", raising(error))
     refused("models", words=("not enough memory",))
+
+
+ONES, FRAMES = torch.ones(4, 2, 3, 4, 4), torch.ones(2, 2, 3)
+FUNCTIONS = {
+    "sparse currents": lambda: functional.charge(ONES.to_sparse(), 0.4),
+    "sparse potentials beside": lambda: functional.charge(ONES, 0.4, ONES.to_sparse()),
+    "a decay of text": lambda: functional.charge(ONES, "0.4"),
+    "no decay": lambda: functional.charge(ONES, None),
+    "a threshold of truth": lambda: functional.spike(ONES, True),
+    "a negative side": lambda: functional.window_side(-3, "average"),
+    "a map without pixels": lambda: functional.partition(torch.randn(2, 3, 0, 0), "average"),
+    "a map of one dimension": lambda: functional.partition(torch.ones(3), "average"),
+    "a tensor for what arrives": lambda: LIF(3).charge_and_fire(ONES, ONES),
+    "the same, adaptive": lambda: AdaptiveLIF(3).charge_and_fire(ONES, ONES),
+    "a state of a number": lambda: LIF(3).over_time(FRAMES, Carry([5])),
+    "a state of other neurons": lambda: AdaptiveLIF(3).over_time(FRAMES, Carry([(FRAMES[0], FRAMES[0])])),
+    "a config of other neurons": lambda: LIF(3, NeuronConfig("adaptive", options={"adaptation": 0.9})),
+    "a staircase without a threshold": lambda: QCFS(4, None),
+    "a staircase of truth": lambda: QCFS(True),
+    "a population of truth": lambda: IntegrateFire(None, 1, True, "rectangle"),
+    "images for other time steps": lambda: IntegrateFire(None, 1, 3, "rectangle")(torch.ones(4, 2)),
+    "images of bytes": lambda: onespike.create_model("spiking-vgg-xs")(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)),
+}
+
+
+@pytest.mark.parametrize("what", FUNCTIONS)
+def test_equations_and_neurons_of_no_sense(what):
+    with pytest.raises((ValueError, OnespikeError), match=r"^[a-z_]+: .*(expected|got)") as caught:
+        FUNCTIONS[what]()
+    assert str(caught.value).isprintable()
+
+
+def test_neurons_take_what_makes_sense():
+    assert type(make_neuron(3, None)) is LIF
+    assert type(PLIF(3, NeuronConfig(decay=0.3))) is PLIF
+    assert QCFS(4, np.float32(2)).size == 0.5
+    functional.spike(ONES, np.float32(0.5))
+
+
+def test_a_stream_knows_the_network_of_its_state(tmp_path):
+    frames, path = torch.rand(2, 1, 3, 32, 32), tmp_path / "state"
+    networks = [onespike.create_model(f"spiking-{name}-xs") for name in ("vgg", "resnet", "vgg")]
+    first = onespike.stream(networks[0])
+    first(frames[0])
+    first.save(path)
+    for other in networks[1:]:
+        with pytest.raises(OnespikeError, match="a state of another network"):
+            onespike.stream(other).load(path)
+    again = onespike.stream(networks[0])
+    again.load(path)
+    assert torch.equal(again(frames[1]), first(frames[1]))

@@ -26,6 +26,9 @@ def cache(action: Literal["verify"], cache: Path | None = None) -> int:
         raise OnespikeError(f"{folder}: no such folder; expected one with decoded images; {remedy}")
     found = verify_cache(folder)
     rows = [(one.name, "damaged" if why else "whole") for one, why in found.items()]
+    if not found:
+        person().print(f"{folder}: no decoded images")
+        return 0
     person().print(plain_table("entry", action, rows=rows))
     if damaged := [one.name for one, why in found.items() if why]:
         raise OnespikeError(f"{folder}: damaged: {', '.join(damaged)}; remove them, they are made anew when needed")

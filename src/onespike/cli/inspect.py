@@ -39,7 +39,9 @@ def inspect(
     from onespike.training.run import Run
 
     if (image is None) == (sample is None):
-        raise OnespikeError("expected a run folder and an image: onespike inspect RUN --image FILE, or --sample NUMBER")
+        found = "" if image is None else ", not both"
+        expected = "expected a run folder and an image: onespike inspect RUN --image FILE, or --sample NUMBER"
+        raise OnespikeError(f"{expected}{found}")
     if image and overrides:
         raise OnespikeError(f"--{next(iter(overrides))}: --image FILE is no sample of a data set; leave one out")
     opened = Run.open(run)

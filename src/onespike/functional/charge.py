@@ -96,13 +96,14 @@ def expect_windows(currents: Tensor, beside: Tensor | None, behind: int) -> None
     """Raise a ValueError unless there are windows and X has their shape: broadcasting would hide the mistake."""
     if behind not in (0, 1):
         raise ValueError(f"behind: expected 0 or 1, got {behind}")
-    if not currents.dim() or not currents.is_floating_point():
-        found = f"{currents.dtype} of shape {tuple(currents.shape)}"
+    if not currents.dim() or not currents.is_floating_point() or currents.layout != torch.strided:
+        found = f"{currents.dtype}, {currents.layout}, of shape {tuple(currents.shape)}"
         raise ValueError(f"currents: expected real numbers (V, B, C, M, M), got {found}")
     if beside is None:
         return
-    if beside.shape != currents.shape or beside.device != currents.device or beside.is_complex():
-        expected, found = (f"{tuple(one.shape)} on {one.device}" for one in (currents, beside))
+    fits = (beside.shape, beside.device, beside.layout) == (currents.shape, currents.device, currents.layout)
+    if not fits or beside.is_complex():
+        expected, found = (f"{tuple(one.shape)} on {one.device}, {one.layout}" for one in (currents, beside))
         raise ValueError(f"beside: expected real numbers {expected}, as the currents are, got {beside.dtype} {found}")
 
 

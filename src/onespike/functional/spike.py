@@ -7,7 +7,7 @@ Surrogate: dS/dV is replaced by a bump around the threshold, a function of the d
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, SupportsFloat
 
 import torch
 from torch import Tensor
@@ -105,6 +105,8 @@ def as_number(name: str, value: float | Tensor) -> float:
         found = f"a tensor {tuple(value.shape)}{', which requires a gradient' if value.requires_grad else ''}"
         remedy = f"use {'`spike`, or ' if name == 'threshold' else ''}a neuron with learnable_{name}"
         raise ValueError(f"{name}: expected a number; {remedy}; got {found}")
+    if not isinstance(value, SupportsFloat) or isinstance(value, bool):
+        raise ValueError(f"{name}: expected a number, got {value!r}")
     if math.isnan(number := float(value)):  # no potential exceeds such a threshold, or remains after such a decay
         raise ValueError(f"{name}: expected a number, got {number}")
     return number

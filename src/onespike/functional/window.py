@@ -59,6 +59,8 @@ def window_side(size: int, kind: str) -> int:
         ValueError: The kind does not exist, or the kind is "dilated" and the side is no multiple of 4.
     """
     _expect_kind(kind)
+    if size < 1:
+        raise ValueError(f"windows: expected a side of at least 1, got {size}")
     if kind == "whole":
         return size
     if kind == "average":
@@ -113,13 +115,12 @@ def partition(x: Tensor, kind: str) -> Tensor:
     Raises:
         ValueError: The map is not square, or its side does not allow this kind of window.
     """
-    height, width = x.shape[-2:]
-    if height != width:
+    if x.ndim < 2 or x.shape[-2] != x.shape[-1]:
         raise ValueError(f"partition: expected a square map (B, C, L, L), got {tuple(x.shape)}")
-    side = window_side(width, kind)
+    side = window_side(x.shape[-1], kind)
     if kind == "whole":
         return x.unsqueeze(0)
-    if width % 2:
+    if x.shape[-1] % 2:
         x = F.pad(x, (0, 1, 0, 1))
     return _Corners.apply(x, side)
 

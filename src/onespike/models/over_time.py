@@ -28,6 +28,12 @@ def over_time(layer: nn.Module, x: Tensor, carry: Carry) -> Tensor:
     return each_step(x, layer)
 
 
+def expect_floats(images: Tensor) -> None:
+    """Raise a ValueError for bytes and other whole numbers, which no layer of weights reads."""
+    if not images.is_floating_point():
+        raise ValueError(f"images: expected floats (B, C, H, W), normalised, got {images.dtype}")
+
+
 def each_step(x: Tensor, *layers: nn.Module) -> Tensor:
     """Apply layers without state: in training to all steps as one batch, over which batch norms take their statistics.
 
@@ -73,6 +79,7 @@ class OverTimeNetwork(nn.Module, ABC):
 
         Frames (T, B, C, H, W) give logits (T, B, K).
         """
+        expect_floats(images)
         carry = Carry(ends=True)
         if images.ndim == 5:
             return self._all(images, carry)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,8 @@ class FrameStream:
             raise OnespikeError(f"stream: expected a frame of the shape {self.shape}, as the first had, got {shape}")
         if not frame.is_floating_point():
             raise OnespikeError(f"stream: expected a frame of floats, normalised, got {frame.dtype}")
+        if frame.is_meta:
+            raise OnespikeError("stream: expected a frame with values, got one on the device meta")
         if not frame.isfinite().all():
             raise OnespikeError("stream: expected a frame of finite numbers, got some that are not")
         refusal, expected = "the network refuses this frame", "the channels and the size that it was built for"
@@ -85,10 +88,11 @@ class FrameStream:
             return name
 
         layout = {"frames": self.frames, "shape": self.shape, "state": _mapped(self.state, Tensor, named)}
+        layout["network"] = self._network()
         save_text(save(tensors, {_LAYOUT: json.dumps(layout)}), path_of(path, "file"))
 
     def load(self, path: str | Path) -> None:
-        """Go on from a saved state; any other file is an `OnespikeError`."""
+        """Go on from a saved state; any other file, or one of a network with other weights, is an `OnespikeError`."""
         device = next(self.model.parameters(), torch.empty(())).device
         try:
             open_regular(Path(path)).close()  # opening a FIFO would wait for ever
@@ -100,11 +104,22 @@ class FrameStream:
                 raise ValueError(f"{frames} frames of the shape {shape}")
             if any(not one.is_floating_point() or not one.isfinite().all() for one in tensors.values()):
                 raise ValueError("numbers that are not finite")
+            of, own = content["network"], self._network()
             shape, state = tuple(shape) if shape else None, _mapped(state, str, tensors.__getitem__)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError, OnespikeError) as error:
             found = f"{path}: not the state of a stream ({reason(error)})"
             raise OnespikeError(f"{found}; expected a file that it saved") from None
+        if of != own:
+            raise OnespikeError(f"{path}: a state of another network; expected one that a stream of this network saved")
         self.frames, self.shape, self.state = frames, shape, state
+
+    def _network(self) -> str:
+        """A digest of the network's weights, by which it knows its states."""
+        content = sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            content.update(f"{name} {tuple(tensor.shape)} ".encode())
+            content.update(tensor.detach().cpu().double().numpy().tobytes())
+        return content.hexdigest()
 
 
 def _mapped(state: Any, kind: type, function: Callable[[Any], Any]) -> Any:

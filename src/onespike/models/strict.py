@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from onespike.errors import OnespikeError
-from onespike.models.over_time import OverTimeNetwork
+from onespike.models.over_time import OverTimeNetwork, expect_floats
 from onespike.models.recompute import run_again_later
 from onespike.models.refusals import expect_no_reset, expect_region_threshold, expect_spikes_over_time, real_values
 from onespike.models.registry import ModelConfig
@@ -144,6 +144,7 @@ class StrictNetwork(OverTimeNetwork):
         """Map images (B, C, H, W) to logits (B, K); frames (T, B, C, H, W) to (T, B, K)."""
         if images.ndim == 5 or self.config.time_steps > 1:
             return super().forward(images)
+        expect_floats(images)
         x, again = self.stem(images), self.recompute and torch.is_grad_enabled()
         for part in map(run_again_later, self.segments()) if again else self.parts():
             x = part(x)

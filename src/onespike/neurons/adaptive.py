@@ -8,7 +8,7 @@ from torch import Tensor
 
 from onespike.errors import OnespikeError
 from onespike.functional.charge import expect_windows
-from onespike.neurons.base import Incoming, Neuron, NeuronConfig, State, expect_config, step
+from onespike.neurons.base import Incoming, Neuron, NeuronConfig, State, expect_config, expect_incoming, step
 
 _OPTIONS = {"adaptation": 0.2, "adaptation_decay": 0.8}
 
@@ -63,6 +63,7 @@ class AdaptiveLIF(Neuron):
 
     def charge_and_fire(self, currents: Tensor, incoming: Incoming | None = None, before: State | None = None) -> State:
         """Charge and fire window by window; returns V, S and a."""
+        expect_incoming(incoming)
         currents = self.driven(currents, before)
         start = torch.zeros_like(currents) if before is None else self._risen(before[2], before[1])
         if incoming is None:

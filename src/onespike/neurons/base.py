@@ -130,6 +130,9 @@ class Neuron(nn.Module):
         if not isinstance(channels, int | np.integer) or channels < 1:  # NumPy's, too
             raise OnespikeError(f"channels: expected a whole number above 0, got {shown(repr(channels))}")
         config = expect_config(config)
+        if config.name != NeuronConfig().name and not isinstance(self, config.neuron):
+            found = f"got one of {config.name!r}; leave its name out, or call make_neuron"
+            raise OnespikeError(f"config: expected one of {type(self).__name__}, {found}")
         self.surrogate, self.reset = Surrogate(config.surrogate, config.surrogate_width), config.reset
         self.constant_threshold, self.constant_decay = config.threshold, config.decay
         # The threshold is learned as its logarithm, the decay as its logit, so they cannot leave their ranges.
@@ -227,6 +230,7 @@ class Neuron(nn.Module):
             incoming: Which potentials are handed on, and where; None if none ever are.
             before: What this method returned at the previous time step; None at the first.
         """
+        expect_incoming(incoming)
         potential, spikes = self.charge(self.driven(currents, before), incoming)
         return potential, self(potential) if spikes is None else self(potential, spikes=spikes)
 
@@ -239,9 +243,12 @@ class Neuron(nn.Module):
             ValueError: There is no time step, or the state is that of another batch or layer.
         """
         state, spikes = carry.before() if carry else None, []  # V(t) = alpha * V(t-1) * (1 - S(t-1)) + I(t)
-        if state is not None and state[0].shape != currents.shape[1:]:
-            found = f"expected potentials {tuple(currents.shape[1:])}, got {tuple(state[0].shape)}"
-            raise ValueError(f"state: {found}; give what it returned for this batch")
+        if state is not None:
+            given = state if isinstance(state, list | tuple) else [state]
+            found = [tuple(one.shape) if isinstance(one, Tensor) else one for one in given]
+            if found != (expected := [tuple(currents.shape[1:])] * (1 + self.values_kept)):
+                refused = f"expected tensors of the shapes {expected}, got {shown(repr(found))}"
+                raise ValueError(f"state: {refused}; give what it returned for this batch")
         for current in currents.unbind():
             state = self.charge_and_fire(current, None, state)
             spikes.append(state[1])
@@ -255,6 +262,13 @@ class Neuron(nn.Module):
             return False
         # What a subclass overrides counts: that function would pass it by.
         return all(getattr(type(self), name) is getattr(Neuron, name) for name in ("leak", "handed_on", "decay"))
+
+
+def expect_incoming(incoming: Incoming | None) -> None:
+    """Raise a ValueError unless it says which potentials are handed on, or is None."""
+    if not isinstance(incoming, Incoming | None):
+        expected = "expected an Incoming, such as Incoming(beside=x), or None"
+        raise ValueError(f"incoming: {expected}, got a {type(incoming).__name__}")
 
 
 def expect_config(config: NeuronConfig | None) -> NeuronConfig:

@@ -4,6 +4,7 @@ The batch axis holds time: a tensor (T*B, …) is T time steps of B images, one 
 """
 
 import math
+from typing import SupportsFloat
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +74,9 @@ class IntegrateFire(nn.Module):
 
     def forward(self, currents: Tensor) -> Tensor:
         """Map currents (T*B, …) to the number of spikes times the size of one, of the same shape."""
+        if len(currents) % self.time_steps:
+            expected = f"expected {self.time_steps} time steps of as many images each"
+            raise ValueError(f"currents: {expected}, one step after the other, got {tuple(currents.shape)}")
         size = spread(self.size, self.axis, currents)
         # Potentials are at least as precise as the thresholds, whatever dtype autocast gives the currents.
         charges = currents.to(torch.promote_types(currents.dtype, size.dtype)) / size
@@ -104,9 +108,9 @@ class QCFS(nn.Module):
 
     def __init__(self, levels: int, threshold: float = 2.0) -> None:
         super().__init__()
-        if not isinstance(levels, int) or levels < 1:
-            raise OnespikeError(f"levels: expected a whole number above 0, got {levels}")
-        if isinstance(threshold, str) or not 0 < (size := float(threshold)) < math.inf:
+        if not isinstance(levels, int) or isinstance(levels, bool) or levels < 1:
+            raise OnespikeError(f"levels: expected a whole number above 0, got {shown(repr(levels))}")
+        if not isinstance(threshold, SupportsFloat) or not 0 < (size := float(threshold)) < math.inf:
             raise OnespikeError(f"threshold: expected a finite number above 0, got {shown(repr(threshold))}")
         self.levels, self.raw_threshold = levels, nn.Parameter(torch.tensor(math.log(size)))
 
@@ -128,8 +132,8 @@ class QCFS(nn.Module):
 def expect_neurons(time_steps: int, population: int) -> None:
     """Raise `OnespikeError` unless this many neurons can stand for one activation over this many time steps."""
     for name, number in (("time_steps", time_steps), ("population", population)):
-        if not isinstance(number, int):
-            raise OnespikeError(f"{name}: expected a whole number, got {number}")
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise OnespikeError(f"{name}: expected a whole number, got {shown(repr(number))}")
     if time_steps < 1:
         raise OnespikeError(f"time_steps: expected at least 1, got {time_steps}")
     if not 1 <= population <= MOST_NEURONS:

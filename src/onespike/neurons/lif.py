@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from onespike.functional import charge_and_fire
-from onespike.neurons.base import Incoming, Neuron, State
+from onespike.neurons.base import Incoming, Neuron, State, expect_incoming
 
 
 @final
@@ -21,6 +21,7 @@ class LIF(Neuron):
 
     def charge_and_fire(self, currents: Tensor, incoming: Incoming | None = None, before: State | None = None) -> State:
         """Charge and fire as every neuron does; in one autograd function where possible and gradients are enabled."""
+        expect_incoming(incoming)
         trained = torch.is_grad_enabled() and self.raw_threshold is None and type(self) is LIF
         if incoming is None or not trained or not self._in_one_function():
             return super().charge_and_fire(currents, incoming, before)

@@ -11,6 +11,7 @@ from onespike.neurons.ternary import Ternary
 NEURONS: dict[str, type[Neuron]] = {"lif": LIF, "plif": PLIF, "adaptive": AdaptiveLIF, "ternary": Ternary, "relu": ReLU}
 
 
-def make_neuron(channels: int, config: NeuronConfig = NeuronConfig(), integrates: bool = True) -> Neuron:
+def make_neuron(channels: int, config: NeuronConfig | None = None, integrates: bool = True) -> Neuron:
     """Make a layer of neurons of the kind that its config names; `integrates` as for `Neuron`."""
-    return expect_config(config).neuron(channels, config, integrates, **config.options)
+    config = expect_config(config)
+    return config.neuron(channels, config, integrates, **config.options)

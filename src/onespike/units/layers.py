@@ -1,10 +1,12 @@
 """PyTorch's layers with the same results, faster or with less memory in training."""
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from onespike.functional import batch_norm, conv3x3, gelu, has_kernels, max_pool
@@ -26,12 +28,17 @@ class Conv3x3(nn.Conv2d):
         return self.training and self.stride == (1, 1)
 
 
+#: From so many values on, our batch norm is faster than PyTorch's: results/speed-notes.md.
+MANY_VALUES = {torch.bfloat16: 1 << 20, torch.float32: 1 << 22, torch.float64: 1 << 22}
+
+
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm; in training it is faster where `has_kernels`."""
+    """Batch norm; in training it is faster where `has_kernels`, and values are many."""
 
     def forward(self, currents: Tensor) -> Tensor:
         """Normalise (B, C, H, W)."""
-        if self.training and has_kernels(currents):
+        many = currents.numel() >= MANY_VALUES.get(currents.dtype, math.inf)
+        if self.training and many and has_kernels(currents):
             return batch_norm(currents, self)
         return super().forward(currents)
 
