@@ -60,7 +60,7 @@ LARGE_TIED: dict[str, Any] = TIED | {
     "train.epochs": 28,
 }
 
-#: The recipe cifar10/best as it was before; cifar100/best has fewer epochs.
+#: The recipe cifar10/best as it was before; cifar100/best had fewer epochs.
 LARGEST: dict[str, Any] = PLAIN | {
     "model.name": "spiking-resnet-xl",
     "data.crop_padding": 4,
@@ -70,7 +70,7 @@ LARGEST: dict[str, Any] = PLAIN | {
     "train.lr": 0.025,
 }
 
-#: The recipe cifar10/best: eight tied neurons and 128 channels, for 40 epochs; their range is about that of four.
+#: The recipes cifar10/best and cifar100/best: eight tied neurons, whose range is about that of four, and 128 channels.
 LARGEST_TIED: dict[str, Any] = LARGE_TIED | {
     "model.population": 8,
     "model.spacing": 0.3,
@@ -164,8 +164,8 @@ ACCURACY = FastSweep(
     about="Everything is trained by the recipe reproduce/fast.yaml, three tied and spaced neurons by cifar10/fast or "
     "cifar100/fast (60 channels for 18 epochs, on Tiny-ImageNet for 36, in narrower networks 54 for 22), the tied "
     "spiking-resnet-l by cifar10/hour and cifar100/hour (where it is not spaced, without the spacing and with the "
-    "wider surrogate), the widest by cifar10/best, spiking-resnet-xl by cifar10/best as it was before (40 epochs, "
-    "or 55) and cifar100/best (28 epochs), in two processes, on Tiny-ImageNet by tiny-imagenet/fast; SpikingJelly's "
+    "wider surrogate), the widest by cifar10/best and cifar100/best, spiking-resnet-xl as these were before (40 "
+    "epochs, or 55; on CIFAR-100 28), in two processes, on Tiny-ImageNet by tiny-imagenet/fast; SpikingJelly's "
     "networks by momentum at 0.1. Images grow, with weight decay, except in rows of full size and SpikingJelly's, "
     "which have neither, as the recipe was before, and in those of conv12 and lstm12, which have 0.2 of it. Ours "
     "are strictly spiking behind the stem, but for the twins, conv12 and lstm12. Rows of the former stem and head, "

@@ -21,7 +21,7 @@ RECIPES = {
     "cifar10/best": ("cifar10, 5 PFLOP", "spiking-resnet-l, tied, widest, spaced"),
     "cifar100/fast": ("cifar100, 0.4 PFLOP", "spiking-resnet-m, three tied, spaced"),
     "cifar100/hour": ("cifar100, 2 PFLOP", "spiking-resnet-l, tied, wider, spaced"),
-    "cifar100/best": ("cifar100, 4 PFLOP", "spiking-resnet-xl"),
+    "cifar100/best": ("cifar100, 5 PFLOP", "spiking-resnet-l, tied, widest, spaced"),
     "tiny-imagenet/fast --data.limit 8000": ("tiny-imagenet, 0.15 PFLOP", "spiking-resnet-m"),
 }
 SPEED = "results/bench-train-spiking-resnet-m.json"
