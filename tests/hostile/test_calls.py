@@ -537,6 +537,8 @@ FUNCTIONS = {
     "the same, adaptive": lambda: AdaptiveLIF(3).charge_and_fire(ONES, ONES),
     "a state of a number": lambda: LIF(3).over_time(FRAMES, Carry([5])),
     "a state of other neurons": lambda: AdaptiveLIF(3).over_time(FRAMES, Carry([(FRAMES[0], FRAMES[0])])),
+    "a reset that there is not over time": lambda: LIF(3, NeuronConfig(reset="subtract")).over_time(FRAMES),
+    "time steps of nothing": lambda: LIF(3).over_time(torch.rand(3)),
     "a config of other neurons": lambda: LIF(3, NeuronConfig("adaptive", options={"adaptation": 0.9})),
     "a staircase without a threshold": lambda: QCFS(4, None),
     "a staircase of truth": lambda: QCFS(True),

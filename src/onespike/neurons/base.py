@@ -240,8 +240,12 @@ class Neuron(nn.Module):
         Potentials start at 0, or at the state in `carry`, which then receives their final state.
 
         Raises:
-            ValueError: There is no time step, or the state is that of another batch or layer.
+            ValueError: There is no time step, the state is that of another batch or layer, or `reset` is "subtract".
         """
+        if self.reset == "subtract":
+            raise ValueError("reset: over time firing sets a potential to 0: expected 'none' or 'zero', got 'subtract'")
+        if currents.dim() < 2:
+            raise ValueError(f"currents: expected (T, B, C) or (T, B, C, H, W), got {tuple(currents.shape)}")
         state, spikes = carry.before() if carry else None, []  # V(t) = alpha * V(t-1) * (1 - S(t-1)) + I(t)
         if state is not None:
             given = state if isinstance(state, list | tuple) else [state]
