@@ -325,7 +325,7 @@ def test_an_axis_without_an_exponent_is_said_to_have_none(command, tmp_path: Pat
         (["conv21"], "unknown run folder or model 'conv21': did you mean"),
         (["RUN", "--image", "3"], "unknown option '--image': did you mean '--images'?"),
         (["RUN", "--images", "0"], "images: expected at least 1, got 0"),
-        (["RUN", "--energy", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
+        (["RUN", "--energy", "nowhere.yaml"], "nowhere.yaml: No such file or directory; expected a YAML file"),
         (["RUN", "--compare", "conv12"], "conv12 is not a run: expected a folder with config.yaml"),
         (["conv-tiny", "--compare", "nowhere"], "nowhere is not a run: expected a folder with config.yaml"),
         (["RUN", "--data.name", "flowers"], "unknown data set 'flowers'"),

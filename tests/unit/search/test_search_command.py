@@ -143,7 +143,7 @@ def test_a_folder_of_somebody_elses_is_left_as_it_is(command, space, tmp_path, n
 def test_without_space_or_folder_it_says_what_it_needs(command, tmp_path):
     assert "expected a space and a folder: onespike search --space FILE --out FOLDER" in command("search")[2]
     missing = command("search", "--space", tmp_path / "no.yaml", "--out", tmp_path / "out")[2]
-    assert "no.yaml: cannot be read as YAML" in missing
+    assert "no.yaml: No such file or directory; expected a YAML file" in missing
 
 
 def test_without_the_extra_it_says_what_to_install(command, space, tmp_path, monkeypatch):

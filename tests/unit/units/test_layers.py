@@ -141,3 +141,13 @@ def test_with_ours_a_network_trains_to_the_same_gradients(bias, monkeypatch) -> 
 
 
 RUNS = (True, torch.bfloat16), (False, torch.bfloat16), (False, torch.float64)
+
+
+def test_batch_norm_is_pytorchs_where_values_are_few(monkeypatch) -> None:
+    ours: list[torch.Size] = []
+    function = module.batch_norm
+    monkeypatch.setattr(module, "batch_norm", lambda x, norm: ours.append(x.shape) or function(x, norm))
+    monkeypatch.setattr(module, "MANY_VALUES", {torch.float32: 2 * 8 * 4 * 4})
+    for images in (1, 2, 3):
+        BatchNorm(8)(x := torch.randn(images, 8, 4, 4).contiguous(memory_format=torch.channels_last))
+    assert [images for images, *_ in ours] == ([2, 3] if has_kernels(x) else [])
