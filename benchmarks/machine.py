@@ -1,15 +1,17 @@
 """The machine's own limit: how fast it multiplies square matrices, and what it is."""
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from onespike.clock import interleaved
+from onespike.durable import save_json
 from onespike.environment import accelerator_type, environment, version_of
 from onespike.errors import OnespikeError
 
@@ -47,6 +49,14 @@ class Peak:
     def measured(self, seconds: Sequence[float]) -> "Peak":
         """The same product as it was timed elsewhere: `gflops` is the median of those times'."""
         return replace(self, gflops=2e-9 * self.side**3 / median(seconds))
+
+
+def save_cases(cases: list[dict[str, Any]], images: int, json: str | None) -> None:
+    """Say if the machine was busy with anything else, and write what was found to `json`, where there is one."""
+    if busy := next((one["busy"] for one in cases if one["busy"]), None):
+        print(f"NOT TO BE TRUSTED, the machine was busy: {busy}", file=sys.stderr)
+    if json:
+        save_json({**describe(), "threads": torch.get_num_threads(), "images": images, "cases": cases}, json)
 
 
 def expect_counts(**counts: int | None) -> None:

@@ -11,13 +11,13 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from benchmarks.machine import describe, expect_counts
+from benchmarks.machine import expect_counts, save_cases
 from onespike import create_model
 from onespike.allocator import keep_freed_memory
 from onespike.cli.command import call
 from onespike.cli.main import exit_with
 from onespike.clock import interleaved, watch_machine
-from onespike.durable import expect_writable, save_json
+from onespike.durable import expect_writable
 from onespike.units.layers import ours_in
 
 
@@ -83,10 +83,7 @@ def compare(images: int = 128, rounds: int = 7, json: str | None = None) -> int:
                 f"{found['times_as_fast']:.2f}x",
                 file=sys.stderr,
             )
-    if busy := next((one["busy"] for one in cases if one["busy"]), None):
-        print(f"NOT TO BE TRUSTED, the machine was busy: {busy}", file=sys.stderr)
-    if json:
-        save_json({**describe(), "threads": torch.get_num_threads(), "images": images, "cases": cases}, json)
+    save_cases(cases, images, json)
     return 0
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch.nn.functional import conv2d
 
-from benchmarks.machine import describe, expect_counts
+from benchmarks.machine import expect_counts, save_cases
 from onespike.cli.command import call
 from onespike.cli.main import exit_with
 from onespike.clock import interleaved, watch_machine
-from onespike.durable import expect_writable, save_json
+from onespike.durable import expect_writable
 from onespike.functional.conv import side_by_side
 
 CHANNELS, SIDES = (256, 384, 512), (1, 2, 3, 4, 5, 6)
@@ -52,10 +52,7 @@ def compare(images: int = 128, rounds: int = 15, json: str | None = None) -> int
                 f"side by side {found['side_by_side_ms']:8.2f} ms, {found['times_as_fast']:.2f}x",
                 file=sys.stderr,
             )
-    if busy := next((one["busy"] for one in cases if one["busy"]), None):
-        print(f"NOT TO BE TRUSTED, the machine was busy: {busy}", file=sys.stderr)
-    if json:
-        save_json({**describe(), "threads": torch.get_num_threads(), "images": images, "cases": cases}, json)
+    save_cases(cases, images, json)
     return 0
 
 
