@@ -216,8 +216,11 @@ def measured() -> dict[str, list[str]]:
         energy = 1e6 * summary["audit"]["joules"]["field"]
         text = f"{summary['test_top1']:.2f}% of {summary['data']} with weights of 8 bits, {energy:.3g} µJ"
         found.setdefault(summary["model"], []).append(f"{text} (`pretrained:{name}`)")
-    for model in ("resnet18", "vit12"):  # whose tables have the whole test set
-        table = f"conversion-{model}-cifar10"
+    # Those whose tables have the whole test set.
+    for model, table in (
+        ("resnet18", "one-neuron-muon/conversion-resnet18-cifar10"),
+        ("vit12", "conversion-vit12-cifar10"),
+    ):
         row = next(one for one in rows(table) if one["network"] == "artificial network, trained as long")
         accuracy, energy = float(row["whole test set %"]), float(row["µJ, field"])
         text = f"{accuracy:.2f}% of cifar10 as an artificial network, {energy:.0f} µJ"

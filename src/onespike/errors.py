@@ -92,9 +92,11 @@ class OnespikeError(Exception):
 def unknown(what: str, name: object, known: Iterable[str]) -> OnespikeError:
     """The error for an unknown name of a `what`, such as "model"; it names the nearest known one, and all if few."""
     known, name = sorted(filter(None, known)), printable(name, VALUE)  # a long text would take seconds below
+    section = name[: name.rfind(".") + 1]  # that it is shared does not make the rest any nearer
 
     def nearness(other: str) -> tuple[float, int]:  # of equally near names, the one with more letters in place
-        ratio = difflib.SequenceMatcher(None, other, name).ratio()
+        cut = len(section) if other.startswith(section) else 0
+        ratio = difflib.SequenceMatcher(None, other[cut:], name[cut:]).ratio()
         return ratio, sum(a == b for a, b in zip(other, name, strict=False))
 
     best = max(known, key=nearness, default="")

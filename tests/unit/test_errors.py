@@ -44,6 +44,14 @@ def test_the_nearest_name_is_meant_and_a_dozen_are_listed():
     assert str(unknown("x", "abcd", [])) == "unknown x 'abcd': known: none"
 
 
+def test_a_shared_section_does_not_make_names_nearer():
+    known = ["--model.init_args", "--model.levels", "--train.lr"]
+    assert str(unknown("option", "--model.width", known)).startswith("unknown option '--model.width': known: ")
+    assert "did you mean '--model.levels'?" in str(unknown("option", "--model.level", known))
+    assert "did you mean '--train.lr'?" in str(unknown("option", "--train.lrr", known))
+    assert "did you mean '--train.lr'?" in str(unknown("option", "--trian.lr", known))
+
+
 def test_a_value_of_no_letters_is_shown_in_quotes():
     assert [shown(one) for one in ("a", "", " ", None, 10**5000)] == [
         *("a", "''", "' '", "None"),

@@ -68,9 +68,9 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], title: str) -> Fig
         axis.tick_params(length=0)
     if len(classes) <= NUMBERS:
         for (row, column), share in np.ndenumerate(shares):
-            if share:
+            if share or (row == column and totals[row]):
                 dark = share > (60 if row == column else 0.6 * worst)
-                text = f"{share:.0f}" if share >= 9.95 else f"{share:.1f}"
+                text = f"{share:.0f}" if share >= 9.95 or not share else f"{share:.1f}"
                 axis.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
     else:  # a line behind every tenth class, to find one's way
         for position in np.arange(9.5, len(classes) - 1, 10):

@@ -27,6 +27,7 @@ from onespike.training.run import Run
 from onespike.training.scores import Scores, score
 
 Part = Literal["test", "validation", "train"]
+Precision = Literal["trained", "fp32", "bf16", "fp16", "fp64"]
 _SCORES = ("loss", "top1", "top5")
 #: Files beside `evaluation.json`.
 TABLES = MATRIX, PER_CLASS, PICTURE = "confusion.csv", "per_class.csv", "confusion.png"
@@ -155,7 +156,7 @@ def evaluate(
     which: Literal["best", "last"] = "best",
     passes: int = 1,
     batch_size: int | None = None,
-    precision: Literal["trained", "fp32", "bf16", "fp16", "fp64"] = "trained",
+    precision: Precision = "trained",
     device: Literal["auto", "cpu"] = "auto",
     time_steps: int | None = None,
     model: nn.Module | None = None,
@@ -182,7 +183,7 @@ def evaluate(
     Raises:
         OnespikeError: The run or the data cannot be read, do not suit each other, or an argument is out of its range.
     """
-    part = convert(part, Part, "part")
+    part, precision = convert(part, Part, "part"), convert(precision, Precision, "precision")
     passes, batch_size = convert(passes, int, "passes"), convert(batch_size, int | None, "batch size")
     for name, number in (("passes", passes), ("batch size", batch_size)):
         if number is not None and not 1 <= number <= 10**6:

@@ -209,7 +209,7 @@ def train_epoch(trainer: Trainer, interrupt: Interrupt) -> None:
         trainer.after_step(number, total / count, int(count))
         # Of several processes, one whose callback has just asked goes on until all know it, and the first has saved.
         if stop or (trainer.stop and trainer.accelerator.num_processes == 1):
-            raise Stopped
+            raise Stopped("stopped and saved: go on with resume=True")
 
 
 def finish_epoch(trainer: Trainer) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from onespike._version import __version__
 from onespike.classpath import ClassPath
 from onespike.configs import (
@@ -105,8 +107,10 @@ def load_recipe(name: str | Path, overrides: Mapping[str, Any] | None = None, st
 def as_recipe(recipe: Recipe | str, start: Recipe | None = None) -> Recipe:
     """A recipe, or the one of a name, see `load_recipe`; anything else is an `OnespikeError`."""
     recipe = load_recipe(recipe, start=start) if isinstance(recipe, str) else recipe
+    if isinstance(recipe, nn.Module):
+        raise OnespikeError("recipe: expected a recipe, or the name of one, got a network: pass that as model=…")
     if not isinstance(recipe, Recipe):
-        raise OnespikeError(f"expected a recipe, or the name of one, got {shown(repr(recipe))}")
+        raise OnespikeError(f"recipe: expected a recipe, or the name of one, got {shown(repr(recipe))}")
     return recipe
 
 

@@ -39,6 +39,9 @@ def set_up(
     """
     if model is not None:  # now: to open the data may take long
         expect_weights(model)
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            advice = "pass its .module, and start several processes by accelerate launch"
+            raise OnespikeError(f"model: it is wrapped in {type(model).__name__}: {advice}")
     if not isinstance(callbacks, Sequence):
         raise OnespikeError(f"callbacks: expected a list of onespike.Callback, got a {type(callbacks).__name__}")
     if odd := [one for one in callbacks if not isinstance(one, Callback)]:

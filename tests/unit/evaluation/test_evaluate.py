@@ -174,6 +174,7 @@ def test_double_precision(make_run):
         ),
         ({}, {"batch_size": 0}, "batch size: expected at least 1, got 0"),
         ({}, {"part": "tests"}, "unknown part 'tests': did you mean 'test'?"),
+        ({}, {"precision": 16}, "unknown precision '16': "),
     ],
 )
 def test_what_does_not_suit(make_run, run, arguments, message):

@@ -81,6 +81,11 @@ def sparse() -> nn.Module:
     return network
 
 
+def test_a_network_in_place_of_the_recipe(tmp_path: Path):
+    with pytest.raises(OnespikeError, match=r"^recipe: expected a recipe, .* got a network: pass that as model=…$"):
+        onespike.train(plain(), tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -88,6 +93,7 @@ def sparse() -> nn.Module:
         ({"model": plain().to("meta")}, "model: 1.weight has no values yet: .* or load its weights"),
         ({"model": sparse()}, "model: 1.weight is torch.sparse_coo; expected a dense tensor: call its to_dense"),
         ({"model": 3}, "model: expected a torch.nn.Module, got a int"),
+        ({"model": nn.DataParallel(nn.Linear(2, 2))}, "model: it is wrapped in DataParallel: pass its .module, and"),
         (
             {"model": nn.Sequential(nn.Flatten(), Describing(1024, 10))},
             "model: 1._extra_state is a dict, .*: remove its get_extra_state",

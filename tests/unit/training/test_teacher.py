@@ -206,7 +206,7 @@ def test_a_resumption_that_is_refused_while_the_twin_is_trained_leaves_the_run_a
 ):
     values = {"train__teacher": "twin", "train__epochs": 1, "data__limit": 60, "data__workers": 0}
     stop_after(2)
-    with pytest.raises(Stopped):
+    with pytest.raises(Stopped, match="go on with resume=True"):
         train(small(**values), tmp_path, quiet=True)
     before = (tmp_path / "config.yaml").read_bytes()
     with pytest.raises(OnespikeError, match=r"teacher is another run: train.batch_size was 16, now 8"):
