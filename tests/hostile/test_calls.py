@@ -494,10 +494,14 @@ def test_an_empty_place_is_no_run_to_start_from(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("where", ["", "in a function "])
+@pytest.mark.parametrize("where", ["", "in a function ", "in code without a name "])
 def test_packages_of_others_that_cannot_be_imported(where, refused, tmp_path, monkeypatch):
     code = "raise ValueError('no number:\\nx')"
-    (tmp_path / "refusing.py").write_text(f"def read():\n    {code}\nread()" if where else code)
+    nameless = (
+        f"exec(compile({code!r}, 'x', 'exec'), {{}})"  # its globals lack __name__, as in a module that runs a file
+    )
+    texts = {"": code, "in a function ": f"def read():\n    {code}\nread()", "in code without a name ": nameless}
+    (tmp_path / "refusing.py").write_text(texts[where])
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr("onespike.cli.main.dispatch", lambda _: import_module("refusing"))
     refused("models", words=("refusing cannot be imported (no number: x)", "environment variable"))

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from onespike.conversion import ConversionConfig
 from onespike.durable import digest_of
 from onespike.errors import OnespikeError
 from onespike.tensors import not_finite
 from onespike.training import Run, load, load_recipe, train
 from onespike.training.checkpoint import ModelCard, read_state
+from onespike.training.recipe import dump
 from tests.hostile.harness import SPECIAL, fine_or_a_line, in_time, rewrite
 
 DEEP = b"[" * 200_000
@@ -329,6 +332,13 @@ def test_a_checkpoint_of_another_run(changed, which, run, refused, tmp_path):
     for verb in verbs:
         refused(*arguments(verb, run, tmp_path), words=("of another run, whose", f"{name} is not that of"))
     refused("push", run, "--out", tmp_path / "out", "--checkpoint", which, words=("of another run",))
+
+
+def test_a_checkpoint_of_a_converted_run(run, refused, tmp_path):
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    text = dump(replace(Run.open(other).recipe, conversion=ConversionConfig(time_steps=4)))
+    (other / "config.yaml").write_text(text)
+    refused(*arguments("evaluate", other, tmp_path), words=("of another run, whose conversion is not that of",))
 
 
 @pytest.mark.parametrize("epochs", [[2, 1], [1, 1], [0, 1], [1], [], [1, 77]])

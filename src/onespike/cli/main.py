@@ -137,8 +137,8 @@ def _expect_folder() -> None:
 def _not_imported(error: Exception) -> str:
     """The package of others whose import raised an error, such as PyTorch where $TORCH_LOGS has an unknown name."""
     frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name == "<module>")
-    names = [frame.f_globals["__name__"].partition(".")[0] for frame in frames]
-    return next((name for name in reversed(names) if name not in _OURS), "")
+    names = [frame.f_globals.get("__name__", "").partition(".")[0] for frame in frames]
+    return next((name for name in reversed(names) if name and name not in _OURS), "")
 
 
 @contextmanager

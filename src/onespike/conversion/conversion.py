@@ -27,6 +27,7 @@ from onespike.neurons.watch import aside, ask
 from onespike.tensors import expect_alike, expect_weights, not_finite, read_tensors, to_save
 
 CHECKED = 2  # number of images that the network is traced and checked with
+_DRAWS = 0x5EED  # a seed that nobody else would choose
 TOLERANCE = 1e-3  # relative difference allowed between a network and its graph
 MIXED = 0.05  # relative difference from which on rows count as other images'; rounding may move a QCFS by a step
 SAVED = TENSORS, CARD = "model.safetensors", "conversion.json"  # the files of a saved conversion
@@ -201,7 +202,8 @@ def _answers(model: nn.Module, images: Tensor) -> Tensor:
         raise OnespikeError("calibration: expected images that are dense tensors")
     if not images.isfinite().all():
         raise OnespikeError("calibration: expected finite images, got some values that are not")
-    with aside(model):
+    with aside(model), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_DRAWS)  # a graph keeps a draw as a constant: it must not be the network's own draw
         logits = ask(model, images[:CHECKED].clone())  # it may change them in place
     if not isinstance(logits, Tensor):
         raise OnespikeError(f"expected a network that gives a tensor of logits, got a {type(logits).__name__}")
@@ -216,7 +218,7 @@ def _expect_same(graph: fx.GraphModule, images: Tensor, expected: Tensor) -> Non
         raise OnespikeError("the network's graph by torch.fx gives another shape: expected the same at every call")
     difference = ((answer - expected).norm() / expected.norm().clamp(min=1e-12)).item()
     if difference > TOLERANCE:
-        wish = "expected a forward pass that is the same for all images and changes nothing in place"
+        wish = "expected a forward pass that is the same for all images, draws nothing, and changes nothing in place"
         wish += "; on CUDA set torch.backends.cudnn.allow_tf32 = False, or convert on the CPU"
         raise OnespikeError(f"the network's graph by torch.fx computes something else, by {difference:.1%}: {wish}")
 

@@ -160,6 +160,8 @@ def _answer(model: nn.Module, batch: Any, counter: ProductCounter) -> Any:
         answer = ask(model, batch)
     if not isinstance(batch, Tensor) or not batch.ndim:
         raise OnespikeError(got)
+    if batch.is_floating_point() and not batch.isfinite().all():
+        raise OnespikeError("batches: expected finite images, got some values that are not")
     if isinstance(answer, Tensor) and not answer.isfinite().all():
         raise OnespikeError("the network answers with numbers that are not finite: its training failed")
     return answer

@@ -74,7 +74,7 @@ class ItemSet(ImageSet):
 
     @override
     def gather(self, positions: np.ndarray) -> Batch:
-        images = [self[position][0] for position in positions]
+        images = [self[position][0].clone() for position in positions]  # a data set may give one buffer again and again
         stacked = torch.stack(images) if images else torch.empty(0, *self.shape)
         return stacked, torch.from_numpy(self.targets[positions])
 
@@ -211,7 +211,7 @@ def _part(source: Any, where: str) -> ItemSet:
         raise OnespikeError(f"{where}: a {type(source).__name__}; expected {expected}{remedy}")
     try:
         count = len(source)
-    except (TypeError, ValueError, OverflowError) as error:  # what Python takes for no length
+    except Exception as error:  # whatever its own `__len__` raises, such as that of a TensorDataset of nothing
         raise OnespikeError(f"{where}: its length is none ({reason(error)}); expected a number of items") from error
     if not count:
         raise OnespikeError(f"{where}: empty; expected labelled images; add some")

@@ -21,6 +21,7 @@ class Ternary(Neuron):
     def fire(self, potential: Tensor) -> Tensor:
         """S = 1 where V > threshold, -1 where V < -threshold, else 0."""
         threshold = self.threshold
+        potential = potential if potential.dtype.is_signed else potential.float()  # else there is no -V
         return step(potential, threshold, self.surrogate) - step(-potential, threshold, self.surrogate)
 
     def fired_at(self, potential: Tensor, spikes: Tensor) -> Tensor:

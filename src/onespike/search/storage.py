@@ -140,6 +140,6 @@ def _public(url: str) -> str:
     """A URL without its password."""
     import sqlalchemy
 
-    with suppress(sqlalchemy.exc.ArgumentError):
+    with suppress(sqlalchemy.exc.ArgumentError, ValueError):  # such as a port that is no number
         return sqlalchemy.make_url(url).render_as_string(hide_password=True)
     return "…"  # a URL that cannot be parsed may hold the password anywhere

@@ -117,7 +117,8 @@ class TrainConfig:
         counts = dict.fromkeys(("epochs", "batch_size", "accumulate", "monitor_every"), (1, 10**6))
         kinds = {key: type(value) for key, value in vars(type(self)).items() if isinstance(value, int | float)}
         others = {key: (0, math.inf if kind is float else 10**6) for key, kind in kinds.items()}
-        check(self, "train", **{**others, **counts, "seed": (0, 2**63 - 1), "teacher_weight": (0, 1)})
+        limits = {"seed": (0, 2**63 - 1), "teacher_weight": (0, 1), "teacher_temperature": (0, 1000)}
+        check(self, "train", **{**others, **counts, **limits, "surrogate_width_end": (0, 10**6)})
         for name in ("momentum", "label_smoothing", "ema"):
             if getattr(self, name) >= 1:
                 raise OnespikeError(f"train.{name}: expected 0 <= {name} < 1, got {getattr(self, name)}")

@@ -219,7 +219,8 @@ class Run:
 
     def _expect_own(self, checkpoint: Checkpoint) -> None:
         """Raise an `OnespikeError` if a checkpoint is of another model or training than `config.yaml` says."""
-        pairs = {"model": (checkpoint.card.model, self.recipe.model)}
+        pairs: dict[str, tuple[Any, Any]] = {"model": (checkpoint.card.model, self.recipe.model)}
+        pairs["conversion"] = checkpoint.card.conversion, self.recipe.conversion
         for key, value in checkpoint.state.get("train", {}).items():
             pairs[f"train.{key}"] = (value, getattr(self.recipe.train, key, None))
         if other := [name for name, (saved, own) in pairs.items() if saved != own]:

@@ -42,6 +42,8 @@ def set_up(
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             advice = "pass its .module, and start several processes by accelerate launch"
             raise OnespikeError(f"model: it is wrapped in {type(model).__name__}: {advice}")
+        if complex_ := [name for name, one in model.named_parameters() if one.is_complex()]:
+            raise OnespikeError(f"model: {complex_[0]} is complex: expected real weights, such as torch.view_as_real's")
     if not isinstance(callbacks, Sequence):
         raise OnespikeError(f"callbacks: expected a list of onespike.Callback, got a {type(callbacks).__name__}")
     if odd := [one for one in callbacks if not isinstance(one, Callback)]:

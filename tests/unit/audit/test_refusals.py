@@ -80,6 +80,11 @@ def test_answers_that_are_not_finite():
         count_operations(Forward(lambda _, x: x / 0), [torch.randn(3, 4)])
 
 
+def test_images_that_are_not_finite():
+    with pytest.raises(OnespikeError, match=r"^batches: expected finite images, got some values that are not$"):
+        count_operations(Forward(lambda _, x: (x > 0) * 1.0), [torch.full((3, 4), float("nan"))])
+
+
 def test_no_images():
     with pytest.raises(OnespikeError, match="there are no images"):
         count_operations(nn.Linear(4, 4), [])

@@ -221,6 +221,15 @@ def test_a_graph_that_takes_only_some_numbers_of_images_is_refused(forward, imag
         onespike.convert(network, torch.rand(images, 6), time_steps=steps)
 
 
+def test_a_random_draw_does_not_become_a_constant():
+    layers = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    network = Forward(lambda net, x: net.layers(x + torch.rand(6)), layers=layers)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        with pytest.raises(OnespikeError, match=r"computes something else, .* draws nothing"):
+            onespike.convert(network, torch.rand(12, 6))
+
+
 spiking_already = nn.Sequential(nn.Linear(4, 4), Forward(lambda _, x: (x >= 0.5).float()))
 
 

@@ -425,6 +425,19 @@ def test_a_data_set_without_labels():
     fails(["Bare, train: item 0: a Tensor; expected an image and its label"], Bare())
     fails(["TensorDataset, train: item 0: a tuple; expected"], TensorDataset(floats()))
     fails(["dict; expected"], [{"image": 1}])
+    fails(["TensorDataset, train: its length is none (tuple index out of range); expected"], TensorDataset())
+
+
+def test_a_data_set_may_give_one_buffer_again_and_again():
+    class Reused(Own):
+        buffer = torch.zeros_like(floats()[0])
+
+        def __getitem__(self, index):
+            image, label = super().__getitem__(index)
+            return self.buffer.copy_(image), label
+
+    images, _ = as_dataset((Reused(floats(), labels()), Own(floats(), labels()))).train.gather(np.arange(3))
+    torch.testing.assert_close(images, floats()[:3])
 
 
 def test_images_of_different_sizes_are_named():

@@ -88,6 +88,12 @@ def test_of_a_neuron_whose_spikes_have_a_sign_either_counts_as_fired():
     assert not neuron.handed_on(v).any()
 
 
+def test_a_ternary_neuron_fires_by_bytes_as_by_floats():
+    currents = torch.tensor([[0, 1, 2]])
+    neuron = make_neuron(3, NeuronConfig(name="ternary"))
+    torch.testing.assert_close(neuron(currents.byte()), neuron(currents.float()))
+
+
 @pytest.mark.parametrize("way", ["kept", "handed_on"])
 def test_below_the_threshold_a_reset_of_signed_spikes_has_the_gradient_of_their_surrogate(way: str):
     gradients = []

@@ -293,6 +293,7 @@ def test_a_file_that_is_no_journal_is_one_line(tmp_path):
         "nonsense",
         "nosuch://u:geheim@h/n",
         "postgresql+x://u:geheim@h/n",
+        "postgresql://u:geheim@h:port/n",
         "",
         "sqlite://",
         "sqlite:///:memory:",

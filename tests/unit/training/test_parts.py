@@ -94,6 +94,7 @@ def test_a_network_in_place_of_the_recipe(tmp_path: Path):
         ({"model": sparse()}, "model: 1.weight is torch.sparse_coo; expected a dense tensor: call its to_dense"),
         ({"model": 3}, "model: expected a torch.nn.Module, got a int"),
         ({"model": nn.DataParallel(nn.Linear(2, 2))}, "model: it is wrapped in DataParallel: pass its .module, and"),
+        ({"model": nn.Sequential(nn.Flatten(), nn.Linear(2, 2, dtype=torch.complex64))}, "model: 1.weight is complex"),
         (
             {"model": nn.Sequential(nn.Flatten(), Describing(1024, 10))},
             "model: 1._extra_state is a dict, .*: remove its get_extra_state",

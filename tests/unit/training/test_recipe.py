@@ -182,6 +182,8 @@ def test_a_dumped_recipe_is_the_same_recipe(tmp_path: Path):
         (["--train.norm_lr_factor", "inf"], ["train.norm_lr_factor", "finite"]),
         (["--train.hoyer", "-1"], ["train.hoyer", "at least 0"]),
         (["--train.surrogate_width_end", "nan"], ["train.surrogate_width_end", "finite"]),
+        (["--train.surrogate_width_end", "1e40"], ["train.surrogate_width_end", "at most 1,000,000"]),
+        (["--train.teacher_temperature", "1e200"], ["train.teacher_temperature", "at most 1,000"]),
         (["--model.neuron.surrogate_width", "0"], ["surrogate_width", "1e-6 <="]),
         (["--train.optimizer", "adahessian"], ["adahessian", "second derivatives"]),
         (["--train.seed", "99999999999999999999"], ["train.seed", "2^63"]),
