@@ -497,9 +497,7 @@ def test_an_empty_place_is_no_run_to_start_from(tmp_path):
 @pytest.mark.parametrize("where", ["", "in a function ", "in code without a name "])
 def test_packages_of_others_that_cannot_be_imported(where, refused, tmp_path, monkeypatch):
     code = "raise ValueError('no number:\\nx')"
-    nameless = (
-        f"exec(compile({code!r}, 'x', 'exec'), {{}})"  # its globals lack __name__, as in a module that runs a file
-    )
+    nameless = f"exec(compile({code!r}, 'x', 'exec'), {{}})"  # its globals lack __name__
     texts = {"": code, "in a function ": f"def read():\n    {code}\nread()", "in code without a name ": nameless}
     (tmp_path / "refusing.py").write_text(texts[where])
     monkeypatch.syspath_prepend(tmp_path)

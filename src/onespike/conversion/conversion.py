@@ -27,7 +27,7 @@ from onespike.neurons.watch import aside, ask
 from onespike.tensors import expect_alike, expect_weights, not_finite, read_tensors, to_save
 
 CHECKED = 2  # number of images that the network is traced and checked with
-_DRAWS = 0x5EED  # a seed that nobody else would choose
+_DRAWS = 0x5EED  # a seed that nobody else would choose, for a network that draws random numbers
 TOLERANCE = 1e-3  # relative difference allowed between a network and its graph
 MIXED = 0.05  # relative difference from which on rows count as other images'; rounding may move a QCFS by a step
 SAVED = TENSORS, CARD = "model.safetensors", "conversion.json"  # the files of a saved conversion
@@ -202,8 +202,8 @@ def _answers(model: nn.Module, images: Tensor) -> Tensor:
         raise OnespikeError("calibration: expected images that are dense tensors")
     if not images.isfinite().all():
         raise OnespikeError("calibration: expected finite images, got some values that are not")
-    with aside(model), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_DRAWS)  # a graph keeps a draw as a constant: it must not be the network's own draw
+    with aside(model):
+        torch.manual_seed(_DRAWS)  # a graph keeps a draw as a constant: here the network draws another
         logits = ask(model, images[:CHECKED].clone())  # it may change them in place
     if not isinstance(logits, Tensor):
         raise OnespikeError(f"expected a network that gives a tensor of logits, got a {type(logits).__name__}")

@@ -23,7 +23,6 @@ from onespike.training.checkpoint import ModelCard
 from onespike.training.device import make_accelerator
 from onespike.training.layout import laid_out
 from onespike.training.losses import over_time
-from onespike.training.pretrained import is_pretrained
 from onespike.training.run import Run
 from onespike.training.scores import Scores, score
 
@@ -195,8 +194,6 @@ def evaluate(
     accelerator = make_accelerator(config, f"--precision {precision}")
     with accelerator.main_process_first():
         dataset = run.dataset(data)
-    if which == "last" and is_pretrained(run.folder):
-        raise OnespikeError(f"{run.name} holds its best weights alone: leave out --checkpoint last (which=)")
     checkpoint = run.checkpoint(which)
     card = checkpoint.card
     expect_same_images(dataset, card if time_steps is None else card.with_time_steps(time_steps))

@@ -199,11 +199,13 @@ class Run:
         """Whether anything was saved yet."""
         return any((self.folder / name).is_dir() for name in ("last", "best", ".last.old", ".best.old"))
 
-    def checkpoint(self, which: str = "last") -> Checkpoint:
+    def checkpoint(self, which: str = "best") -> Checkpoint:
         """Read the "best" or "last" checkpoint, or the other one if it is missing or damaged."""
         if which not in ("best", "last"):
             raise unknown("checkpoint", which, ("best", "last"))
         if is_pretrained(self.folder):
+            if which == "last":
+                raise OnespikeError(f"{self.name} holds its best weights alone: leave out --checkpoint last")
             return read_pretrained(self.folder)
         first, second = (self.best, self.last) if which == "best" else (self.last, self.best)
         try:
@@ -219,10 +221,10 @@ class Run:
 
     def _expect_own(self, checkpoint: Checkpoint) -> None:
         """Raise an `OnespikeError` if a checkpoint is of another model or training than `config.yaml` says."""
-        pairs: dict[str, tuple[Any, Any]] = {"model": (checkpoint.card.model, self.recipe.model)}
-        pairs["conversion"] = checkpoint.card.conversion, self.recipe.conversion
+        card, recipe = checkpoint.card, self.recipe
+        pairs = {"model": (card.model, recipe.model), "conversion": (card.conversion, recipe.conversion)}
         for key, value in checkpoint.state.get("train", {}).items():
-            pairs[f"train.{key}"] = (value, getattr(self.recipe.train, key, None))
+            pairs[f"train.{key}"] = (value, getattr(recipe.train, key, None))
         if other := [name for name, (saved, own) in pairs.items() if saved != own]:
             state = f"{self.folder} holds the checkpoint of another run, whose {other[0]} is not that of {self.config}"
             raise OnespikeError(f"{state}: put the files of one run together again")
@@ -240,9 +242,10 @@ class Run:
 
     def progress(self) -> dict[str, Any]:
         """How far training had come; of a complete run by its summary, since its last checkpoint may be removed."""
-        if not is_pretrained(self.folder) and (summary := self.summary) is not None:
+        pretrained = is_pretrained(self.folder)
+        if not pretrained and (summary := self.summary) is not None:
             return progress_of(summary, f"{self.folder / 'summary.json'}")
-        return dict(self.checkpoint("last").state["progress"])
+        return dict(self.checkpoint("best" if pretrained else "last").state["progress"])
 
     def expect_free(self) -> None:
         """Raise an `OnespikeError` if a new run would overwrite something."""

@@ -38,12 +38,7 @@ def set_up(
     A run that goes on passes the recipe that it began with as `resumed`.
     """
     if model is not None:  # now: to open the data may take long
-        expect_weights(model)
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            advice = "pass its .module, and start several processes by accelerate launch"
-            raise OnespikeError(f"model: it is wrapped in {type(model).__name__}: {advice}")
-        if complex_ := [name for name, one in model.named_parameters() if one.is_complex()]:
-            raise OnespikeError(f"model: {complex_[0]} is complex: expected real weights, such as torch.view_as_real's")
+        _expect_trainable(model)
     if not isinstance(callbacks, Sequence):
         raise OnespikeError(f"callbacks: expected a list of onespike.Callback, got a {type(callbacks).__name__}")
     if odd := [one for one in callbacks if not isinstance(one, Callback)]:
@@ -66,7 +61,7 @@ def set_up(
         recipe = replace(recipe, model=replace(recipe.model, time_steps=images.frames))
     torch.manual_seed(recipe.train.seed)
     network = ModelCard.of(recipe, images).build(model)
-    expect_weights(network)
+    _expect_trainable(network)
     if model is None:
         learn_from(network, images)
     trainer = Trainer(network, loss or make_loss(recipe), images, recipe, accelerator, callbacks)
@@ -75,6 +70,17 @@ def set_up(
         if trainer.average:
             trainer.average.begin()
     return trainer
+
+
+def _expect_trainable(network: nn.Module) -> None:
+    """Raise an `OnespikeError` unless a network's weights are real numbers, and no wrapper has its forward pass."""
+    expect_weights(network)
+    if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        advice = "pass its .module, and start several processes by accelerate launch"
+        raise OnespikeError(f"model: it is wrapped in {type(network).__name__}: {advice}")
+    for name, one in (*network.named_parameters(), *network.named_buffers()):
+        if one.is_complex():
+            raise OnespikeError(f"model: {name} is complex: expected real numbers, such as torch.view_as_real's")
 
 
 def _written(passed: Any, before: Any) -> ClassPath:

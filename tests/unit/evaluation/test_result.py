@@ -111,6 +111,11 @@ def test_each_class_has_colours_by_its_own_share():
     assert axis.images[1].norm.vmax == 25  # the confusions' own scale: the diagonal does not drown them
 
 
+def test_a_class_that_is_never_right_has_a_number_and_one_without_images_has_none():
+    axis = draw_confusion(torch.tensor([[0, 4, 0], [0, 3, 0], [0, 0, 0]]), ("a", "b", "c"), "t").axes[0]
+    assert [text.get_text() for text in axis.texts] == ["0", "100", "100"]
+
+
 def test_a_single_mistake_is_no_dark_red():
     wrong = draw_confusion(torch.tensor([[99, 1], [0, 100]]), ("a", "b"), "t").axes[0].images[1]
     assert 0.1 < wrong.norm(1.0) < 0.3

@@ -117,6 +117,10 @@ def test_commands_list_and_run_them(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "pretrained-digits-spiking-vgg-xs"]
     made = sorted(path.name for path in (tmp_path / "pretrained-digits-spiking-vgg-xs").iterdir())
     assert made == ["engine", "evaluation", "inspection"]
+    for verb in (["evaluate"], ["inspect", "--sample", 0], ["export", "--to", "c", "--out", "x.c"]):
+        code, _, complaint = command(*verb, "pretrained:digits-spiking-vgg-xs", "--checkpoint", "last")
+        assert code == 2
+        assert "holds its best weights alone: leave out --checkpoint last" in complaint
     code, _, complaint = command("evaluate", "pretrained:digits-spiking-vgg")
     assert code == 2
     assert "did you mean 'digits-spiking-vgg-xs'?" in complaint
