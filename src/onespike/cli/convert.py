@@ -79,4 +79,7 @@ def convert(
     steps = "one time step" if made.network.time_steps == 1 else f"{made.network.time_steps} time steps"
     how = f"{steps}, calibrated on {made.images} images"
     console.print(f"\n{len(made.layers)} layers of neurons{each}, {how}; {done}")
-    return fit(replace(Run.open(out).recipe, train=training), finetuned.folder, init_from=out) if finetune else 0
+    if not finetune:
+        return 0
+    converted = Run.open(out)
+    return fit(replace(converted.recipe, train=training), finetuned, init_from=converted)

@@ -11,6 +11,7 @@ from onespike.cli.command import Overrides
 from onespike.errors import OnespikeError
 
 if TYPE_CHECKING:
+    from onespike.training import Run
     from onespike.training.recipe import Recipe
 
 
@@ -45,29 +46,27 @@ def train(
     alone = os.environ.get("WORLD_SIZE", "1") == "1"
     if resume is out is None and not alone:  # each process would name its own folder, by its clock
         raise OnespikeError("--out: expected a run folder, which several processes share")
-    own = resume or (init_from if recipe is None else None)  # a run whose recipe is the one to go by
-    base = Run.open(own).config if own else "digits" if recipe is None else recipe
-    start = Run.open(init_from).recipe if init_from else None
-    folder = resume or out or _folder(own.resolve().name if own else str(base))
-    chosen = load_recipe(base, overrides, start)
+    resumed, start = (Run.open(one) if one else None for one in (resume, init_from))
+    own = resumed or (start if recipe is None else None)  # a run whose recipe is the one to go by
+    base = own.config if own else "digits" if recipe is None else recipe
+    folder = out or _folder(Path(own.name).resolve().name if own else str(base))
+    chosen = load_recipe(base, overrides, start.recipe if start else None)
     warn_of_idle(overrides, chosen)
-    return fit(chosen, folder, resume is not None, init_from, quiet)
+    return fit(chosen, resumed or Run(folder), resume is not None, start, quiet)
 
 
-def fit(
-    recipe: "Recipe", folder: Path, resume: bool = False, init_from: Path | None = None, quiet: bool = False
-) -> int:
+def fit(recipe: "Recipe", run: "Run", resume: bool = False, init_from: "Run | None" = None, quiet: bool = False) -> int:
     """Train into a run folder, and say how to go on if it is stopped; returns the exit code."""
-    from onespike.training import Run, Stopped, train
+    from onespike.training import Stopped, train
 
     try:
-        train(recipe, folder, resume, init_from, quiet=quiet)
+        train(recipe, run, resume, init_from, quiet=quiet)
     except Stopped:
-        print(f"stopped and saved; go on with: {command('train', '--resume', folder)}", file=sys.stderr)
+        print(f"stopped and saved; go on with: {command('train', '--resume', run.folder)}", file=sys.stderr)
         return 130
     except KeyboardInterrupt:  # in the test, perhaps of a teacher that is trained first; or the second one
-        if (run := Run(folder)).config.is_file() and not run.is_complete:
-            print(f"go on with: {command('train', '--resume', folder)}", file=sys.stderr)
+        if run.config.is_file() and not run.is_complete:
+            print(f"go on with: {command('train', '--resume', run.folder)}", file=sys.stderr)
         raise
     return 0
 

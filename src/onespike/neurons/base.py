@@ -54,8 +54,7 @@ class NeuronConfig:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.surrogate not in SURROGATES:
-            raise unregistered("surrogate", self.surrogate, SURROGATES)
+        expect_surrogate(self.surrogate)
         for name in ("threshold", "surrogate_width"):
             if not 1e-6 <= getattr(self, name) <= 1e6:
                 raise OnespikeError(f"{name}: expected 1e-6 <= {name} <= 1e6, got {getattr(self, name)}")
@@ -78,7 +77,9 @@ class NeuronConfig:
 
         if self.name not in NEURONS:
             raise unregistered("neuron", self.name, NEURONS)
-        return NEURONS[self.name]
+        if not isinstance(found := NEURONS[self.name], type) or not issubclass(found, Neuron):
+            raise OnespikeError(f"neuron {self.name}: expected a subclass of Neuron, NEURONS has {shown(repr(found))}")
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,6 +267,17 @@ class Neuron(nn.Module):
             return False
         # What a subclass overrides counts: that function would pass it by.
         return all(getattr(type(self), name) is getattr(Neuron, name) for name in ("leak", "handed_on", "decay"))
+
+
+def expect_surrogate(surrogate: str) -> None:
+    """Raise an `OnespikeError` unless there is a surrogate of this name, which gives a finite number for a distance."""
+    if surrogate not in SURROGATES:
+        raise unregistered("surrogate", surrogate, SURROGATES)
+    distances = torch.tensor([-1.0, 0.0, 1.0])
+    found = SURROGATES[surrogate](distances.clone())
+    if not isinstance(found, Tensor) or found.shape != distances.shape or not found.isfinite().all():
+        expected = "expected finite numbers of the shape of its distances"
+        raise OnespikeError(f"surrogate {surrogate}: {expected} {distances.tolist()}, got {shown(repr(found))}")
 
 
 def expect_incoming(incoming: Incoming | None) -> None:

@@ -263,8 +263,13 @@ def tried(study: "optuna.Study", energy: str) -> list[Tried]:
 
 def _measured(attempt: "FrozenTrial", energy: str) -> tuple[float | None, float | None]:
     """Accuracy and energy of an attempt; of a pruned one the accuracy after its last epoch."""
+    accuracy, used = None, None
     if attempt.state.name == "COMPLETE":
-        return attempt.values[0], attempt.values[1] if energy else None
-    if attempt.state.name == "PRUNED" and attempt.last_step is not None:
-        return attempt.intermediate_values[attempt.last_step], None
-    return None, None
+        accuracy, used = attempt.values[0], attempt.values[1] if energy else None
+    elif attempt.state.name == "PRUNED" and attempt.last_step is not None:
+        accuracy = attempt.intermediate_values[attempt.last_step]
+    for name, value, most in (("accuracy", accuracy, 100.0), ("energy", used, math.inf)):
+        if value is not None and not 0 <= value <= most:
+            state = f"trial {attempt.number} has an {name} of {value:g}, which no training gave it"
+            raise OnespikeError(f"{state}: somebody changed the storage; choose another --out")
+    return accuracy, used

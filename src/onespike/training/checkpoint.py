@@ -276,6 +276,7 @@ class _State:
     progress: Progress  # how far the run has come
     train: dict[str, Any] = field(default_factory=dict)  # values of the recipe that cannot change
     images: int = 0  # training images
+    labels: str = ""  # SHA-256 of their labels; a run of an older version does not know
     optimizer: Any = None  # trees, whose tensors lie in `training.safetensors`
     callbacks: Any = None
     scaler: dict[str, Any] | None = None

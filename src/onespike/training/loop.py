@@ -37,9 +37,9 @@ from onespike.training.trainer import Trainer
 
 def train(
     recipe: Recipe | str,
-    out: str | Path,
+    out: str | Path | Run,
     resume: bool = False,
-    init_from: str | Path | None = None,
+    init_from: str | Path | Run | None = None,
     *,
     model: nn.Module | None = None,
     data: Any = None,
@@ -74,7 +74,7 @@ def train(
         raise OnespikeError("init_from: a resumed run goes on from its own weights: leave it out")
     named = isinstance(recipe, str)
     recipe = as_recipe(recipe, Run.open(init_from).recipe if named and init_from is not None else None)
-    run = Run.open(out) if resume else Run(out)
+    run = Run.open(out) if resume or isinstance(out, Run) else Run(out)
     if not resume:
         run.expect_free()
     else:
@@ -106,7 +106,7 @@ def train(
                     setattr(network, "recompute", ran_again)  # noqa: B010 - a module's attributes are not declared
 
 
-def _begin(trainer: Trainer, run: Run, resume: bool, init_from: str | Path | None, passed: bool) -> None:
+def _begin(trainer: Trainer, run: Run, resume: bool, init_from: str | Path | Run | None, passed: bool) -> None:
     """Write what a run has before its first step, with the weights that it starts from; or restore a resumed run."""
     main = trainer.accelerator.is_main_process
     if main and not resume:

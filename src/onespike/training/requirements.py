@@ -24,6 +24,10 @@ def expect_suitable(network: nn.Module, loss: Loss, recipe: Recipe, data: Datase
         if not isinstance(one, Tensor):
             state = f"{shown(name)} is a {type(one).__name__}, and checkpoints hold tensors alone"
             raise OnespikeError(f"model: {state}: remove its get_extra_state")
+    if data.num_classes < 2:
+        raise OnespikeError(
+            f"data: {data.name} has one class, {shown(data.classes[0])}: expected two or more, to tell apart"
+        )
     config, logits = recipe.train, expect_logits(network, data, share)
     warn_of_state(network, data.blank(2, device=share.device, dtype=share.dtype))
     expect_sizes(network, data, share, config)

@@ -122,7 +122,10 @@ def _differences(trainer: Trainer, saved: Checkpoint) -> list[str]:
     now = described(trainer.card, {name: getattr(trainer.config, name) for name in FIXED}, len(trainer.data.train))
     keys = [name for name in dict.fromkeys([*was, *now]) if was.get(name) != now.get(name)]
     verbs = {"training images": "were"}
-    return [f"{name} {verbs.get(name, 'was')} {was.get(name)}, now {now.get(name)}" for name in keys]
+    found = [f"{name} {verbs.get(name, 'was')} {was.get(name)}, now {now.get(name)}" for name in keys]
+    if not found and saved.state.get("labels") not in (None, trainer.labels):
+        return ["the images had other labels, or another order"]
+    return found
 
 
 def expect_optimizer(saved: Any, own: dict[str, Any], config: TrainConfig, network: nn.Module) -> set[str]:

@@ -251,9 +251,11 @@ class Run:
         """Raise an `OnespikeError` if a new run would overwrite something."""
         expect_local(self.folder)
         expect_writable(folder=self.folder)
-        there = [one for one in self.folder.iterdir() if not is_temporary(one)] if self.folder.exists() else []
+        real = self.folder.resolve()  # "x/.." is here, though there is no x yet
+        there = [one for one in real.iterdir() if not is_temporary(one)] if real.exists() else []
         # A run may be called `last`: what one that was killed early left by that name is a checkpoint.
-        if any(one.name not in _BEFORE or (one == self.last and not (one / STATE).is_file()) for one in there):
+        left = [one for one in there if one.name in _BEFORE and (one.name != "last" or (one / STATE).is_file())]
+        if left != there:
             advice = "choose another --out, or go on with the run in it by --resume (in Python resume=True)"
             raise OnespikeError(f"{self.folder} is not empty: {advice}")
 
@@ -274,6 +276,8 @@ class Run:
         places = [self.folder / name for name in ("summary.json", self.config.name, *KEPT)]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            if in_the_way := [path for path in places if path.is_dir()]:
+                raise OSError(f"{in_the_way[0].name} is a folder, where a file is to go")
             self._before = {path: read_whole(path) if path.is_file() else None for path in places}
             text = dump(recipe)
             write_whole(self.config, f"{text}{_DIGEST}{sha256(text.encode()).hexdigest()}\n")

@@ -7,6 +7,7 @@ would have computed without the interruption, on a CPU to the bit.
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
+from hashlib import sha256
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -18,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from onespike.data.augment import seed_everything
 from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader, Share, TrainLoader, derive_seed
-from onespike.errors import OnespikeError, shown
+from onespike.errors import OnespikeError, shown, warn
 from onespike.neurons.watch import resetter
 from onespike.tensors import not_finite
 from onespike.training.callbacks import Callback, Int8Weights, LossState, Monitor, MovingAverage, Step
@@ -78,6 +79,9 @@ class Trainer:
         self.run: Run | None = None
         self.stop = False
         dtype = torch.float64 if config.precision == "fp64" else torch.float32
+        if others := {one.dtype for one in model.parameters() if one.is_floating_point()} - {dtype}:
+            was, now = (str(one).removeprefix("torch.") for one in (others.pop(), dtype))
+            warn(f"model: its weights are {was}, and become {now}: train.precision {config.precision} computes with it")
         blank = data.blank(2, device=accelerator.device, dtype=dtype)
         self.network = laid_out(model.to(accelerator.device, dtype), blank)
         self.loss = loss.to(accelerator.device, dtype) if isinstance(loss, nn.Module) else loss
@@ -134,6 +138,11 @@ class Trainer:
             yield SurrogateWidth(self.network, config.surrogate_width_end)
         if isinstance(self.loss, nn.Module):
             yield LossState(self.loss)
+
+    @property
+    def labels(self) -> str:
+        """SHA-256 of the training images' labels: a resumed run has the same images, in the same order."""
+        return sha256(self.data.train.targets.tobytes()).hexdigest()
 
     @property
     def enough(self) -> bool:
@@ -283,6 +292,7 @@ class Trainer:
         state = {
             "train": {name: getattr(self.config, name) for name in FIXED},
             "images": len(self.data.train),
+            "labels": self.labels,
             "progress": asdict(self.progress),
             "optimizer": split_tensors(self.optimizer.state_dict(), "optimizer", training),
             "callbacks": split_tensors(states, "callbacks", training),

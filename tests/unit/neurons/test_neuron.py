@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from onespike import OnespikeError
+from onespike.functional import SURROGATES
 from onespike.neurons import LIF, NEURONS, Incoming, Neuron, NeuronConfig, make_neuron
 from onespike.units import ConvUnit, UnitConfig
 
@@ -266,3 +267,16 @@ def test_over_no_time_step_there_is_nothing_to_run():
 def test_a_theta_out_of_range_is_an_error(theta):
     with pytest.raises(OnespikeError, match=f"theta: expected 0 < theta <= 1, got {theta}"):
         UnitConfig(theta=theta)
+
+
+@pytest.mark.parametrize("mine", [lambda _: None, lambda d: d.sum(), lambda d: 1 / d])
+def test_a_surrogate_that_gives_no_number_for_a_distance_is_named(mine, monkeypatch):
+    monkeypatch.setitem(SURROGATES, "mine", mine)
+    with pytest.raises(OnespikeError, match=r"^surrogate mine: expected finite numbers of the shape of its distances"):
+        NeuronConfig(surrogate="mine")
+
+
+def test_what_is_no_neuron_is_named(monkeypatch):
+    monkeypatch.setitem(NEURONS, "mine", torch.nn.ReLU)
+    with pytest.raises(OnespikeError, match=r"^neuron mine: expected a subclass of Neuron, NEURONS has <class"):
+        NeuronConfig("mine")

@@ -272,6 +272,12 @@ def test_half_a_line_at_the_end_of_the_journal_costs_nothing(study, tmp_path, op
     assert [one.value for one in open_study(open_storage(None, tmp_path), "test", 20, "", 4).trials] == [1.0, 2.0]
 
 
+def test_an_accuracy_that_no_training_gives_is_refused(study):
+    study.tell(study.ask(), 1e9)
+    with pytest.raises(OnespikeError, match=r"trial 0 has an accuracy of 1e\+09, .*: somebody changed the storage"):
+        tried(study, "")
+
+
 def test_a_lock_whose_journal_cannot_be_written_is_released(tmp_path):
     lock = storages._Lock(tmp_path / "lock", journal=tmp_path)  # a folder
     with pytest.raises(IsADirectoryError):

@@ -18,6 +18,7 @@ from timm.loss import JsdCrossEntropy
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils.parametrizations import weight_norm
+from torch.utils.data import TensorDataset
 
 import onespike
 from onespike import OnespikeError
@@ -98,6 +99,10 @@ def test_a_network_in_place_of_the_recipe(tmp_path: Path):
         (
             {"model": nn.Sequential(nn.Flatten(), Describing(1024, 10))},
             "model: 1._extra_state is a dict, .*: remove its get_extra_state",
+        ),
+        (
+            {"data": TensorDataset(torch.rand(100, 1, 8, 8), torch.zeros(100).long())},
+            "data: TensorDataset has one class, 0: expected two or more, to tell apart",
         ),
         ({"model": plain(), "callbacks": [3]}, "callbacks: expected onespike.Callback, got a int"),
         ({"model": plain(), "callbacks": Forgetful()}, "callbacks: expected a list of .*, got a Forgetful"),

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from onespike.errors import OnespikeError
 from onespike.evaluation import evaluate
@@ -304,6 +305,16 @@ def test_other_images_than_before_are_another_run(small, tmp_path):
     with pytest.raises(OnespikeError, match=said):
         train(made, tmp_path / "run", data=pairs(dark + 20), resume=True, quiet=True)
     assert train(made, tmp_path / "run", data=pairs(dark), resume=True, quiet=True)["epochs"] == 2
+
+
+def test_images_with_other_labels_are_another_run(small, tmp_path):
+    images = torch.rand(20, 1, 16, 16)
+    made = small(train__epochs=1, train__batch_size=4, data__crop_padding=0)
+    train(made, tmp_path / "run", data=TensorDataset(images, torch.arange(20) % 2), quiet=True)
+    made = replace(made, train=replace(made.train, epochs=2))
+    with pytest.raises(OnespikeError, match=r"another run: the images had other labels, or another order; a run is"):
+        train(made, tmp_path / "run", data=TensorDataset(images, torch.arange(20) // 10), resume=True, quiet=True)
+    assert train(made, tmp_path / "run", data=TensorDataset(images, torch.arange(20) % 2), resume=True, quiet=True)
 
 
 def test_images_of_another_kind_are_another_run(small, tmp_path):

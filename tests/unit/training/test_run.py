@@ -26,6 +26,12 @@ def test_a_run_that_is_called_last_is_not_replaced_by_one_around_it(left, tmp_pa
         Run(tmp_path).expect_free()
 
 
+def test_a_run_does_not_begin_in_a_full_folder_whatever_it_is_called(tmp_path: Path):
+    (tmp_path / "mine").touch()
+    with pytest.raises(OnespikeError, match=r"/new/\.\. is not empty"):
+        Run(tmp_path / "new" / "..").expect_free()
+
+
 @pytest.mark.parametrize("text", ["", "model: {}\n"])
 def test_a_folder_of_something_else_is_no_run(text, tmp_path: Path):
     (tmp_path / "config.yaml").write_text(text)
@@ -43,6 +49,16 @@ def test_a_run_that_begins_again_is_complete_no_more_and_rid_of_what_killed_writ
     run.begin(recipe)
     assert ([one.exists() for one in left], run.is_complete) == ([False, False, True], False)
     run.withdraw()
+    assert run.is_complete
+
+
+def test_a_folder_in_the_place_of_a_file_is_found_before_anything_is_lost(tmp_path: Path):
+    run = Run(tmp_path)
+    run.begin(recipe := Recipe())
+    run.finish({})
+    (tmp_path / "curves.png").mkdir()
+    with pytest.raises(OnespikeError, match=r"cannot write the run folder .*: curves.png is a folder"):
+        run.begin(recipe)
     assert run.is_complete
 
 

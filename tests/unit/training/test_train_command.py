@@ -14,14 +14,14 @@ from tests.unit.search.trial import TINY
 
 @pytest.mark.parametrize(("named", "epochs"), [((), 7), (("--recipe", "cifar10/finetune"), 3)])
 def test_a_run_from_old_weights_goes_by_the_old_recipe(named, epochs, small, command, tmp_path: Path, monkeypatch):
-    seen: list[tuple[Recipe, Path]] = []
+    seen: list[tuple[Recipe, Run]] = []
     monkeypatch.setattr("onespike.training.loop.train", lambda recipe, out, *_, **__: seen.append((recipe, out)))
     old = Run(tmp_path / "old")
     old.begin(small(train__epochs=7))
     assert command("train", "--init-from", old.folder, *named, "--train.lr", 0.5)[0] == 0
-    ((recipe, out),) = seen
+    ((recipe, run),) = seen
     assert (recipe.model, recipe.train.epochs, recipe.train.lr) == (old.recipe.model, epochs, 0.5)
-    assert out.name.startswith("old-" if not named else "cifar10-finetune-")
+    assert run.folder.name.startswith("old-" if not named else "cifar10-finetune-")
 
 
 @pytest.mark.parametrize(("recipe", "name"), [("cifar10/fast", "cifar10-fast"), ("there/mine.v2.yaml", "mine.v2")])
@@ -31,10 +31,10 @@ def test_without_a_name_a_run_is_called_after_its_recipe(recipe: str, name: str)
 
 @pytest.mark.parametrize("complete", [False, True])
 def test_ctrl_c_in_the_test_of_a_twin_says_how_to_go_on(complete, command, tmp_path: Path, monkeypatch):
-    def interrupted(recipe: Recipe, out: Path, *_: object, **__: object) -> None:
-        Run(out).begin(recipe)
+    def interrupted(recipe: Recipe, run: Run, *_: object, **__: object) -> None:
+        run.begin(recipe)
         if complete:
-            Run(out).finish({})
+            run.finish({})
         raise KeyboardInterrupt
 
     monkeypatch.setattr("onespike.training.loop.train", interrupted)
