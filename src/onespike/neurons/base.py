@@ -273,7 +273,7 @@ def expect_surrogate(surrogate: str) -> None:
     """Raise an `OnespikeError` unless there is a surrogate of this name, which gives a finite number for a distance."""
     if surrogate not in SURROGATES:
         raise unregistered("surrogate", surrogate, SURROGATES)
-    distances = torch.tensor([-1.0, 0.0, 1.0])
+    distances = torch.tensor([-1.0, 0.0, 1.0], device="cpu")  # networks are built on the meta device, too
     found = SURROGATES[surrogate](distances.clone())
     if not isinstance(found, Tensor) or found.shape != distances.shape or not found.isfinite().all():
         expected = "expected finite numbers of the shape of its distances"
