@@ -79,9 +79,8 @@ class Trainer:
         self.run: Run | None = None
         self.stop = False
         dtype = torch.float64 if config.precision == "fp64" else torch.float32
-        if others := {one.dtype for one in model.parameters() if one.is_floating_point()} - {dtype}:
-            was, now = (str(one).removeprefix("torch.") for one in (others.pop(), dtype))
-            warn(f"model: its weights are {was}, and become {now}: train.precision {config.precision} computes with it")
+        if dtype == torch.float32 and any(one.dtype == torch.float64 for one in model.parameters()):
+            warn("model: its weights are float64, and become float32: train.precision fp64 keeps them")
         blank = data.blank(2, device=accelerator.device, dtype=dtype)
         self.network = laid_out(model.to(accelerator.device, dtype), blank)
         self.loss = loss.to(accelerator.device, dtype) if isinstance(loss, nn.Module) else loss

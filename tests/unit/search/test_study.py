@@ -272,10 +272,15 @@ def test_half_a_line_at_the_end_of_the_journal_costs_nothing(study, tmp_path, op
     assert [one.value for one in open_study(open_storage(None, tmp_path), "test", 20, "", 4).trials] == [1.0, 2.0]
 
 
-def test_an_accuracy_that_no_training_gives_is_refused(study):
-    study.tell(study.ask(), 1e9)
-    with pytest.raises(OnespikeError, match=r"trial 0 has an accuracy of 1e\+09, .*: somebody changed the storage"):
-        tried(study, "")
+@pytest.mark.parametrize(
+    ("values", "energy", "said"),
+    [([1e9], "", r"accuracy of 1e\+09"), ([-1.0], "", "accuracy of -1"), ([50.0, -2.0], "field", "energy of -2")],
+)
+def test_a_result_that_no_training_gives_is_refused(values, energy, said, tmp_path):
+    study = open_study(open_storage(None, tmp_path), "test", 20, energy, 4)
+    study.tell(study.ask(), values)
+    with pytest.raises(OnespikeError, match=rf"trial 0 has an {said}, .*: somebody changed the storage"):
+        tried(study, energy)
 
 
 def test_a_lock_whose_journal_cannot_be_written_is_released(tmp_path):

@@ -277,12 +277,20 @@ def test_a_network_that_was_passed_computes_in_its_own_precision_again(small, tm
     assert not vars(network).keys() & {"forward", "_original_forward", "_is_accelerate_prepared"}
 
 
-@pytest.mark.parametrize(("precision", "warned"), [("fp64", False), ("fp32", True)])
-def test_a_network_whose_weights_lose_digits_is_warned_of(precision, warned, small, capsys):
-    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 10)).double()
+@pytest.mark.parametrize(
+    ("weights", "precision", "warned"),
+    [
+        (torch.float64, "fp32", True),
+        (torch.float64, "fp64", False),
+        (torch.float32, "fp64", False),
+        (torch.bfloat16, "fp32", False),
+    ],
+)
+def test_a_network_whose_weights_lose_digits_is_warned_of(weights, precision, warned, small, capsys):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 10)).to(weights)
     set_up(small(train__precision=precision, train__device="cpu"), network)
-    said = "warning: model: its weights are float64, and become float32: train.precision fp32 computes with it"
-    assert (said in capsys.readouterr().err) == warned
+    said = "warning: model: its weights are float64, and become float32: train.precision fp64 keeps them\n"
+    assert capsys.readouterr().err == (said if warned else "")
 
 
 def test_a_network_that_somebody_has_prepared_computes_in_the_recipes_precision_all_the_same(small):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from onespike.cli.train import _folder
-from onespike.training import Recipe, Run, Stopped
+from onespike.training import Recipe, Run, Stopped, train
 from tests.running import raising
 from tests.unit.search.trial import TINY
 
@@ -22,6 +22,15 @@ def test_a_run_from_old_weights_goes_by_the_old_recipe(named, epochs, small, com
     ((recipe, run),) = seen
     assert (recipe.model, recipe.train.epochs, recipe.train.lr) == (old.recipe.model, epochs, 0.5)
     assert run.folder.name.startswith("old-" if not named else "cifar10-finetune-")
+
+
+@pytest.mark.parametrize("how", ["--resume", "--init-from"])
+def test_what_a_run_is_warned_of_is_said_once(how, small, command, tmp_path: Path):
+    train(small(train__epochs=1, data__limit=60), tmp_path / "old", quiet=True)
+    (tmp_path / "old" / "metrics.csv").write_text("")
+    out = ("--out", tmp_path / "new") if how == "--init-from" else ()
+    code, _, complaint = command("train", how, tmp_path / "old", *out, "--train.epochs", 2)
+    assert (code, complaint.count("metrics.csv is not what was written")) == (0, 1)
 
 
 @pytest.mark.parametrize(("recipe", "name"), [("cifar10/fast", "cifar10-fast"), ("there/mine.v2.yaml", "mine.v2")])
