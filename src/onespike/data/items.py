@@ -172,9 +172,13 @@ def _fetch(source: Any, index: int, where: str, seed: int | None = None) -> tupl
         raise OnespikeError(f"{where}: item {index}: {what} ({reason(error)}); expected {expected}") from error
     except IndexError as error:
         if not isinstance(source, Subset | TensorDataset):  # a bug in the owner's code
+            error.add_note(f"{where}: item {index}")
             raise
         state = f"{where}: item {index}: not there ({reason(error)}); expected {len(source):,} items"
         raise OnespikeError(f"{state}; correct its length, or the indices of a subset") from error
+    except Exception as error:  # likewise
+        error.add_note(f"{where}: item {index}")
+        raise
     if not isinstance(item, tuple | list) or len(item) != 2:
         found = f"{where}: item {index}: a {type(item).__name__}"
         raise OnespikeError(f"{found}; expected an image and its label, (image, label); give a data set of such pairs")

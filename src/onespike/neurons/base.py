@@ -128,7 +128,7 @@ class Neuron(nn.Module):
 
     def __init__(self, channels: int, config: NeuronConfig | None = None, integrates: bool = True) -> None:
         super().__init__()
-        if not isinstance(channels, int | np.integer) or channels < 1:  # NumPy's, too
+        if not isinstance(channels, int | np.integer) or isinstance(channels, bool) or channels < 1:  # NumPy's, too
             raise OnespikeError(f"channels: expected a whole number above 0, got {shown(repr(channels))}")
         config = expect_config(config)
         if config.name != NeuronConfig().name and not isinstance(self, config.neuron):

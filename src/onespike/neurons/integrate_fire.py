@@ -82,10 +82,11 @@ class IntegrateFire(nn.Module):
         charges = currents.to(torch.promote_types(currents.dtype, size.dtype)) / size
         left: Tensor | float = 0.5
         spikes: list[Tensor] = []
-        for charge in charges.unflatten(0, (self.time_steps, -1)).unbind():
+        # The gradients of `chunk` and `squeeze` keep maps channels-last, those of `unbind` and of an index do not.
+        for charge in charges.chunk(self.time_steps):
             potential = charge + left
             if self.population == 1:
-                fired = self.firing(potential[None])[0]
+                fired = self.firing(potential[None]).squeeze(0)
             else:
                 fired = self.firing(torch.stack([potential - place for place in range(self.population)])).sum(0)
             spikes.append(fired)

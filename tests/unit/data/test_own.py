@@ -549,6 +549,19 @@ def test_labels_and_indices_that_are_none():
 # Hugging Face
 
 
+@pytest.mark.parametrize("error", [KeyError, IndexError, ZeroDivisionError])
+def test_a_bug_in_a_data_set_keeps_its_traceback_and_says_at_which_item(error):
+    class Buggy(Own):
+        def __getitem__(self, position):
+            if position == 7:
+                raise error("mine")
+            return super().__getitem__(position)
+
+    with pytest.raises(error, match="mine") as raised:
+        as_dataset(Buggy(raw(), labels()), name="own")
+    assert raised.value.__notes__ == ["own, train: item 7"]
+
+
 def table(count=20, channels=3, seed=0, names="abcd", image="picture", label="kind"):
     features = datasets.Features({image: datasets.Image(), label: datasets.ClassLabel(names=list(names))})
     images = FORMS["Pillow"](raw(count, channels, seed=seed))

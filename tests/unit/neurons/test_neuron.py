@@ -240,7 +240,7 @@ def test_the_ends_of_the_ranges_are_allowed(changes):
     NeuronConfig(**changes)
 
 
-@pytest.mark.parametrize("channels", [0, -1, 4.0, "4"])
+@pytest.mark.parametrize("channels", [0, -1, 4.0, "4", True])
 def test_channels_are_a_whole_number_above_0(channels):
     with pytest.raises(OnespikeError, match=f"channels: expected a whole number above 0, got {channels!r}"):
         LIF(channels)

@@ -148,7 +148,10 @@ class Integers(Layers):
             return self._weighed_pixels(x, read, weight, scale.flatten(), bias, common)
         gain, shift = x.gain[0, :, 0, 0], x.shift[0, :, 0, 0]
         if len(gain.unique()) > 1 or (shift.any() and any(geometry.padding)):
-            raise CannotSayError(f"spikes of several sizes, or with a constant, in front of {self._layer}")
+            raise CannotSayError(
+                f"spikes of several sizes, or with a constant, in front of {self._layer} "
+                "(onespike convert --neurons layer makes them of one size)"
+            )
         constant = (weight.sum((2, 3)) * shift).sum(1) + (bias if bias is not None else 0.0)
         largest = largest_sum(common["weight"])
         of, factor = self._coarser(of, largest)
