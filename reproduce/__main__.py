@@ -101,7 +101,7 @@ def _sweep(sweep: Sweep) -> Callable[..., int]:
                 raise OnespikeError(f"--{key}: {sweep.name} has an option of its own for it: --{OWN[key]}")
         given: dict[str, Any] = dict(overrides)
         given |= {"train.epochs": epochs, "data.limit": limit, "train.precision": precision}
-        if channels:
+        if channels is not None:
             given["model.channels"] = channels
         found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", part)
         if not found:

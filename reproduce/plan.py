@@ -175,8 +175,8 @@ def plan(planned: Sequence[Training], seeds: int) -> list[Training]:
     Raises:
         OnespikeError: The number of seeds is out of its range.
     """
-    if seeds < 1:
-        raise OnespikeError(f"seeds: expected at least 1, got {seeds}")
+    if not 1 <= seeds <= 1000:
+        raise OnespikeError(f"seeds: expected 1 to 1000, got {seeds}")
     trainings: dict[tuple[str, int], Training] = {}
     for seed in range(seeds):
         for one in planned:

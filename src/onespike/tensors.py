@@ -1,6 +1,7 @@
 """Tensors from outside: read without pickle, and compared with the expected ones before anything computes."""
 
 from collections.abc import Mapping
+from hashlib import sha256
 from importlib import import_module
 from typing import Any
 
@@ -76,6 +77,15 @@ def expect_weights(network: nn.Module) -> None:
             raise OnespikeError(f"model: {shown(name)} has no values yet: show it a batch first, or load its weights")
         if one.layout != torch.strided:
             raise OnespikeError(f"model: {shown(name)} is {one.layout}; expected a dense tensor: call its to_dense()")
+
+
+def weights_digest(network: nn.Module) -> str:
+    """SHA-256 of a network's weights and buffers, whatever their device, precision and memory layout."""
+    content = sha256()
+    for name, one in sorted(network.state_dict().items()):
+        content.update(f"{name} {tuple(one.shape)} ".encode())
+        content.update(one.detach().cpu().double().numpy().tobytes())
+    return content.hexdigest()
 
 
 def not_finite(tensors: Mapping[str, Tensor], network: nn.Module) -> str:

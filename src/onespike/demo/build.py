@@ -87,6 +87,8 @@ def build(
     counted = Counted(network, operations, seen[0])
     layers = _neurons(network, seen[0], operations.steps)
     model, outputs, proof = _proved(network, contract, counted, len(layers), raw, labels)
+    summary, tested = run.summary or {}, dataset.test_set()
+    same = dataset.name == card.data and summary.get("test_set", tested) == tested
     answers = "one time step" if operations.steps == 1 else f"{operations.steps} time steps"
     spread = torch.linspace(0, len(raw) - 1, min(OFFERED, len(raw))).round().long()  # some data sets are sorted
     offered = zip(raw[spread], labels[spread].tolist(), strict=True)
@@ -95,7 +97,7 @@ def build(
         "contract": contract.to_json(),
         "title": f"{contract.model}: a {'spiking ' if is_spiking(network) else ''}network that answers in {answers}",
         "cells": CELLS.get(card.data),
-        "top1": (run.summary or {}).get("test_top1") if which == "best" and dataset.name == card.data else None,
+        "top1": summary.get("test_top1") if which == "best" and same else None,
         "parity": proof.to_json(),
         "layers": layers,
         "images": operations.images,

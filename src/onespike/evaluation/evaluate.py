@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from onespike.configs import convert
 from onespike.data.augment import are_as_given
+from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset, warn_of_floats
 from onespike.data.loader import EvalLoader, Share
 from onespike.data.sources import EVENTS
@@ -197,9 +198,13 @@ def evaluate(
     checkpoint = run.checkpoint(which)
     card = checkpoint.card
     expect_same_images(dataset, card if time_steps is None else card.with_time_steps(time_steps))
-    images = getattr(dataset, part)
+    test_set, own, images = dataset.test_set(), run.recipe.data, getattr(dataset, part)
+    same = data is None or (isinstance(data, DataConfig) and data.shows_as(own))
     if not len(images):
-        raise OnespikeError(f"{dataset.name} has no {part} images: choose another part, or a --data.holdout above 0")
+        advice = "" if same else ", or a --data.holdout above 0"
+        raise OnespikeError(f"{dataset.name} has no {part} images: choose another part{advice}")
+    if same:
+        _expect_own_images(run, data or own, part, test_set)
     dtype = torch.float64 if config.precision == "fp64" else torch.float32
     blank = dataset.blank(2, device=accelerator.device, dtype=dtype)
     network = laid_out(checkpoint.network(model, time_steps, dtype).to(accelerator.device), blank)
@@ -222,7 +227,7 @@ def evaluate(
     return Evaluation(
         data=dataset.name,
         part=part,
-        test_set=dataset.test_set(),
+        test_set=test_set,
         checkpoint=which,
         epochs=checkpoint.state["progress"]["epoch"],
         time_steps=time_steps,
@@ -235,6 +240,18 @@ def evaluate(
         confusion=torch.stack([one.confusion for one in scores]).sum(0),
         with_flips=_spreads(scored(Flips(network), "flips, pass")) if flips else {},
     )
+
+
+def _expect_own_images(run: Run, data: DataConfig, part: Part, test_set: str) -> None:
+    """Raise an `OnespikeError` for parts that training split otherwise; warn if its test images were others."""
+    own = run.recipe.data
+    if part != "test" and (data.holdout, data.limit) != (own.holdout, own.limit):
+        split = f"its training held out {own.holdout:g} of the images (data.holdout), with data.limit {own.limit}"
+        found = f"with {data.holdout:g} and {data.limit} some of them would lie in another part"
+        raise OnespikeError(f"--part {part}: {split}; {found}: leave both options as they were")
+    known = (run.summary or {}).get("test_set")
+    if part == "test" and known not in (None, test_set):
+        warn(f"{run.folder} was tested on other images than these, which lie in their place now: look at data.root")
 
 
 def _spreads(scores: Sequence[Scores]) -> dict[str, Spread]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from onespike.errors import OnespikeError, listed, warn
 from onespike.exporting.contract import Contract
 from onespike.models.strict_layers import adding_up
-from onespike.neurons.watch import Fired, answer_and_calls, ask, reset_state
+from onespike.neurons.watch import Fired, answer_and_calls, ask, depends_on_batch, reset_state
 from onespike.training.losses import over_time
 
 #: A target maps images, raw or normalised, to logits (B, K) and to the spikes of each call of a layer of neurons. There
@@ -147,12 +147,21 @@ def compare(
 
 
 def expect_the_same(network: nn.Module, images: Tensor, before: Tensor) -> None:
-    """Raise an `OnespikeError` unless a network answers the same images as `before`: else nothing can be proved."""
+    """Raise an `OnespikeError` unless a network answers the same images as `before`: else nothing can be proved.
+
+    It has to answer some of them alone as it does beside the others, too.
+    """
     reset_state(network)
     logits = over_time(ask(network, images))
     if not (logits - before).abs().max() <= CLOSE * before.abs().max() + TINY:
         what = "the network answers the same images differently the second time"
         advice = "reset in its forward what it keeps, and draw no random numbers"
+        raise OnespikeError(f"export: {what}, and no target can do the same: {advice}")
+    reset_state(network)
+    few = over_time(ask(network, images[: len(images) // 3 + 1]))
+    if depends_on_batch(few, before[: len(few)]):
+        what = "the network's answer for an image depends on the other images of the batch"
+        advice = "look for batch norm without running statistics, and for means over the batch"
         raise OnespikeError(f"export: {what}, and no target can do the same: {advice}")
 
 

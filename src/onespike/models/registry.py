@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar, get_type_hints
 from torch import Tensor, nn
 
 from onespike.configs import check, convert, make, merge, plain
-from onespike.errors import OnespikeError, unknown, unregistered
+from onespike.errors import OnespikeError, shown, unknown, unregistered
 from onespike.tensors import shapes_alone
 
 #: Ranges of whole numbers in fields of these names, in any family; with larger ones a network would never be built.
@@ -68,7 +68,11 @@ class ModelConfig:
         if need > (memory := sysconf("SC_PHYS_PAGES") * sysconf("SC_PAGE_SIZE")):
             large = f"its weights take {need / 2**30:,.0f} GiB, of memory there are {memory / 2**30:,.0f}"
             raise OnespikeError(f"model {self.name}: {large}: choose fewer channels or blocks, or smaller images")
-        return builder(self, *sizes.values())
+        network: object = builder(self, *sizes.values())
+        if not isinstance(network, nn.Module):
+            found = type(network).__name__
+            raise OnespikeError(f"model {self.name}: expected its builder to make a torch.nn.Module, got a {found}")
+        return network
 
 
 class Family(NamedTuple):
@@ -95,6 +99,10 @@ def register_model(
             is already registered by such a name is replaced.
         presets: Its presets by name, with the fields that each changes in any of its models.
     """
+    if not isinstance(config, type) or not issubclass(config, ModelConfig) or not is_dataclass(config):
+        raise OnespikeError(f"register_model: expected a dataclass derived from ModelConfig, got {shown(repr(config))}")
+    if odd := [name for name in variants if not isinstance(name, str) or not name.isprintable() or not name.strip()]:
+        raise OnespikeError(f"register_model: expected printable names of models, got {shown(repr(odd[0]))}")
 
     def register(builder: Builder) -> Builder:
         MODELS.update(dict.fromkeys(variants, Family(config, builder, variants, presets or {})))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from onespike.configs import read_json
+from onespike.configs import plain, read_json
 from onespike.durable import open_regular, path_of, save_text
 from onespike.errors import OnespikeError, damage_named, reason
+from onespike.tensors import weights_digest
 
 _LAYOUT = "layout"
 
@@ -92,7 +94,7 @@ class FrameStream:
         save_text(save(tensors, {_LAYOUT: json.dumps(layout)}), path_of(path, "file"))
 
     def load(self, path: str | Path) -> None:
-        """Go on from a saved state; any other file, or one of a network with other weights, is an `OnespikeError`."""
+        """Go on from a saved state; one of other weights or options, or any other file, is an `OnespikeError`."""
         device = next(self.model.parameters(), torch.empty(())).device
         try:
             open_regular(Path(path)).close()  # opening a FIFO would wait for ever
@@ -114,12 +116,10 @@ class FrameStream:
         self.frames, self.shape, self.state = frames, shape, state
 
     def _network(self) -> str:
-        """A digest of the network's weights, by which it knows its states."""
-        content = sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            content.update(f"{name} {tuple(tensor.shape)} ".encode())
-            content.update(tensor.detach().cpu().double().numpy().tobytes())
-        return content.hexdigest()
+        """A digest of the network's weights and options, such as a constant threshold, by which it knows its states."""
+        config = getattr(self.model, "config", None)
+        options = json.dumps(plain(config), sort_keys=True) if is_dataclass(config) else ""
+        return sha256((weights_digest(self.model) + options).encode()).hexdigest()
 
 
 def _mapped(state: Any, kind: type, function: Callable[[Any], Any]) -> Any:

@@ -93,10 +93,12 @@ class ModelCard:
         Raises:
             OnespikeError: They are not uint8, or not of this shape.
         """
-        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != self.in_channels:
+        image = self.in_channels, self.image_size, self.image_size
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or tuple(pixels.shape[1:]) != image:
             got = f"{str(pixels.dtype).removeprefix('torch.')} {tuple(pixels.shape)}"
             others = "one image: pixels[None]; channels last: pixels.movedim(-1, 1)"
-            raise OnespikeError(f"pixels: expected uint8 (B, {self.in_channels}, H, W), got {got}; {others}")
+            expected = f"expected uint8 (B, {', '.join(map(str, image))})"
+            raise OnespikeError(f"pixels: {expected}, got {got}; {others}")
         return BatchAugment(self.mean, self.std, device=pixels.device)(pixels.movedim(1, -1))
 
     @property
@@ -237,6 +239,9 @@ def split_tensors(tree: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
     What a checkpoint could not be read with, such as an infinite number, is an `OnespikeError`.
     """
     if isinstance(tree, Tensor):
+        if tree.layout != torch.strided or tree.is_meta or tree.is_quantized:
+            kind = "meta" if tree.is_meta else tree.dtype if tree.is_quantized else tree.layout
+            raise OnespikeError(f"{prefix}: a tensor that is {kind} cannot be saved; expected a dense one with values")
         while prefix in tensors:  # as of the keys 1 and "1", or "a.b" and "a"
             prefix += "'"
         tensors[prefix] = tree
@@ -254,9 +259,14 @@ def split_tensors(tree: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
 
 def expect_savable(value: object, where: str, more: str = "") -> None:
     """Raise an `OnespikeError` unless JSON knows a value as it is; what may be there as well, the message says."""
-    if not (isfinite(value) if isinstance(value, float) else value is None or isinstance(value, str | int)):
+    if isinstance(value, float | int):
+        savable = isfinite(value) if isinstance(value, float) else value.bit_length() < 10_000  # Python reads no longer
+    else:
+        savable = value is None or isinstance(value, str)
+    if not savable:
         expected = f"expected finite numbers, text, True, False, None{more}"
-        raise OnespikeError(f"{where} {shown(repr(value))} cannot be saved; {expected}")
+        found = shown(value) if isinstance(value, int) else shown(repr(value))
+        raise OnespikeError(f"{where} {found} cannot be saved; {expected}")
 
 
 def join_tensors(tree: Any, tensors: dict[str, Tensor]) -> Any:
@@ -277,6 +287,7 @@ class _State:
     train: dict[str, Any] = field(default_factory=dict)  # values of the recipe that cannot change
     images: int = 0  # training images
     labels: str = ""  # SHA-256 of their labels; a run of an older version does not know
+    teacher: str = ""  # SHA-256 of the weights of `train.teacher`, likewise
     optimizer: Any = None  # trees, whose tensors lie in `training.safetensors`
     callbacks: Any = None
     scaler: dict[str, Any] | None = None

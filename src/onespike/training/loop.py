@@ -174,6 +174,7 @@ def fit(trainer: Trainer, run: Run) -> dict[str, Any]:
             closing.callback(callback.close)
         for callback in trainer.callbacks:
             callback.start(trainer)
+        trainer.checkpoint()  # a callback's state that cannot be saved is found before any work is done
         while trainer.progress.epoch < trainer.config.epochs and not trainer.enough:
             train_epoch(trainer, interrupt)
             row = finish_epoch(trainer)

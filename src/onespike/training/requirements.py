@@ -11,10 +11,10 @@ from onespike.data.augment import seed_everything, seeded
 from onespike.data.dataset import Dataset
 from onespike.data.loader import Share
 from onespike.errors import OnespikeError, reason, shown, warn
-from onespike.neurons.watch import aside, ask, logits_of, reset_state
+from onespike.neurons.watch import aside, ask, depends_on_batch, logits_of, reset_state
 from onespike.training.config import TrainConfig
 from onespike.training.growth import sizes
-from onespike.training.losses import Loss
+from onespike.training.losses import Loss, over_time
 from onespike.training.recipe import Recipe
 
 
@@ -24,6 +24,11 @@ def expect_suitable(network: nn.Module, loss: Loss, recipe: Recipe, data: Datase
         if not isinstance(one, Tensor):
             state = f"{shown(name)} is a {type(one).__name__}, and checkpoints hold tensors alone"
             raise OnespikeError(f"model: {state}: remove its get_extra_state")
+    for path, part in network.named_modules():
+        if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.sparse:
+            raise OnespikeError(
+                f"model: {path or 'it'} has sparse gradients, which training does not clip: sparse=False"
+            )
     if data.num_classes < 2:
         raise OnespikeError(
             f"data: {data.name} has one class, {shown(data.classes[0])}: expected two or more, to tell apart"
@@ -34,7 +39,8 @@ def expect_suitable(network: nn.Module, loss: Loss, recipe: Recipe, data: Datase
     frames = frames_of(network) if config.loss == "tet" and logits.ndim == 2 else 1
     logits = logits.expand(frames, *logits.shape) if frames > 1 else logits  # as training gets them
     if recipe.loss is not None:
-        expect_loss(loss, logits, soft=bool(config.mixup), splits=max(1, recipe.data.augmix_splits))
+        splits = max(1, recipe.data.augmix_splits)
+        expect_loss(loss, logits, bool(config.mixup), splits, parts=config.accumulate * share.world)
     elif config.loss == "tet" and logits.ndim == 2 and time_steps(network) != 1:
         expected = "tet expects logits of each time step (T, B, K)"
         raise OnespikeError(f"train.loss: {expected}, got {tuple(logits.shape)}; use mean")
@@ -44,17 +50,24 @@ def expect_suitable(network: nn.Module, loss: Loss, recipe: Recipe, data: Datase
 
 
 def warn_of_state(network: nn.Module, like: Tensor) -> None:
-    """Warn of a network that answers the same images differently the second time: nobody resets what it keeps."""
-    answers = list[Tensor]()
+    """Warn of a network whose answer for an image depends on those before it, or on those beside it in the batch."""
+
+    def answered(images: Tensor, seed: int = 0) -> Tensor:
+        seed_everything(seed)
+        reset_state(network)
+        return over_time(ask(network, images))
+
     with aside(network), seeded(0):
-        images = torch.rand_like(like)
-        for _ in range(2):
-            seed_everything(0)
-            reset_state(network)
-            answers.append(ask(network, images))
-    first, second = answers
+        images = torch.rand_like(torch.cat([like, like], -4))
+        first, second, others = answered(images), answered(images), answered(images, seed=1)
+        beside = answered(torch.cat([images, 0.5 * torch.rand_like(images)], -4))[: len(first)]
     if not torch.allclose(first, second, rtol=1e-3, atol=1e-5, equal_nan=True):
         warn("model: it answers the same images differently the second time: what it keeps, reset in its forward")
+    elif torch.equal(first, others) and depends_on_batch(
+        first, beside
+    ):  # one that draws, draws otherwise beside others
+        state = "its answer for an image depends on the other images of the batch, and so does its accuracy"
+        warn(f"model: {state}: look for batch norm without running statistics, and for means over the batch")
 
 
 def expect_logits(network: nn.Module, data: Dataset, share: Share, side: int | None = None) -> Tensor:
@@ -90,11 +103,12 @@ def frames_of(network: nn.Module) -> int:
     return (time_steps(network) or 1) if hasattr(network, "over_time") else 1
 
 
-def expect_loss(loss: Loss, logits: Tensor, soft: bool, splits: int = 1) -> None:
+def expect_loss(loss: Loss, logits: Tensor, soft: bool, splits: int = 1, parts: int = 1) -> None:
     """Raise an `OnespikeError` unless a user's loss maps these logits and labels, or `soft` ones, to one number.
 
     With AugMix an image has logits of each of its `splits`, and one label. The optimiser moves the network's weights
-    alone, so a loss may have none that need a gradient.
+    alone, so a loss may have none that need a gradient. Of a batch that is computed in several `parts`, the loss is the
+    mean of theirs, so it must not be a sum over images.
     """
     weights = loss.named_parameters() if isinstance(loss, nn.Module) else ()
     if learned := [name for name, one in weights if one.requires_grad]:
@@ -120,3 +134,14 @@ def expect_loss(loss: Loss, logits: Tensor, soft: bool, splits: int = 1) -> None
         raise OnespikeError(f"loss: expected a tensor of one number for {shapes}, got {given}")
     if not number.requires_grad:
         raise OnespikeError("loss: it does not depend on the logits: expected one with a gradient")
+    if parts > 1 and splits == 1 and _adds_up(tried, logits.detach(), targets, number.item()):
+        state = f"it sums over images, and a batch of {parts} parts takes the mean of theirs"
+        raise OnespikeError(f"loss: {state}: take its mean, or train in one process, with --train.accumulate 1")
+
+
+def _adds_up(loss: Loss, logits: Tensor, targets: Tensor, number: float) -> bool:
+    """Whether a loss, a number above 0, is twice as large for twice the images."""
+    with suppress(Exception), torch.no_grad():  # it may take batches of one size alone
+        twice = loss(torch.cat([logits, logits], -2), torch.cat([targets, targets])).item()
+        return number > 0 and abs(twice - 2 * number) < 1e-3 * number
+    return False

@@ -31,6 +31,10 @@ def restore(trainer: Trainer, run: Run) -> None:
         expected = "a run is resumed with the model, the optimiser and the images it began with"
         advice = "(--init-from starts a new one from its weights)"
         raise OnespikeError(f"{run.folder} is another run: {'; '.join(differences)}; {expected} {advice}")
+    same_name = run.recipe.train.teacher == trainer.config.teacher
+    if trainer.teacher and same_name and saved.state.get("teacher", "") not in ("", trainer.teacher.digest):
+        state = f"train.teacher: {trainer.config.teacher} has other weights than when {run.folder} was trained"
+        raise OnespikeError(f"{state}: restore it, or start a new run by --init-from {run.folder}")
     trainer.progress = make(Progress, saved.state["progress"], "state.json: progress")
     trainer.progress.compare_with(trainer.config.energy_budget)
     epoch, epochs = trainer.progress.epoch, trainer.config.epochs

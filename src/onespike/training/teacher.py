@@ -25,7 +25,7 @@ from onespike.errors import OnespikeError, reason, unknown
 from onespike.models.registry import family
 from onespike.models.strict_layers import adding_up
 from onespike.neurons.watch import Fired, aside, resetter, watch_neurons
-from onespike.tensors import wide
+from onespike.tensors import weights_digest, wide
 from onespike.training.callbacks import Callback
 from onespike.training.checkpoint import ModelCard
 from onespike.training.layout import laid_out
@@ -72,12 +72,15 @@ class Teacher(Callback):
         network = found.network.to(share.device, share.dtype).eval().requires_grad_(False)
         blank = torch.zeros(2, len(found.mean), found.size, found.size, device=share.device, dtype=share.dtype)
         self.network = laid_out(network, blank)
+        # By this a resumed run knows it; a twin has its weights only later, and lies in the run.
+        self.digest = "" if recipe.train.teacher == TWIN else weights_digest(network)
         self._reset = resetter(self.network)
         if data.in_channels not in (1, channels := len(found.mean)):  # grey is the same in all channels
             raise self._refusal(f"its images have {channels} channels, those of {data.name} {data.in_channels}")
         warn_of_floats(data, found.mean, found.std, "the teacher")
         self.seeing = _Seeing(self.network, found, data, share)  # the same, for the student's images
         self.layers: set[str] = set()  # paths of the layers of neurons whose features are compared
+        self._images = torch.empty(0)  # that the student sees
         self._seen: tuple[Tensor, Tensor, dict[str, Tensor]] | None = None
         self._expect_to_suit(data, share)
         try:
@@ -97,10 +100,13 @@ class Teacher(Callback):
         """Record the student's images, logits and features."""
         with _features(self.student, self.layers) as features:
 
-            def see(_: nn.Module, inputs: tuple[Any, ...], logits: Tensor) -> None:
-                self._seen = inputs[0], logits, features
+            def keep(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+                self._images = inputs[0].clone()  # the student may change its own in place
 
-            with self.student.register_forward_hook(see):
+            def see(_: nn.Module, __: tuple[Any, ...], logits: Tensor) -> None:
+                self._seen = self._images, logits, features
+
+            with self.student.register_forward_pre_hook(keep), self.student.register_forward_hook(see):
                 yield
 
     def penalty(self, trainer: "Trainer", images: int) -> Tensor:  # noqa: ARG002

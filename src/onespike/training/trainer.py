@@ -288,13 +288,18 @@ class Trainer:
                 place = f"after {self.progress.epoch} epochs and {self.progress.step} steps"
                 raise self.diverged(f"the weights {name} are no longer finite numbers, {place}")
         states = {name: one.state() for name, one in self.named_callbacks().items()}
+        try:
+            callbacks = split_tensors(states, "callbacks", training)
+        except RecursionError as error:
+            raise OnespikeError("callbacks: a state holds itself, and cannot be saved") from error
         state = {
             "train": {name: getattr(self.config, name) for name in FIXED},
             "images": len(self.data.train),
             "labels": self.labels,
+            "teacher": self.teacher.digest if self.teacher else "",
             "progress": asdict(self.progress),
             "optimizer": split_tensors(self.optimizer.state_dict(), "optimizer", training),
-            "callbacks": split_tensors(states, "callbacks", training),
+            "callbacks": callbacks,
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
         }
         rounded = any(type(one).weights is not Callback.weights for one in self.callbacks)

@@ -222,6 +222,9 @@ def test_the_accuracy_is_that_of_the_weights(
     for which, top1 in (("best", 90.0), ("last", None)):
         build(run, tmp_path / which, which, images=2)
         assert json.loads((tmp_path / which / "demo.json").read_text())["top1"] == top1
+    monkeypatch.setattr("onespike.training.run.Run.summary", {"test_top1": 90.0, "test_set": "of other images"})
+    build(run, tmp_path / "best", images=2)
+    assert json.loads((tmp_path / "best" / "demo.json").read_text())["top1"] is None
 
 
 @pytest.mark.usefixtures("nothing_fetched")

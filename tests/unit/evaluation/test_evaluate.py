@@ -187,6 +187,30 @@ def test_a_part_without_images(make_run, data):
         evaluate(make_run(), replace(data, holdout=0.0), part="validation")
 
 
+@pytest.mark.parametrize("changed", [{"holdout": 0.2}, {"limit": 10}])
+def test_what_was_trained_on_is_not_called_held_out(make_run, data, changed):
+    run = make_run()
+    for part in ("validation", "train"):
+        with pytest.raises(
+            OnespikeError, match=rf"^--part {part}: its training held out 0\.5 of .*: leave both options"
+        ):
+            evaluate(run, replace(data, **changed), part=part)
+    assert evaluate(run, replace(data, **changed)).images == sum(TEST_IMAGES.values())
+
+
+def test_other_test_images_in_the_place_of_those_of_training_are_told(make_run, data, monkeypatch, capsys):
+    run = make_run()
+    own = evaluate(run).test_set
+    for known, elsewhere, told in ((own, False, 0), ("other", False, 1), ("other", True, 0), (None, False, 0)):
+        monkeypatch.setattr("onespike.training.run.Run.summary", {"test_set": known} if known else {})
+        folder = Path(data.root).parent / "linked"
+        folder.unlink(missing_ok=True)
+        folder.symlink_to(data.root)
+        evaluate(run, replace(data, root=str(folder)) if elsewhere else None)
+        folder.unlink()
+        assert capsys.readouterr().err.count("was tested on other images than these") == told
+
+
 def test_a_network_that_diverged(make_run):
     run = make_run()
     checkpoint = run.checkpoint("best")

@@ -302,6 +302,14 @@ class Drawing(nn.Module):
         return x + torch.rand(x.shape[1:], generator=self.generator)
 
 
+def test_a_network_whose_answers_depend_on_the_batch_is_refused(tmp_path: Path) -> None:
+    norm = nn.BatchNorm2d(3, track_running_stats=False)
+    network = nn.Sequential(norm, nn.Flatten(), nn.Linear(12, 4))
+    with pytest.raises(OnespikeError, match="answer for an image depends on the other images of the batch"):
+        export(network, tmp_path / "out", "pt2", images=torch.rand(9, 3, 2, 2))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("part", [Keeping(), Drawing()], ids=["state", "generator"])
 def test_a_network_that_answers_differently_the_second_time_is_refused(part: nn.Module, tmp_path: Path) -> None:
     network = nn.Sequential(part, nn.Flatten(), nn.Linear(12, 4))

@@ -186,7 +186,11 @@ HOLDS = ""
 CASES: list[tuple[Callable[[Net, Tensor], Tensor], str, str]] = [
     (lambda n, x: n.head(n.fire(n.norm(n.spikes(x))).flatten(1)), "c fp32,nir", HOLDS),
     (masked, "c fp32,nir", HOLDS),
-    (masked, "c int8", "spikes of several sizes, or with a constant, in front of head .onespike convert --neurons layer"),
+    (
+        masked,
+        "c int8",
+        "spikes of several sizes, or with a constant, in front of head .onespike convert --neurons layer",
+    ),
     (two_sizes, "c int8", HOLDS),
     (scores, "c int8", HOLDS),
     (nothing, "c fp32,c int8,nir", HOLDS),

@@ -122,6 +122,18 @@ def test_a_state_of_something_else_is_refused(tmp_path):
         onespike.stream(nn.Linear(2, 2))
 
 
+def test_a_state_of_a_network_with_another_decay_is_refused(tmp_path):
+    options = SMALL["spiking-vgg-xs"]
+    network, other = (make("spiking-vgg-xs", **options, neuron={"decay": decay}) for decay in (0.4, 0.9))
+    other.load_state_dict(network.state_dict())
+    stream = onespike.stream(network)
+    stream(frames()[0])
+    stream.save(tmp_path / "state")
+    onespike.stream(network).load(tmp_path / "state")
+    with pytest.raises(OnespikeError, match="a state of another network"):
+        onespike.stream(other).load(tmp_path / "state")
+
+
 def test_a_state_of_another_family_is_refused(tmp_path):
     names = ("conv-tiny", "spiking-vgg-xs", "spiking-resnet-xs", "spiking-mlp")
     streams = {name: onespike.stream(make(name, passes=0, **SMALL[name])) for name in names}

@@ -111,3 +111,26 @@ def test_a_network_that_no_memory_holds_is_refused_before_it_is_built(own: Calla
     own(Fields, lambda *_: nn.Sequential(Stateful(2, 3), nn.Linear(1 << 24, 1 << 24)))
     with pytest.raises(OnespikeError, match="model own: its weights take 1,048,576 GiB, of memory there are"):
         create_model("own")
+
+
+@dataclass(frozen=True)
+class NoConfig:
+    name: str = "own"
+
+
+def test_what_is_no_family_is_not_registered():
+    with pytest.raises(
+        OnespikeError, match=r"^register_model: expected a dataclass derived from ModelConfig, got .*No"
+    ):
+        register_model(NoConfig, {"own": {}})
+    for name in ("", " ", "a\nb", 3):
+        with pytest.raises(OnespikeError, match=r"^register_model: expected printable names of models, got "):
+            register_model(Either, {name: {}})
+
+
+def test_a_builder_that_makes_no_module_is_told(own):
+    own(Fields, lambda *_: None)
+    with pytest.raises(
+        OnespikeError, match=r"^model own: expected its builder to make a torch\.nn\.Module, got a None"
+    ):
+        create_model("own")

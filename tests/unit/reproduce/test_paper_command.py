@@ -91,7 +91,8 @@ def test_help(name: str, command):
     [
         ("tabel1", "did you mean 'table1'?"),
         ("table1 --ot x", "did you mean '--out'?"),
-        ("demo --seeds 0", "seeds: expected at least 1, got 0"),
+        ("demo --seeds 0", "seeds: expected 1 to 1000, got 0"),
+        ("demo --seeds 1000000", "seeds: expected 1 to 1000, got 1000000"),
         ("demo --epochs 0", "train.epochs: expected at least 1, got 0"),
         ("demo --limit -1", "data.limit: expected"),
         ("demo --precision fp17", "precision"),

@@ -93,6 +93,10 @@ def test_a_network_in_place_of_the_recipe(tmp_path: Path):
         ({"model": nn.Sequential(nn.Flatten(), nn.LazyLinear(10))}, "model: 1.weight has no values yet: show it"),
         ({"model": plain().to("meta")}, "model: 1.weight has no values yet: .* or load its weights"),
         ({"model": sparse()}, "model: 1.weight is torch.sparse_coo; expected a dense tensor: call its to_dense"),
+        (
+            {"model": nn.Sequential(nn.EmbeddingBag(9, 9, sparse=True))},
+            "model: 0 has sparse gradients, .*: sparse=False",
+        ),
         ({"model": 3}, "model: expected a torch.nn.Module, got a int"),
         ({"model": nn.DataParallel(nn.Linear(2, 2))}, "model: it is wrapped in DataParallel: pass its .module, and"),
         ({"model": nn.Sequential(nn.Flatten(), nn.Linear(2, 2, dtype=torch.complex64))}, "model: 1.weight is complex"),
@@ -516,6 +520,52 @@ class Leaky(nn.Linear):
         logits = self.potential
         self.potential = logits.detach() if self.detached else logits
         return logits
+
+
+class Beside(nn.Linear):
+    """Its answers depend on the mean of the batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(1) - x.mean())
+
+
+class Drawing(nn.Linear):
+    """It draws, for each image of a batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(torch.rand_like(x).flatten(1) + x.flatten(1))
+
+
+@pytest.mark.parametrize(("network", "warned"), [(Beside(1024, 10), True), (Drawing(1024, 10), False)])
+def test_an_answer_that_depends_on_the_batch_is_told(network: nn.Module, warned: bool, capsys):
+    set_up(onespike.load_recipe("digits", {"data.limit": 200, "data.workers": 0}), network)
+    assert ("depends on the other images of the batch" in capsys.readouterr().err) == warned
+
+
+def test_batch_norm_without_running_statistics_is_told(capsys: pytest.CaptureFixture):
+    norm = nn.BatchNorm2d(8, track_running_stats=False)
+    network = nn.Sequential(nn.Conv2d(1, 8, 3, 4), norm, onespike.neurons.LIF(8), nn.Flatten(), nn.Linear(512, 10))
+    set_up(onespike.load_recipe("digits", {"data.limit": 200, "data.workers": 0}), network)
+    assert "depends on the other images of the batch" in capsys.readouterr().err
+
+
+def test_a_loss_that_adds_up_images_takes_no_batch_in_parts():
+    logits = torch.zeros(2, 10)
+
+    def total(logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, reduction="sum")
+
+    expect_loss(total, logits, soft=False)
+    expect_loss(F.cross_entropy, logits, soft=False, parts=2)
+    expect_loss(F.cross_entropy, logits, soft=True, parts=2)
+    for soft in (True, False):
+        with pytest.raises(
+            OnespikeError, match=r"^loss: it sums over images, and a batch of 2 parts takes the mean of"
+        ):
+            expect_loss(total, logits, soft, parts=2)
+    recipe = onespike.load_recipe("digits", {"data.limit": 200, "train.accumulate": 2})
+    with pytest.raises(OnespikeError, match=r"^loss: it sums over images"):
+        set_up(recipe, plain(), loss=total)
 
 
 @pytest.mark.parametrize("detached", [True, False])

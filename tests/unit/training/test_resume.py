@@ -631,11 +631,23 @@ def test_tensors_of_the_same_name_are_all_kept(tree):
     assert not tensors
 
 
-@pytest.mark.parametrize("value", [math.inf, math.nan, object(), np.float32(1)], ids=["inf", "nan", "object", "numpy"])
-def test_a_state_that_no_checkpoint_could_be_read_with_is_refused(value, small, tmp_path):
+UNSAVABLE = {"inf": math.inf, "nan": math.nan, "object": object(), "numpy": np.float32(1), "long": 10**5000}
+UNSAVABLE |= {"sparse": torch.eye(3).to_sparse(), "meta": torch.empty(3, device="meta")}
+
+
+@pytest.mark.parametrize("value", UNSAVABLE.values(), ids=UNSAVABLE)
+def test_a_state_that_no_checkpoint_could_be_read_with_is_refused_before_the_first_step(value, small, tmp_path):
     mine = Counting()
     mine.state = lambda: {"seen": value}
-    with pytest.raises(OnespikeError, match=r"^callbacks\.\d+\.Counting\.seen: .* cannot be saved; expected finite"):
+    with pytest.raises(OnespikeError, match=r"^callbacks\.\d+\.Counting\.seen: .* cannot be saved; expected "):
+        train(small(train__epochs=1), tmp_path / "run", callbacks=[mine], quiet=True)
+    assert not mine.seen
+
+
+def test_a_state_that_holds_itself_is_refused(small, tmp_path):
+    mine = Counting()
+    mine.state = lambda state=[]: state.append(state) or {"seen": state}
+    with pytest.raises(OnespikeError, match=r"^callbacks: a state holds itself, and cannot be saved$"):
         train(small(train__epochs=1), tmp_path / "run", callbacks=[mine], quiet=True)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
@@ -17,7 +18,7 @@ from onespike.errors import OnespikeError
 from onespike.models import create_model, model_config
 from onespike.models.strict_layers import TiedConv
 from onespike.neurons import Neuron
-from onespike.training import Run, Stopped, TrainConfig, load_recipe, teacher, train
+from onespike.training import Callback, Run, Stopped, TrainConfig, load_recipe, teacher, train
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.flops import Flops
 from onespike.training.set_up import set_up
@@ -435,3 +436,34 @@ def test_bad_values():
     assert TrainConfig(teacher_weight=1.0).teacher == ""
     with pytest.raises(OnespikeError, match=r"train\.teacher_features: expected a train\.teacher .* set 0"):
         TrainConfig(teacher_features=1.0)
+
+
+def test_a_student_may_change_its_images_in_place(small, monkeypatch):
+    line = Line()
+    given(line, monkeypatch)
+    student = torch.nn.Sequential(torch.nn.ReLU(inplace=True), torch.nn.Flatten(), torch.nn.Linear(1024, 10))
+    made = set_up(small(train__teacher="timm:any", train__mixup=0.0), student)
+    line.seen.clear()
+    images, labels = next(made.batches.epoch(0))
+    assert images.min() < 0
+    seen = images.clone()
+    made.step(0, images, labels)
+    mean, std = made.data.mean[0], made.data.std[0]
+    assert torch.allclose(line.seen[0], (seen * std + mean - 0.5) / 0.25, atol=1e-5)
+
+
+def test_a_run_is_not_resumed_with_another_teacher_in_the_place_of_its_own(small, taught, tmp_path):
+    recipe = small(train__teacher=str(taught), train__epochs=2)
+
+    class Stop(Callback):
+        def after_step(self, trainer, step):  # noqa: ARG002
+            trainer.stop = True
+
+    with pytest.raises(Stopped):
+        train(recipe, tmp_path / "run", callbacks=[Stop()], quiet=True)
+    shutil.rmtree(taught)
+    train(small(model__preset="ann", model__encoding="threshold", train__seed=5), taught, quiet=True)
+    with pytest.raises(OnespikeError, match=r"^train\.teacher: .* has other weights than when .*/run was trained: re"):
+        train(recipe, tmp_path / "run", resume=True, quiet=True)
+    without = replace(recipe, train=replace(recipe.train, teacher=""))
+    train(without, tmp_path / "run", resume=True, quiet=True)  # whoever asks for it gets it
