@@ -83,8 +83,9 @@ def weights_digest(network: nn.Module) -> str:
     """SHA-256 of a network's weights and buffers, whatever their device, precision and memory layout."""
     content = sha256()
     for name, one in sorted(network.state_dict().items()):
-        content.update(f"{name} {tuple(one.shape)} ".encode())
-        content.update(one.detach().cpu().double().numpy().tobytes())
+        if isinstance(one, Tensor):  # modules may keep anything there
+            content.update(f"{name} {tuple(one.shape)} ".encode())
+            content.update(one.detach().cpu().double().numpy().tobytes())
     return content.hexdigest()
 
 

@@ -243,12 +243,12 @@ def evaluate(
 
 
 def _expect_own_images(run: Run, data: DataConfig, part: Part, test_set: str) -> None:
-    """Raise an `OnespikeError` for parts that training split otherwise; warn if its test images were others."""
+    """Raise an `OnespikeError` for held-out images that training may have seen; warn if its test images were others."""
     own = run.recipe.data
-    if part != "test" and (data.holdout, data.limit) != (own.holdout, own.limit):
+    if part == "validation" and (data.holdout, data.limit) != (own.holdout, own.limit):
         split = f"its training held out {own.holdout:g} of the images (data.holdout), with data.limit {own.limit}"
-        found = f"with {data.holdout:g} and {data.limit} some of them would lie in another part"
-        raise OnespikeError(f"--part {part}: {split}; {found}: leave both options as they were")
+        found = f"with {data.holdout:g} and {data.limit} it has seen some that are held out"
+        raise OnespikeError(f"--part validation: {split}; {found}: leave both options as they were")
     known = (run.summary or {}).get("test_set")
     if part == "test" and known not in (None, test_set):
         warn(f"{run.folder} was tested on other images than these, which lie in their place now: look at data.root")
