@@ -218,7 +218,7 @@ def measured() -> dict[str, list[str]]:
         found.setdefault(summary["model"], []).append(f"{text} (`pretrained:{name}`)")
     # Those whose tables have the whole test set.
     for model, table in (
-        ("resnet18", "one-neuron-muon/conversion-resnet18-cifar10"),
+        ("resnet18", "one-neuron-longer/conversion-resnet18-cifar10"),
         ("vit12", "conversion-vit12-cifar10"),
     ):
         row = next(one for one in rows(table) if one["network"] == "artificial network, trained as long")
