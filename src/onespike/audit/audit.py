@@ -195,8 +195,7 @@ def _accuracy(run: Run, checkpoint: Checkpoint, data: Any, dataset: Dataset, tes
     if summary.get("test_top1") is not None and summary.get("best_epoch") == epoch:
         own = summary.get("test_set") == test_set
         if summary.get("test_set") is None:  # it does not say: then the images must be those of the run's own options
-            same = data is None or (isinstance(data, DataConfig) and data.shows_as(run.recipe.data))
-            own = same and (dataset.name, dataset.classes) == (checkpoint.card.data, checkpoint.card.classes)
+            own = run.shows(data) and (dataset.name, dataset.classes) == (checkpoint.card.data, checkpoint.card.classes)
         if own:
             return float(summary["test_top1"])
     with suppress(OnespikeError, OSError, ValueError, KeyError, TypeError):

@@ -170,14 +170,11 @@ def _fetch(source: Any, index: int, where: str, seed: int | None = None) -> tupl
     except OSError as error:  # of Pillow, too
         what, expected = _DAMAGED
         raise OnespikeError(f"{where}: item {index}: {what} ({reason(error)}); expected {expected}") from error
-    except IndexError as error:
-        if not isinstance(source, Subset | TensorDataset):  # a bug in the owner's code
-            error.add_note(f"{where}: item {index}")
-            raise
-        state = f"{where}: item {index}: not there ({reason(error)}); expected {len(source):,} items"
-        raise OnespikeError(f"{state}; correct its length, or the indices of a subset") from error
-    except Exception as error:  # likewise
-        error.add_note(f"{where}: item {index}")
+    except Exception as error:
+        if isinstance(error, IndexError) and isinstance(source, Subset | TensorDataset):
+            state = f"{where}: item {index}: not there ({reason(error)}); expected {len(source):,} items"
+            raise OnespikeError(f"{state}; correct its length, or the indices of a subset") from error
+        error.add_note(f"{where}: item {index}")  # a bug in the owner's code, which keeps its traceback
         raise
     if not isinstance(item, tuple | list) or len(item) != 2:
         found = f"{where}: item {index}: a {type(item).__name__}"

@@ -198,13 +198,12 @@ def evaluate(
     checkpoint = run.checkpoint(which)
     card = checkpoint.card
     expect_same_images(dataset, card if time_steps is None else card.with_time_steps(time_steps))
-    test_set, own, images = dataset.test_set(), run.recipe.data, getattr(dataset, part)
-    same = data is None or (isinstance(data, DataConfig) and data.shows_as(own))
+    test_set, images = dataset.test_set(), getattr(dataset, part)
     if not len(images):
-        advice = "" if same else ", or a --data.holdout above 0"
+        advice = "" if run.shows(data) else ", or a --data.holdout above 0"
         raise OnespikeError(f"{dataset.name} has no {part} images: choose another part{advice}")
-    if same:
-        _expect_own_images(run, data or own, part, test_set)
+    if run.shows(data):
+        _expect_own_images(run, data or run.recipe.data, part, test_set)
     dtype = torch.float64 if config.precision == "fp64" else torch.float32
     blank = dataset.blank(2, device=accelerator.device, dtype=dtype)
     network = laid_out(checkpoint.network(model, time_steps, dtype).to(accelerator.device), blank)

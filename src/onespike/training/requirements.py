@@ -26,9 +26,7 @@ def expect_suitable(network: nn.Module, loss: Loss, recipe: Recipe, data: Datase
             raise OnespikeError(f"model: {state}: remove its get_extra_state")
     for path, part in network.named_modules():
         if isinstance(part, nn.Embedding | nn.EmbeddingBag) and part.sparse:
-            raise OnespikeError(
-                f"model: {path or 'it'} has sparse gradients, which training does not clip: sparse=False"
-            )
+            raise OnespikeError(f"model: {path or 'it'} has sparse gradients; expected dense ones: sparse=False")
     if data.num_classes < 2:
         raise OnespikeError(
             f"data: {data.name} has one class, {shown(data.classes[0])}: expected two or more, to tell apart"

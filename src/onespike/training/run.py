@@ -177,6 +177,10 @@ class Run:
         """
         return self.checkpoint(which).network(model, time_steps)
 
+    def shows(self, data: Any) -> bool:
+        """Whether these test images are to be the run's own: None, or options that choose the same."""
+        return data is None or (isinstance(data, DataConfig) and data.shows_as(self.recipe.data))
+
     def dataset(self, data: Any = None) -> Dataset:
         """Open the run's data set.
 

@@ -80,7 +80,6 @@ class Teacher(Callback):
         warn_of_floats(data, found.mean, found.std, "the teacher")
         self.seeing = _Seeing(self.network, found, data, share)  # the same, for the student's images
         self.layers: set[str] = set()  # paths of the layers of neurons whose features are compared
-        self._images = torch.empty(0)  # that the student sees
         self._seen: tuple[Tensor, Tensor, dict[str, Tensor]] | None = None
         self._expect_to_suit(data, share)
         try:
@@ -98,13 +97,14 @@ class Teacher(Callback):
     @contextmanager
     def forward(self) -> Iterator[None]:
         """Record the student's images, logits and features."""
+        images = list[Tensor]()
         with _features(self.student, self.layers) as features:
 
             def keep(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-                self._images = inputs[0].clone()  # the student may change its own in place
+                images.append(inputs[0].clone())  # the student may change its own in place
 
             def see(_: nn.Module, __: tuple[Any, ...], logits: Tensor) -> None:
-                self._seen = self._images, logits, features
+                self._seen = images.pop(), logits, features
 
             with self.student.register_forward_pre_hook(keep), self.student.register_forward_hook(see):
                 yield

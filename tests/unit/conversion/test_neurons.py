@@ -180,3 +180,15 @@ def test_later_steps_do_not_reach_back(steps):
     changed = trains.clone()
     changed[-3:] = 1 - changed[-3:]
     torch.testing.assert_close(pool(changed)[:-3], whole[:-3])
+
+
+@pytest.mark.parametrize(("steps", "population"), [(1, 1), (3, 1), (1, 4)])
+def test_gradients_stay_channels_last(steps, population):
+    layer = neurons(time_steps=steps, channels=6, population=population)
+    images = torch.randn(2 * steps, 6, 4, 4).to(memory_format=torch.channels_last).requires_grad_()
+    strides = []
+    currents = 1.0 * images
+    currents.register_hook(lambda gradient: strides.append(gradient.stride()))
+    factors = torch.randn(2 * steps, 6, 4, 4).to(memory_format=torch.channels_last)
+    (layer(currents) * factors).sum().backward()
+    assert strides == [currents.stride()], "batch norm's backward pass takes seven times as long for other gradients"

@@ -95,7 +95,7 @@ def test_a_network_in_place_of_the_recipe(tmp_path: Path):
         ({"model": sparse()}, "model: 1.weight is torch.sparse_coo; expected a dense tensor: call its to_dense"),
         (
             {"model": nn.Sequential(nn.EmbeddingBag(9, 9, sparse=True))},
-            "model: 0 has sparse gradients, .*: sparse=False",
+            "model: 0 has sparse gradients; .*: sparse=False",
         ),
         ({"model": 3}, "model: expected a torch.nn.Module, got a int"),
         ({"model": nn.DataParallel(nn.Linear(2, 2))}, "model: it is wrapped in DataParallel: pass its .module, and"),
