@@ -127,6 +127,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
     "cifar10, 7 PFLOP": {"spiking-resnet-xl, 55 epochs": LARGEST | {"train.epochs": 55}},
     "cifar100, 0.4 PFLOP": {
         "spiking-resnet-m, three tied, spaced": RESNET | THREE_SPACED,
+        "its ReLU twin, three tied, spaced": RESNET | THREE_SPACED | TWIN,
         "spiking-resnet-m": RESNET | GROWING,
         "spiking-resnet-m, tied, wider": RESNET | TIED | {"model.width": 66, "train.epochs": 15},
     },
