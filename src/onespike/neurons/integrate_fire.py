@@ -74,7 +74,8 @@ class IntegrateFire(nn.Module):
 
     def forward(self, currents: Tensor) -> Tensor:
         """Map currents (T*B, …) to the number of spikes times the size of one, of the same shape."""
-        if len(currents) % self.time_steps:
+        rows = currents.shape[0]  # `len`, and `chunk` below, would fix it in a graph for any number of images
+        if rows % self.time_steps:
             expected = f"expected {self.time_steps} time steps of as many images each"
             raise ValueError(f"currents: {expected}, one step after the other, got {tuple(currents.shape)}")
         size = spread(self.size, self.axis, currents)
@@ -82,8 +83,8 @@ class IntegrateFire(nn.Module):
         charges = currents.to(torch.promote_types(currents.dtype, size.dtype)) / size
         left: Tensor | float = 0.5
         spikes: list[Tensor] = []
-        # The gradients of `chunk` and `squeeze` keep maps channels-last, those of `unbind` and of an index do not.
-        for charge in charges.chunk(self.time_steps):
+        # The gradients of `split` and `squeeze` keep maps channels-last, those of `unbind` and of an index do not.
+        for charge in charges.split([rows // self.time_steps] * self.time_steps):
             potential = charge + left
             if self.population == 1:
                 fired = self.firing(potential[None]).squeeze(0)

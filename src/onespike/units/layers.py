@@ -1,8 +1,9 @@
 """PyTorch's layers with the same results, faster or with less memory in training."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from types import MethodType
 from typing import Any
 
 import torch
@@ -19,12 +20,11 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C', H', W')."""
-        return conv3x3(x, self.weight, self.bias) if self.fits else super().forward(x)
+        return conv3x3(x, self.weight, self.bias) if _is_fast(self) else nn.Conv2d.forward(self, x)
 
-    @property
-    def fits(self) -> bool:
-        """Whether `conv3x3` computes this layer, and the layer is in training."""
-        return self.training and self.stride == (1, 1)
+
+def _is_fast(layer: nn.Conv2d) -> bool:
+    return layer.training and layer.stride == (1, 1)
 
 
 #: From so many values on, our batch norm is faster than PyTorch's on a CPU, which has none in fp16: speed-notes.md.
@@ -39,7 +39,7 @@ class BatchNorm(nn.BatchNorm2d):
         many = currents.numel() >= MANY_VALUES.get(currents.dtype, 0)
         if self.training and many and has_kernels(currents):
             return batch_norm(currents, self)
-        return super().forward(currents)
+        return nn.BatchNorm2d.forward(self, currents)
 
 
 class MaxPool(nn.MaxPool2d):
@@ -50,7 +50,7 @@ class MaxPool(nn.MaxPool2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C, H // 2, W // 2)."""
-        return max_pool(x) if self.training else super().forward(x)
+        return max_pool(x) if self.training else nn.MaxPool2d.forward(self, x)
 
 
 class GELU(nn.GELU):
@@ -58,7 +58,7 @@ class GELU(nn.GELU):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map values of any shape."""
-        return gelu(x) if self.training and self.approximate == "none" else super().forward(x)
+        return gelu(x) if self.training and self.approximate == "none" else nn.GELU.forward(self, x)
 
 
 class Layers(nn.Sequential):
@@ -75,7 +75,7 @@ def through(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
     while left:
         layer = left.popleft()
         behind = left[0] if left else None
-        if type(layer) is Conv3x3 and layer.fits and type(behind) is MaxPool and not is_watched(layer, behind):
+        if type(layer) is Conv3x3 and _is_fast(layer) and type(behind) is MaxPool and not is_watched(layer, behind):
             x = conv3x3(x, layer.weight, layer.bias, pool=True)
             left.popleft()
         else:
@@ -89,10 +89,10 @@ def is_watched(*layers: nn.Module) -> bool:
     return any(getattr(layer, kind) for layer in layers for kind in kinds)
 
 
-#: Ours in place of PyTorch's layers, and the settings that they need.
-_OURS: dict[type[nn.Module], tuple[type[nn.Module], dict[str, tuple[Any, ...]]]] = {
+#: Our forward in place of that of PyTorch's layers, and the settings that it needs.
+_OURS: dict[type[nn.Module], tuple[Callable[..., Tensor], dict[str, tuple[Any, ...]]]] = {
     nn.Conv2d: (
-        Conv3x3,
+        Conv3x3.forward,
         {
             "kernel_size": ((3, 3),),
             "stride": ((1, 1),),
@@ -102,9 +102,9 @@ _OURS: dict[type[nn.Module], tuple[type[nn.Module], dict[str, tuple[Any, ...]]]]
             "padding_mode": ("zeros",),
         },
     ),
-    nn.BatchNorm2d: (BatchNorm, {}),
+    nn.BatchNorm2d: (BatchNorm.forward, {}),
     nn.MaxPool2d: (
-        MaxPool,
+        MaxPool.forward,
         {
             "kernel_size": (2, (2, 2)),
             "stride": (2, (2, 2)),
@@ -114,26 +114,31 @@ _OURS: dict[type[nn.Module], tuple[type[nn.Module], dict[str, tuple[Any, ...]]]]
             "ceil_mode": (False,),
         },
     ),
-    nn.GELU: (GELU, {}),
+    nn.GELU: (GELU.forward, {}),
 }
 
 
 @contextmanager
 def ours_in(network: nn.Module) -> Iterator[None]:
-    """Context in which PyTorch's layers in a network are ours; subclasses of them stay as they are.
+    """Context in which PyTorch's layers in a network compute as ours do.
 
-    Hold it over forward and backward: a network that recomputes its forward in backward has to find the same layers.
+    They keep their class, by which a network may tell them apart. Subclasses of them stay as they are, and so do layers
+    that have a method of their own. Hold it over forward and backward: a network that recomputes its forward in
+    backward has to find the same layers.
     """
-    theirs = [(layer, type(layer)) for layer in network.modules() if _fits(layer)]
-    for layer, kind in theirs:
-        layer.__class__, _ = _OURS[kind]
+    theirs = [layer for layer in network.modules() if _fits(layer)]
+    for layer in theirs:
+        forward, _ = _OURS[type(layer)]
+        layer.forward = MethodType(forward, layer)
     try:
         yield
     finally:
-        for layer, kind in theirs:
-            layer.__class__ = kind
+        for layer in theirs:
+            vars(layer).pop("forward", None)
 
 
 def _fits(layer: nn.Module) -> bool:
     _, needed = _OURS.get(type(layer), (None, None))
-    return needed is not None and all(getattr(layer, name) in values for name, values in needed.items())
+    if needed is None or any(callable(getattr(type(layer), name, None)) for name in vars(layer)):
+        return False
+    return all(getattr(layer, name) in values for name, values in needed.items())

@@ -107,10 +107,24 @@ def test_ours_stand_in_for_pytorchs_layers_where_settings_fit_and_only_in_the_co
     others += [nn.Conv2d(3, 8, 3, padding=1, dilation=2), nn.MaxPool2d(2, return_indices=True)]
     network = nn.Sequential(*fitting, *others)
     kinds = [type(layer) for layer in network]
+    ours = [kind.forward for kind in (Conv3x3, BatchNorm, MaxPool, GELU, MaxPool)]
     with suppress(KeyError), ours_in(network):
-        assert [type(layer) for layer in network] == [Conv3x3, BatchNorm, MaxPool, GELU, MaxPool, *kinds[5:]]
+        assert [layer.forward.__func__ for layer in network] == [*ours, *(kind.forward for kind in kinds[5:])]
+        assert [type(layer) for layer in network] == kinds, "a network may tell its layers apart by their class"
         raise KeyError
-    assert [type(layer) for layer in network] == kinds
+    assert not any("forward" in vars(layer) for layer in network)
+
+
+@pytest.mark.parametrize("name", ["forward", "_conv_forward"])
+def test_a_layer_with_a_method_of_its_own_keeps_it(name) -> None:
+    layer = nn.Conv2d(3, 8, 3, padding=1)
+    own = getattr(nn.Conv2d, name)
+    setattr(layer, name, lambda *given: 2 * own(layer, *given))
+    images = torch.randn(2, 3, 8, 8)
+    with ours_in(nn.Sequential(layer)):
+        found = layer(images)
+    torch.testing.assert_close(found, 2 * nn.functional.conv2d(images, layer.weight, layer.bias, padding=1))
+    assert name in vars(layer)
 
 
 @pytest.mark.parametrize("bias", [True, False])
