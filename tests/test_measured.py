@@ -35,18 +35,21 @@ NEURONS = {
 
 
 def accuracies() -> list[tuple[str, ...]]:
-    """A row for each recipe, with the best ReLU twin and SpikingJelly's networks of the same budget."""
+    """A row for each recipe, with its own ReLU twin and SpikingJelly's networks of the same budget."""
     with (ROOT / "results" / "accuracy.csv").open(newline="") as file:
         rows = {(row["group"], row["setting"]): row for row in csv.DictReader(file) if row["seeds"] != "0"}
     lines = []
     for recipe, key in RECIPES.items():
         beside = {setting: row for (group, setting), row in rows.items() if group == key[0]}
-        twins = [row for setting, row in beside.items() if "ReLU twin" in setting]
-        best = max(twins, key=lambda row: float(row["test top-1 %"]), default=None)
+        _, comma, options = key[1].partition(",")
+        twin, unspaced = (
+            beside.get(f"its ReLU twin{comma}{one}") for one in (options, options.removesuffix(", spaced"))
+        )
+        relu = _reached(twin) if twin else f"{_reached(unspaced)}, not spaced" if unspaced else ""
         named = {re.sub("^SpikingJelly(?:'s|,) ", "", setting): row for setting, row in beside.items()}
         theirs = (f"{name}: {_reached(row)}" for name, row in named.items() if name not in beside)
         cost = f"{float(rows[key]['PFLOP']):.2f} PFLOP"
-        lines.append((f"`{recipe}`", cost, _reached(rows[key]), _reached(best) if best else "", ", ".join(theirs)))
+        lines.append((f"`{recipe}`", cost, _reached(rows[key]), relu, ", ".join(theirs)))
     return lines
 
 
@@ -79,7 +82,7 @@ def packaged() -> list[tuple[str, ...]]:
 
 def table() -> str:
     """The tables of accuracies, speeds and trained networks."""
-    trained = "recipe", "training", "test accuracy", "best ReLU twin", "SpikingJelly"
+    trained = "recipe", "training", "test accuracy", "its ReLU twin", "SpikingJelly"
     shipped = (
         "trained network",
         "test accuracy",

@@ -53,8 +53,13 @@ def check_spikes(run: Path, overrides: Overrides, images: int = 512, device: Lit
     behind = [reading for reading in readings if not reading.stem]
     signed = sum(reading.arrives == "signed" for reading in behind)
     where = f"on {audit.operations.images:,} test images of {audit.data}"
+    silent = sum(not reading.product.rate for reading in behind)
+    proved = silent < len(behind)
     if not behind:
         text = "nothing is proved: the network has no product behind the stem"
+    elif not proved:
+        text = f"nothing is proved: nothing arrived at any of the {len(behind)} products behind the stem {where}: the"
+        text += " network does not fire"
     elif wrong:
         text = f"does not hold: {len(wrong)} of {len(behind)} products behind the stem read something else than"
         text += f" spikes {where}, the first in {wrong[0].path}"
@@ -65,7 +70,7 @@ def check_spikes(run: Path, overrides: Overrides, images: int = 512, device: Lit
     else:
         text = f"holds: behind the stem all {len(behind)} products read spikes alone"
         text += f", {signed} of them spikes with a sign, {where}" if signed else f" {where}"
-    if silent := sum(not reading.product.rate for reading in behind):
+    if proved and silent:
         text += f"; NOTHING arrived at {silent} of them, which proves little: does the network fire?"
     console.print(f"\n{text}")
-    return 1 if wrong or not behind else 0
+    return 1 if wrong or not proved else 0

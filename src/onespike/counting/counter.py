@@ -190,7 +190,8 @@ class ProductCounter(TorchDispatchMode):
         if meet and result.numel() > max(tensor.numel() for tensor in arriving):
             where = "where the audit cannot tell spikes from real numbers"
             remedy = "write it as a linear layer, a convolution or a matrix product"
-            remedy = remedy if "multiply" in done else "expand the activation to the result's shape first"
+            weighs = "multiply" in done or func.overloadpacket.__name__ in ("where", "masked_fill")
+            remedy = remedy if weighs else "expand the activation to the result's shape first"
             raise self._refusal(f" spreads its parameters by {func.overloadpacket}, {where}: {remedy}")
         if self._counts_sum(func, args):
             return True

@@ -16,7 +16,7 @@ from onespike.neurons.base import Neuron
 from onespike.neurons.watch import Fired, kept_states, neuron_layers, watch_neurons
 from onespike.units import Unit, UnitOutput
 
-#: Potentials sampled in each layer and batch, evenly spread; most that are kept: if more, every second one is dropped.
+#: Potentials sampled in each layer and batch; most that are kept: if more, every second one is dropped.
 _SAMPLE, _KEPT = 4096, 2**20
 #: The shares of potentials below which the quantiles lie.
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -136,6 +136,7 @@ class NeuronTally:
         self._samples: list[Tensor] = []
         self._seen, self._every = 0, 1  # potentials sampled; every how many of these one is kept
         self._threshold: float | None = None
+        self._places = torch.Generator().manual_seed(0)
 
     def see(self, potential: Tensor | None, spikes: Tensor, threshold: float | Tensor | None) -> None:
         """Add a batch."""
@@ -143,7 +144,11 @@ class NeuronTally:
         self._threshold = threshold.float().mean().item() if isinstance(threshold, Tensor) else threshold
         if potential is None:
             return
-        values = in_memory_order(potential)[:: max(1, potential.numel() // _SAMPLE)].float().cpu()
+        values = in_memory_order(potential)
+        if len(values) > _SAMPLE:  # random places: every n-th one would be in the same channels of each map
+            places = torch.randint(len(values), (_SAMPLE,), generator=self._places)
+            values = values[places.to(values.device)]
+        values = values.float().cpu()
         kept = values[-self._seen % self._every :: self._every]
         self._samples.append(kept.clone())  # potentials may be changed in place, and lie in larger memory
         self._seen += len(values)

@@ -118,7 +118,9 @@ def shape_of(images: Any, labels: Any) -> tuple[int, int, int]:
         raise OnespikeError("images: expected a dense tensor")
     whole = isinstance(labels, Tensor) and not (labels.is_meta or labels.dtype.is_floating_point or labels.is_complex())
     if labels is not None and not (whole and labels.shape == images.shape[:1]):
-        raise OnespikeError(f"labels: expected whole numbers ({len(images)},), a class for each image")
+        given = f"{labels.dtype} {tuple(labels.shape)}" if isinstance(labels, Tensor) else f"a {type(labels).__name__}"
+        expected = f"expected a tensor of whole numbers ({len(images)},), a class for each image"
+        raise OnespikeError(f"labels: {expected}, got {given}")
     if not raw and not (images.is_floating_point() and images.isfinite().all()):
         raise OnespikeError("images: expected uint8, or floats that are finite numbers")
     channels, height, width = images.shape[-1:] + images.shape[1:3] if raw else images.shape[1:]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onespike.errors import OnespikeError, reason, requires, warn
+from onespike.errors import OnespikeError, printable, reason, requires, warn
 from onespike.exporting.network import Exported
 from onespike.exporting.parity import Target
 from onespike.exporting.rewriting import add_up_tied, fold_thresholds, quantise, store_taps
@@ -78,8 +78,8 @@ def graph(exported: Exported, names: Sequence[str]) -> Any:
         assert made is not None
         model = made.model_proto
     except Exception as error:  # torch.onnx wraps whatever went wrong in errors of its own
-        line = reason(error.__cause__ or error)[:300]
-        raise OnespikeError(f"onnx: {exported.contract.model} cannot be said: {line}; pt2 can") from error
+        line = printable(reason(error.__cause__ or error), 300)
+        raise OnespikeError(f"onnx: {exported.contract.model} cannot be written: {line}; try pt2") from error
     for part in (model.graph, *model.functions):
         for node in part.node:
             del node.metadata_props[:]  # where in PyTorch each comes from: most of a small file

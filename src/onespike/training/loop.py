@@ -25,6 +25,7 @@ from onespike.training.interrupt import Interrupt
 from onespike.training.interrupt import Stopped as Stopped
 from onespike.training.losses import Loss
 from onespike.training.recipe import Recipe, as_recipe
+from onespike.training.requirements import warn_of_lost_state
 from onespike.training.restoring import restore
 from onespike.training.run import Run
 from onespike.training.saving import Saving
@@ -260,6 +261,8 @@ def test(trainer: Trainer, run: Run) -> dict[str, Any]:
     scores = trainer.evaluate(trainer.test, as_saved=True)
     if not math.isfinite(scores.loss):
         raise trainer.diverged("the loss on the test images is no longer a finite number")
+    if trainer.accelerator.is_main_process:
+        warn_of_lost_state(trainer.network, saved, trainer.data)
     trainer.network.eval()  # whose it is goes on with it
     progress.tick()
     # The weights that were tested: those of the last checkpoint if the best one is missing or damaged.

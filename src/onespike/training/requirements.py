@@ -12,6 +12,7 @@ from onespike.data.dataset import Dataset
 from onespike.data.loader import Share
 from onespike.errors import OnespikeError, reason, shown, warn
 from onespike.neurons.watch import aside, ask, depends_on_batch, logits_of, reset_state
+from onespike.training.checkpoint import Checkpoint
 from onespike.training.config import TrainConfig
 from onespike.training.growth import sizes
 from onespike.training.losses import Loss, over_time
@@ -65,6 +66,29 @@ def warn_of_state(network: nn.Module, like: Tensor) -> None:
     elif not draws and depends_on_batch(first, beside):
         state = "its answer for an image depends on the other images of the batch, and so does its accuracy"
         warn(f"model: {state}: look for batch norm without running statistics, and for means over the batch")
+
+
+def expect_loads_its_state(network: nn.Module) -> None:
+    """Raise an `OnespikeError` unless a network loads its own state, as every checkpoint of it will be."""
+    try:
+        network.load_state_dict(network.state_dict())
+    except REFUSALS as error:
+        raise OnespikeError(f"model: it does not load its own state_dict: {reason(error)}") from error
+
+
+def warn_of_lost_state(network: nn.Module, saved: Checkpoint, data: Dataset) -> None:
+    """Warn of a trained network that answers otherwise once it is built anew, from what was saved."""
+    if getattr(saved.card.model, "init_args", ()) is None:  # it was passed, and nobody can build another
+        return
+    weight, answers = next(network.parameters()), list[Tensor]()
+    like = data.blank(4, device=weight.device, dtype=weight.dtype)
+    for one in (network, saved.network().to(like.device, like.dtype)):
+        with aside(one), seeded(0), torch.compiler.set_stance("force_eager"):
+            answers.append(over_time(ask(one, torch.rand_like(like))).float())
+    trained, loaded = answers
+    if not torch.allclose(trained, loaded, rtol=1e-2, atol=1e-3, equal_nan=True):
+        advice = "make it a parameter, or a buffer that is saved (persistent=True)"
+        warn(f"model: training changed more of it than is saved, so it answers otherwise once it is loaded: {advice}")
 
 
 def expect_logits(network: nn.Module, data: Dataset, share: Share, side: int | None = None) -> Tensor:

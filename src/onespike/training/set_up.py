@@ -19,6 +19,7 @@ from onespike.training.checkpoint import ModelCard
 from onespike.training.device import make_accelerator
 from onespike.training.losses import Loss, make_loss
 from onespike.training.recipe import Recipe, dump
+from onespike.training.requirements import expect_loads_its_state
 from onespike.training.trainer import Trainer
 
 #: Number of training images from which layers such as whitening are set before training.
@@ -69,6 +70,7 @@ def set_up(
         learn_from(trainer.network, images, passed=True)
         if trainer.average:
             trainer.average.begin()
+    expect_loads_its_state(trainer.network)  # after the images have set its whitening, which a load would stand for
     return trainer
 
 

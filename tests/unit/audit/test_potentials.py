@@ -43,3 +43,13 @@ def test_potentials_that_overflow_are_left_out():
     watch = NeuronTally()
     watch.see(torch.tensor([[torch.inf, 1.0]]), torch.ones(1, 2), 0.5)
     assert watch.conclude("").potentials == (1,) * len(QUANTILES)
+
+
+def test_quantiles_are_of_all_channels_however_the_map_lies_in_memory():
+    """16 channels, 64 x 64 images and a power of two of them: places evenly apart would all be in one channel."""
+    potential = torch.arange(16.0).view(1, 16, 1, 1).expand(8, 16, 64, 64).contiguous(memory_format=torch.channels_last)
+    for layout in (potential, potential.contiguous(), potential.transpose(2, 3)):
+        watch = NeuronTally()
+        watch.see(layout, layout > 13, 13.0)
+        found = watch.conclude("").potentials
+        torch.testing.assert_close(torch.tensor(found), 15 * torch.tensor(QUANTILES), rtol=0, atol=1.01)

@@ -27,6 +27,10 @@ def multiplied_out(net, x):
         (lambda net, x: net.bilinear(x, x), r"1\.bilinear \(Bilinear\) does aten\._trilinear"),
         (multiplied_out, r"1 \(Forward\) spreads its parameters by aten\.mul.*: write it as a linear layer"),
         (
+            lambda net, x: torch.where(x[:, None] > 0, net.centres, 0).sum(-1),  # sums of the weights that spikes meet
+            r"1 \(Forward\) spreads its parameters by aten\.where.*: write it as a linear layer",
+        ),
+        (
             lambda net, x: (x[:, None] > net.centres).float().sum(1),
             r"1 \(Forward\) spreads its parameters by .*: expand the activation to the result's shape first",
         ),

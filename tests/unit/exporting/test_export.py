@@ -420,6 +420,15 @@ def test_a_network_of_spikingjelly_in_several_steps_at_once_takes_batches_of_any
         torch.testing.assert_close(program(images[:batch])[0], network(images[:batch]).mean(0))
 
 
+@pytest.mark.parametrize("options", [{}, {"time_steps": 2}, {"population": 2}], ids=str)
+def test_a_converted_network_takes_batches_of_any_size(options: dict[str, int], digits: Tensor, tmp_path: Path) -> None:
+    artificial = nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(1024, 10)).eval()
+    network = onespike.convert(artificial, digits.movedim(-1, 1) / 255, **options).network
+    (proof,) = export(network, tmp_path / "out", "pt2", images=digits, mean=[0.0], std=[1.0]).parity
+    assert proof.holds
+    assert proof.images == len(digits)
+
+
 def test_a_network_that_depends_on_the_number_of_images_is_refused(tmp_path: Path) -> None:
     class Depends(nn.Flatten):
         def forward(self, x: Tensor) -> Tensor:

@@ -72,6 +72,14 @@ class Describing(nn.Linear):
         return {"version": 1}
 
 
+class Versioned(nn.Sequential):
+    """A hook adds to its state what it does not load."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(1024, 10))
+        self._register_state_dict_hook(lambda _self, state, prefix, _: state.update({f"{prefix}v": torch.ones(1)}))
+
+
 def plain() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(1024, 10))
 
@@ -104,6 +112,7 @@ def test_a_network_in_place_of_the_recipe(tmp_path: Path):
             {"model": nn.Sequential(nn.Flatten(), Describing(1024, 10))},
             "model: 1._extra_state is a dict, .*: remove its get_extra_state",
         ),
+        ({"model": Versioned()}, "model: it does not load its own state_dict: .* Versioned: Unexpected key"),
         (
             {"data": TensorDataset(torch.rand(100, 1, 8, 8), torch.zeros(100).long())},
             "data: TensorDataset has one class, 0: expected two or more, to tell apart",
@@ -547,6 +556,31 @@ def test_batch_norm_without_running_statistics_is_told(capsys: pytest.CaptureFix
     network = nn.Sequential(nn.Conv2d(1, 8, 3, 4), norm, onespike.neurons.LIF(8), nn.Flatten(), nn.Linear(512, 10))
     set_up(onespike.load_recipe("digits", {"data.limit": 200, "data.workers": 0}), network)
     assert "depends on the other images of the batch" in capsys.readouterr().err
+
+
+class Centred(nn.Linear):
+    """It subtracts a running mean, a buffer that may not be saved."""
+
+    mean: Tensor
+
+    def __init__(self, saved: bool, num_classes: int = 10) -> None:
+        super().__init__(1024, num_classes)
+        self.register_buffer("mean", torch.zeros(1024), persistent=saved)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)
+        if self.training:
+            self.mean.lerp_(x.detach().mean(0) + 1, 0.5)
+        return super().forward(x - self.mean)
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_what_training_changed_and_nobody_saved_is_told(saved: bool, tmp_path: Path, capsys: pytest.CaptureFixture):
+    values = {"model.class_path": f"{__name__}.Centred", "model.init_args": {"saved": saved}, "train.epochs": 1}
+    recipe = onespike.load_recipe("digits", values | {"data.limit": 200, "data.workers": 0})
+    trust(__name__)
+    onespike.train(recipe, tmp_path / "run", quiet=True)
+    assert ("training changed more of it than is saved" in capsys.readouterr().err) != saved
 
 
 def test_a_loss_that_adds_up_images_takes_no_batch_in_parts():

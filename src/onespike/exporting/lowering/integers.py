@@ -44,7 +44,7 @@ class Integers(Layers):
 
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph)
-        self.real: list[str] = []  # layers that read real values
+        self.real: list[str] = []  # layers that read other values than spikes
         self.first: list[str] = []  # layers of the stem: they read the image, or what is made from it without spikes
 
     def check(self, name: str, model: str) -> None:
@@ -54,7 +54,7 @@ class Integers(Layers):
             found, advice = "", "; --weights fp32 may export it, in float C"
             if self.problems:  # what a layer reads may be spikes that come out of an operation that is refused
                 found, advice = f", or what integers cannot say: {listed(self.problems, '; ')}", ""
-            reads = f"{listed(real, ', ')} read real values{found}"
+            reads = f"{listed(real, ', ')} read other values than spikes{found}"
             expected = f"every layer behind the stem has to read spikes{advice}"
             raise OnespikeError(f"{name}: {model} is not strictly spiking: {reads}; {expected}")
         super().check(name, model)
