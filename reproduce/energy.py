@@ -12,12 +12,12 @@ from onespike.audit import CONVENTIONS, Audit, EnergyTable, audit_run, compare
 from onespike.counting.energy import Convention
 from onespike.errors import OnespikeError
 from onespike.models import model_config
+from onespike.training.loop import complete
 from onespike.training.recipe import Recipe
 from onespike.training.run import Run
 from reproduce.baselines import RESNET19
 from reproduce.published import ENERGY
 from reproduce.report import Table, write_report
-from reproduce.sweep import complete
 from reproduce.trained import open_or_train
 
 #: What the small networks change in the recipe "digits"; the twins have the preset of their name.

@@ -9,8 +9,7 @@ from typing import Any
 from onespike.data.dataset import open_dataset
 from onespike.errors import OnespikeError
 from onespike.terminal import person
-from onespike.training.loop import Diverged, train
-from onespike.training.recipe import Recipe, differences
+from onespike.training.loop import Diverged, complete
 from onespike.training.run import Run
 from reproduce.costs import audit_training, write_costs
 from reproduce.ledger import Ledger, Row, key, make_row
@@ -82,21 +81,6 @@ def run_sweep(
         f"{sweep.name}: all {len(own)} runs{f' of part {part[0]}/{part[1]}' if part[1] > 1 else ''} are done; "
         f"the table is {out / sweep.name}.md"
     )
-
-
-def complete(recipe: Recipe, run: Run, start: str | None = None) -> None:
-    """Train into a run folder, go on with a training that was interrupted, or do nothing where all is done.
-
-    `start` is the run whose best weights a fresh training starts from.
-
-    Raises:
-        OnespikeError: Another recipe was trained there.
-    """
-    resume = run.config.is_file()  # such a run goes on from its own weights
-    if resume and (changed := differences(run.recipe, recipe)):
-        raise OnespikeError(f"{run.folder} holds a run of another recipe: {'; '.join(changed)}; choose another folder")
-    if not run.is_complete:
-        train(recipe, run.folder, resume=resume, init_from=None if resume else start)
 
 
 def _missing(trainings: Sequence[Training], rows: Sequence[Row]) -> list[Training]:

@@ -11,9 +11,9 @@ from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import expect_same_images
 from onespike.models import OnespikeConfig
 from onespike.training.checkpoint import Checkpoint
+from onespike.training.loop import complete
 from onespike.training.recipe import load_recipe
 from onespike.training.run import Run
-from reproduce.sweep import complete
 
 #: Images in a batch when a trained network is looked into.
 BATCH = 64

@@ -98,12 +98,13 @@ class Comparison:
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
         lines = [f"{self.model}: {self.images:,} test images, {threads}, medians of {self.rounds} rounds"]
         lines += [f"NOT TO BE TRUSTED, the machine was busy: {self.busy}"] if self.busy else []
-        head = ["engine", "top-1 %", "same class %", "spikes that differ", *(f"batch {size}, ms (speed-up)" for size in sizes)]
+        times = (f"batch {size}, ms (speed-up)" for size in sizes)
+        head = ["engine", "top-1 %", "same class %", "spikes that differ", *times]
         lines += ["", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
         for one in self.engines:
             spikes = "-" if one.spikes_differ is None else f"{one.spikes_differ:.4%}"
-            times = [f"{one.milliseconds[size]:.2f} ({1 / one.ratio[size]:.2f}x)" for size in sizes]
-            row = [one.engine, f"{one.top1:.2f}", f"{one.same_class:.2f}", spikes, *times]
+            cells = [f"{one.milliseconds[size]:.2f} ({1 / one.ratio[size]:.2f}x)" for size in sizes]
+            row = [one.engine, f"{one.top1:.2f}", f"{one.same_class:.2f}", spikes, *cells]
             lines.append(f"| {' | '.join(row)} |")
         return "\n".join(lines) + "\n"
 

@@ -31,8 +31,8 @@ from onespike.training.config import TrainConfig
 from onespike.training.device import make_accelerator
 from onespike.training.interrupt import is_requested
 from onespike.training.layout import laid_out
-from onespike.training.loop import Diverged, Stopped, train
-from onespike.training.recipe import Recipe, differences, load_recipe
+from onespike.training.loop import Diverged, Stopped, complete
+from onespike.training.recipe import Recipe, load_recipe
 from onespike.training.run import Run
 
 if TYPE_CHECKING:
@@ -245,16 +245,11 @@ def _train(study: "optuna.Study", attempt: "Trial", job: Job, life: Life) -> lis
 
 
 def _complete(run: Run, recipe: Recipe, callbacks: list[Callback]) -> None:
-    """Train into a trial's run folder, or go on there; do nothing where all is done."""
-    begun = run.config.is_file()
-    if begun and (changed := differences(run.recipe, recipe)):
-        raise OnespikeError(f"{run.folder} is of another search: {changed[0]}; choose another --out")
-    if run.is_complete:
-        return
-    if not begun:
+    """Complete a trial's run; `_Refused` if the trial is to blame for an error."""
+    if not run.has_begun(recipe):
         run.expect_free()
     try:
-        train(recipe, run.folder, begun, callbacks=callbacks, quiet=True)
+        complete(recipe, run, callbacks=callbacks, quiet=True)
     except Diverged:
         raise
     except OnespikeError as error:

@@ -107,6 +107,18 @@ def train(
                     setattr(network, "recompute", ran_again)  # noqa: B010 - a module's attributes are not declared
 
 
+def complete(recipe: Recipe, run: Run, init_from: str | Path | None = None, **options: Any) -> dict[str, Any]:
+    """Train into a run folder, go on there after an interruption, or do nothing where all is done.
+
+    A fresh training may start from a run's best weights; `options` are those of `train`. Returns the summary. A folder
+    with the run of another recipe is an `OnespikeError`.
+    """
+    begun = run.has_begun(recipe)
+    if run.is_complete:
+        return run.summary or {}
+    return train(recipe, run.folder, begun, None if begun else init_from, **options)
+
+
 def _begin(trainer: Trainer, run: Run, resume: bool, init_from: str | Path | Run | None, passed: bool) -> None:
     """Write what a run has before its first step, with the weights that it starts from; or restore a resumed run."""
     main = trainer.accelerator.is_main_process

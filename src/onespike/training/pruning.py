@@ -13,8 +13,8 @@ from onespike.data.dataset import open_dataset
 from onespike.data.sources import of_events
 from onespike.durable import expect_writable, path_of
 from onespike.errors import OnespikeError
-from onespike.training.loop import train
-from onespike.training.recipe import Recipe, as_recipe, differences
+from onespike.training.loop import complete
+from onespike.training.recipe import Recipe, as_recipe
 from onespike.training.run import Run
 
 
@@ -44,20 +44,14 @@ def prune_time(recipe: Recipe | str, first: int, out: str | Path) -> dict[int, d
         raise OnespikeError(f"prune-time: data.class_path: {found}; expected a data set by its data.name")
     for stage, run in stages.values():  # all of them, before the first takes its hours
         expect_writable(folder=run.folder)
-        if not run.config.is_file():
+        if not run.has_begun(stage):
             run.expect_free()
-        elif changed := "; ".join(differences(Run.open(run.folder).recipe, stage)):
-            raise OnespikeError(f"{run.folder} holds the run of another recipe: {changed}; choose another --out")
         tested = run.summary if stage.data.is_by_root else None
         if tested and tested.get("test_set") not in (None, open_dataset(stage.data).test_set()):
             raise OnespikeError(f"{run.folder} was tested on other images than those of data.root; correct it")
     summaries: dict[int, dict[str, Any]] = {}
     before: Path | None = None
     for steps, (stage, run) in stages.items():
-        if run.is_complete:
-            summaries[steps] = run.summary or {}
-        else:
-            resume = run.config.is_file()  # such a run goes on from its own weights
-            summaries[steps] = train(stage, run.folder, resume=resume, init_from=None if resume else before)
+        summaries[steps] = complete(stage, run, before)
         before = run.folder
     return summaries

@@ -48,7 +48,7 @@ from onespike.training.pretrained import (
     read_pretrained,
 )
 from onespike.training.progress import counted
-from onespike.training.recipe import RESOLVED, Recipe, dump, load_recipe
+from onespike.training.recipe import RESOLVED, Recipe, differences, dump, load_recipe
 
 #: Precedes the digest of the lines above it, at the end of `config.yaml`.
 _DIGEST = "# sha256: "
@@ -250,6 +250,14 @@ class Run:
         if not pretrained and (summary := self.summary) is not None:
             return progress_of(summary, f"{self.folder / 'summary.json'}")
         return dict(self.checkpoint("best" if pretrained else "last").state["progress"])
+
+    def has_begun(self, recipe: Recipe) -> bool:
+        """Whether a training by this recipe has begun here; an `OnespikeError` if one by another recipe has."""
+        if not self.config.is_file():
+            return False
+        if changed := differences(Run.open(self.folder).recipe, recipe):
+            raise OnespikeError(f"{self.folder} holds the run of another recipe: {'; '.join(changed)}; choose another")
+        return True
 
     def expect_free(self) -> None:
         """Raise an `OnespikeError` if a new run would overwrite something."""

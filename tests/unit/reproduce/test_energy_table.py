@@ -11,12 +11,12 @@ from onespike.conversion import ConversionConfig
 from onespike.errors import OnespikeError
 from onespike.models import create_model
 from onespike.training import load_recipe
+from onespike.training.loop import complete
 from onespike.training.run import Run
 from reproduce import baselines
 from reproduce import energy as module
 from reproduce.published import ENERGY, Claim
 from reproduce.report import read_rows
-from reproduce.sweep import complete
 
 
 @pytest.fixture(autouse=True)
@@ -105,12 +105,12 @@ def write(folder: Path, **changed: Any) -> Run:
 def test_a_run_of_another_recipe_is_not_taken_for_the_one_that_is_asked_for(tmp_path: Path):
     own = write(tmp_path / "own").recipe
     vgg = write(tmp_path / "vgg", **{"model.name": "spiking-vgg11", "model.width": 2})
-    with pytest.raises(OnespikeError, match=r"vgg holds a run of another recipe: .*model\.width was 2, now 4"):
+    with pytest.raises(OnespikeError, match=r"vgg holds the run of another recipe: .*model\.width was 2, now 4"):
         module._open_or_train_vgg(vgg.folder, own, 4)
     (vgg.folder / "summary.json").unlink()  # nor does one go on that was interrupted
-    with pytest.raises(OnespikeError, match=r"vgg holds a run of another recipe: .*model\.width was 2, now 4"):
+    with pytest.raises(OnespikeError, match=r"vgg holds the run of another recipe: .*model\.width was 2, now 4"):
         module._open_or_train_vgg(vgg.folder, own, 4)
-    with pytest.raises(OnespikeError, match=r"own holds a run of another recipe: train\.epochs was 40, now 6"):
+    with pytest.raises(OnespikeError, match=r"own holds the run of another recipe: train\.epochs was 40, now 6"):
         complete(load_recipe("digits", {"train.epochs": 6}), Run(tmp_path / "own"))
 
 

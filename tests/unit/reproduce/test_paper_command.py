@@ -46,7 +46,7 @@ def test_interrupted(number: signal.Signals | None, code: int, command, monkeypa
             signal.raise_signal(number)
         raise Stopped
 
-    monkeypatch.setattr(sweep, "train", stop)
+    monkeypatch.setattr(sweep, "complete", stop)
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
     try:
         found, _, complaints = command("demo", "--recipe=digits")

@@ -222,12 +222,12 @@ def test_a_folder_in_the_way_of_a_trial_is_left_as_it_is(job, tmp_path):
 
 @pytest.mark.parametrize("error", [OSError(28, "No space"), "of the system", "after a checkpoint"], ids=str)
 def test_an_error_of_the_machine_ends_it_and_the_trial_waits(job, error, monkeypatch):
-    def failing(_: object, folder: Path, *__: object, **___: object) -> None:
+    def failing(_: object, run: Run, **__: object) -> None:
         if error == "after a checkpoint":
-            (folder / "last").mkdir(parents=True)
+            (run.folder / "last").mkdir(parents=True)
         raise OnespikeError("No space") from (OSError(28, "No space") if error == "of the system" else None)
 
-    monkeypatch.setattr(worker, "train", failing if isinstance(error, str) else raising(error))
+    monkeypatch.setattr(worker, "complete", failing if isinstance(error, str) else raising(error))
     for _ in range(1 if error == "after a checkpoint" else 2):  # of the folder that it leaves here no run can make use
         with pytest.raises((OSError, OnespikeError), match="No space"):
             work(job(1))
@@ -236,14 +236,14 @@ def test_an_error_of_the_machine_ends_it_and_the_trial_waits(job, error, monkeyp
 
 def test_values_at_which_the_code_crashes_twice_are_given_up(job, monkeypatch):
     space = {"train.momentum": CategoricalDistribution([0.8, 0.9])}
-    train = worker.train
+    complete = worker.complete
 
     def failing(recipe: Recipe, *arguments: object, **options: object) -> object:
         if recipe.train.momentum == 0.8:
             raise IndexError("index 7 is out of range")
-        return train(recipe, *arguments, **options)
+        return complete(recipe, *arguments, **options)
 
-    monkeypatch.setattr(worker, "train", failing)
+    monkeypatch.setattr(worker, "complete", failing)
     first = job(2, space=space)
     for _ in range(2):  # as two processes of one call: nobody could have mended it in between
         with pytest.raises(IndexError, match="index 7"):
@@ -360,7 +360,7 @@ def test_a_storage_that_is_away_for_a_moment_ends_no_process(kind, name, job, mo
 
 
 def test_a_process_that_is_asked_to_stop_while_its_storage_is_away_stops(job, monkeypatch):
-    monkeypatch.setattr(worker, "train", raising(Stopped("asked")))
+    monkeypatch.setattr(worker, "complete", raising(Stopped("asked")))
     monkeypatch.setattr(optuna.Study, "tell", away(optuna.Study.tell))
     assert work(job(1)) == 130
 
@@ -371,7 +371,7 @@ def test_a_storage_that_is_away_hides_neither_a_stop_nor_a_crash(job, monkeypatc
         monkeypatch.setattr(optuna.Study, "get_trials", away(optuna.Study.get_trials))
         raise error
 
-    monkeypatch.setattr(worker, "train", failing)
+    monkeypatch.setattr(worker, "complete", failing)
     waits = raising(AssertionError("it waits for the storage, and goes on"))
     monkeypatch.setattr(worker, "time", SimpleNamespace(sleep=waits, time=lambda: 0.0, monotonic=lambda: 0.0))
     with pytest.raises(type(error)):
@@ -494,7 +494,7 @@ def test_a_process_that_is_asked_to_stop_in_the_test_begins_no_other_trial(job, 
 
 
 def test_a_process_that_is_asked_to_stop_outside_the_training_has_not_died(job, main, tmp_path, monkeypatch):
-    for step in (worker.train, worker.load_recipe):
+    for step in (worker.complete, worker.load_recipe):
         with monkeypatch.context() as patch:
             patch.setattr(worker, step.__name__, lambda *_, **__: signal.raise_signal(signal.SIGTERM))
             for _ in range(studies.DEATHS):

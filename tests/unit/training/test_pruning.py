@@ -51,7 +51,7 @@ def test_events_of_a_class_have_as_many_frames_at_each_stage(tmp_path: Path, mon
 
 
 def test_results_are_those_of_the_training_also_where_another_process_writes_them(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("onespike.training.pruning.train", lambda stage, *_, **__: {"steps": stage.model.time_steps})
+    monkeypatch.setattr("onespike.training.loop.train", lambda stage, *_, **__: {"steps": stage.model.time_steps})
     assert prune_time("digits", 2, tmp_path) == {2: {"steps": 2}, 1: {"steps": 1}}
 
 
