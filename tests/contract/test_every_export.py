@@ -9,7 +9,7 @@ from torch import nn
 
 from onespike import create_model, export
 from onespike.models import MODELS, model_config
-from onespike.models.spiking import OverTimeConfig
+from onespike.models.standard import OverTimeConfig
 from onespike.units import UNITS
 from tests.running import thorough
 

@@ -12,12 +12,13 @@ from onespike.models.registry import (
     model_names,
     register_model,
 )
-from onespike.models.spiking import SpikingResNetConfig, SpikingVGGConfig
 from onespike.models.spiking_mlp import SpikingMLPConfig
-from onespike.models.spiking_resnet import StrictResNetConfig
-from onespike.models.spiking_vgg import StrictVGGConfig
+from onespike.models.spiking_resnet import SpikingResNetConfig
+from onespike.models.spiking_vgg import SpikingVGGConfig
+from onespike.models.standard import SpikingResNet19Config, SpikingVGG11Config
 from onespike.models.timm import register_timm
 
 __all__ = ["MODELS", "Block", "ModelConfig", "Network", "OnespikeConfig", "ResMLPConfig", "ResNetConfig", "ViTConfig"]
-__all__ += ["SpikingMLPConfig", "SpikingResNetConfig", "SpikingVGGConfig", "StrictResNetConfig", "StrictVGGConfig"]
+__all__ += ["SpikingMLPConfig", "SpikingResNet19Config", "SpikingResNetConfig"]
+__all__ += ["SpikingVGG11Config", "SpikingVGGConfig"]
 __all__ += ["create_model", "expect_blocks", "family", "model_config", "model_names", "register_model", "register_timm"]

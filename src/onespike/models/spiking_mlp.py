@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from onespike.models.over_time import OverTimeNetwork
 from onespike.models.registry import register_model
-from onespike.models.spiking import OverTimeConfig
+from onespike.models.standard import OverTimeConfig
 from onespike.neurons import Carry, OverTime, make_neuron
 from onespike.units.registry import CELLS
 

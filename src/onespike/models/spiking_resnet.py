@@ -25,7 +25,7 @@ from onespike.units.layers import BatchNorm, Layers, MaxPool
 
 
 @dataclass(frozen=True)
-class StrictResNetConfig(StrictConfig):
+class SpikingResNetConfig(StrictConfig):
     """A strictly spiking ResNet. Where a stage is narrower than the one before, shortcuts lose their last channels.
 
     Attributes:
@@ -88,11 +88,11 @@ class Residual(nn.Module):
         return x[:, : y.shape[1]] + y
 
 
-@register_model(StrictResNetConfig, {f"spiking-resnet-{size}": one for size, one in SIZES.items()}, PRESETS)
+@register_model(SpikingResNetConfig, {f"spiking-resnet-{size}": one for size, one in SIZES.items()}, PRESETS)
 class SpikingResNet(StrictNetwork):
     """Stem; stages of `depth` convolutions, of which the first changes the width and halves the map; fire; head."""
 
-    def __init__(self, config: StrictResNetConfig, num_classes: int, in_channels: int, image_size: int) -> None:
+    def __init__(self, config: SpikingResNetConfig, num_classes: int, in_channels: int, image_size: int) -> None:
         super().__init__()
         self.config, kinds = config, window_kinds(config.windows)
         self.stem = nn.Sequential(make_stem(config, in_channels, image_size), BatchNorm(config.width))

@@ -14,20 +14,20 @@ from onespike.units.layers import Layers, MaxPool
 
 
 @dataclass(frozen=True)
-class StrictVGGConfig(StrictConfig):
+class SpikingVGGConfig(StrictConfig):
     """A strictly spiking VGG."""
 
     name: str = "spiking-vgg-m"
 
 
-@register_model(StrictVGGConfig, {f"spiking-vgg-{size}": one for size, one in SIZES.items()}, PRESETS)
+@register_model(SpikingVGGConfig, {f"spiking-vgg-{size}": one for size, one in SIZES.items()}, PRESETS)
 class SpikingVGG(StrictNetwork):
     """Stem; stages of `depth` convolutions, of which the first changes the width and halves the map; head.
 
     The stem's convolution is the first one of the first stage. Max pooling comes between convolution and batch norm.
     """
 
-    def __init__(self, config: StrictVGGConfig, num_classes: int, in_channels: int, image_size: int) -> None:
+    def __init__(self, config: SpikingVGGConfig, num_classes: int, in_channels: int, image_size: int) -> None:
         super().__init__()
         self.config, self.stem, kinds = config, make_stem(config, in_channels, image_size), window_kinds(config.windows)
         layers: list[nn.Module] = []

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from onespike.functional import SURROGATES, Surrogate, fire_over_time, has_kernels, has_kernels_over_time
 from onespike.functional.kernels import kernels_for
 from onespike.models import create_model, strict_layers
-from onespike.models.spiking_vgg import StrictVGGConfig
+from onespike.models.spiking_vgg import SpikingVGGConfig
 from onespike.models.strict_layers import Firing
 from onespike.neurons import Carry, NeuronConfig
 
@@ -22,7 +22,7 @@ CONFIGS = [("rectangle", 0.7), ("rectangle", 2.0), ("triangle", 1.0), ("triangle
 
 def make_firing(channels: int, population: int, **neuron: Any) -> Firing:
     torch.manual_seed(0)
-    firing = Firing(channels, StrictVGGConfig(population=population, neuron=NeuronConfig(**neuron)))
+    firing = Firing(channels, SpikingVGGConfig(population=population, neuron=NeuronConfig(**neuron)))
     with torch.no_grad():
         firing[0].shift.add_(torch.randn(population * channels))
     return firing

@@ -15,7 +15,7 @@ from torch import nn
 from benchmarks.norm_fire import measure
 from onespike.functional import SURROGATES, Surrogate, batch_norm, has_kernels, norm_fire
 from onespike.functional.kernels import kernels_for
-from onespike.models.spiking_vgg import StrictVGGConfig
+from onespike.models.spiking_vgg import SpikingVGGConfig
 from onespike.models.strict_layers import Firing, Thresholds
 from onespike.neurons import Carry, NeuronConfig
 from onespike.units.layers import BatchNorm
@@ -85,7 +85,7 @@ def test_the_spikes_of_tied_neurons_are_added_up(surrogate, width, population) -
 def firing_as_its_parts(surrogate, width, population, shape, tied=False) -> torch.Tensor:
     """Compare outputs and gradients; give the spikes."""
     neuron = NeuronConfig(surrogate=surrogate, surrogate_width=width, threshold=0.4)
-    config = StrictVGGConfig(population=population, tied=tied, head="mean", neuron=neuron)
+    config = SpikingVGGConfig(population=population, tied=tied, head="mean", neuron=neuron)
     results = []
     for slow in (False, True):
         torch.manual_seed(0)
@@ -136,7 +136,7 @@ def test_other_types_are_as_near_as_their_numbers_allow(dtype, most, threads) ->
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        config = StrictVGGConfig(population=2)
+        config = SpikingVGGConfig(population=2)
         x = currents(4, 32, 9, 9, dtype=dtype)
         exact = run(Firing(32, config).double(), x.double(), False)
         fast = run(Firing(32, config), x, False)
@@ -154,7 +154,7 @@ def test_currents_and_numbers_of_channels_are_kept_alone() -> None:
     x = currents(3, 5, 4, 4, dtype=torch.bfloat16).requires_grad_()
     kept: list[torch.Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one) or one, lambda one: one):
-        Firing(5, StrictVGGConfig(population=2))(x)
+        Firing(5, SpikingVGGConfig(population=2))(x)
     assert sum(one.nbytes for one in kept) == x.nbytes + 4 * (2 * 5 + 2 * 5)  # mean, deviation, limits
 
 
@@ -177,7 +177,7 @@ def test_a_nan_stays_one() -> None:
 
 
 def test_whoever_looks_at_potentials_sees_them() -> None:
-    firing = Firing(4, StrictVGGConfig(population=2))
+    firing = Firing(4, SpikingVGGConfig(population=2))
     seen = []
     firing[1].register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
     spikes = firing(currents(2, 4, 3, 3, dtype=torch.float32))
@@ -190,7 +190,7 @@ def test_other_surrogates_and_layouts_take_the_plain_way() -> None:
     neuron = NeuronConfig(surrogate="arctan")
     x = torch.randn(2, 4, 3, 3, requires_grad=True)
     assert not has_kernels(x)
-    Firing(4, StrictVGGConfig(neuron=neuron))(x).sum().backward()
+    Firing(4, SpikingVGGConfig(neuron=neuron))(x).sum().backward()
     assert x.grad is not None
 
 
@@ -199,7 +199,7 @@ def test_a_surrogate_in_the_place_of_a_known_one_is_the_one_that_counts(monkeypa
     norm_fire(x, torch.zeros(4).double(), nn.BatchNorm2d(4, affine=False), 0.5, known)
     monkeypatch.setitem(SURROGATES, "triangle", torch.zeros_like)
     x.requires_grad_()
-    firing = Firing(4, StrictVGGConfig(population=2)).double()
+    firing = Firing(4, SpikingVGGConfig(population=2)).double()
     firing(x).sum().backward()
     assert not x.grad.any()
     assert not firing[0].shift.grad.any()
@@ -225,11 +225,11 @@ class Lifted(nn.Module):
 @pytest.mark.parametrize("over_time", [False, True])
 @pytest.mark.parametrize("replaced", ["any layer", "thresholds", "norm", "weights"])
 def test_parts_of_ones_own_are_not_passed_by(replaced, over_time) -> None:
-    firing = Firing(4, StrictVGGConfig(population=2))
+    firing = Firing(4, SpikingVGGConfig(population=2))
     if replaced == "any layer":
         firing[0] = Lifted()
     elif replaced == "thresholds":
-        firing[0] = AllFire(4, StrictVGGConfig(population=2))
+        firing[0] = AllFire(4, SpikingVGGConfig(population=2))
     else:
         firing[0].norm = Noisy(4, affine=False) if replaced == "norm" else BatchNorm(4)
     if replaced == "weights":

@@ -51,21 +51,21 @@ class SpikingConv(nn.Module):
 
 
 @dataclass(frozen=True)
-class SpikingVGGConfig(OverTimeConfig):
+class SpikingVGG11Config(OverTimeConfig):
     """A spiking VGG-11. The first convolution has 64 channels in the original; 16 train in minutes."""
 
     name: str = "spiking-vgg11"
     width: int = 16
 
 
-@register_model(SpikingVGGConfig, {"spiking-vgg11": {}})
+@register_model(SpikingVGG11Config, {"spiking-vgg11": {}})
 class SpikingVGG11(OverTimeNetwork):
     """VGG-11 (Simonyan & Zisserman 2015) with spiking neurons, for images whose side is a multiple of 16."""
 
     #: Channels of the convolutions in units of the first one's; 0 is a pooling.
     LAYERS = (1, 0, 2, 0, 4, 4, 0, 8, 8, 0, 8, 8)
 
-    def __init__(self, config: SpikingVGGConfig, num_classes: int, in_channels: int, image_size: int) -> None:
+    def __init__(self, config: SpikingVGG11Config, num_classes: int, in_channels: int, image_size: int) -> None:
         super().__init__()
         expect_multiple(config.name, image_size, 16)
         self.config = config
@@ -81,7 +81,7 @@ class SpikingVGG11(OverTimeNetwork):
 
 
 @dataclass(frozen=True)
-class SpikingResNetConfig(OverTimeConfig):
+class SpikingResNet19Config(OverTimeConfig):
     """A spiking ResNet-19."""
 
     name: str = "spiking-resnet19"
@@ -116,11 +116,11 @@ class MapMean(nn.Module):
         return x.mean((-2, -1))
 
 
-@register_model(SpikingResNetConfig, {"spiking-resnet19": {}})
+@register_model(SpikingResNet19Config, {"spiking-resnet19": {}})
 class SpikingResNet19(OverTimeNetwork):
     """ResNet-19 as spiking papers use it (Zheng et al. 2021): 3, 3 and 2 blocks, two linear layers; any image size."""
 
-    def __init__(self, config: SpikingResNetConfig, num_classes: int, in_channels: int, image_size: int) -> None:  # noqa: ARG002
+    def __init__(self, config: SpikingResNet19Config, num_classes: int, in_channels: int, image_size: int) -> None:  # noqa: ARG002
         super().__init__()
         width, neuron = config.width, config.neuron
         self.config = config
