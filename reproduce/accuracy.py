@@ -166,24 +166,13 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
 ACCURACY = FastSweep(
     name="accuracy",
     title="Accuracy at one time step",
-    about="Everything is trained by the recipe reproduce/fast.yaml, three tied and spaced neurons by cifar10/fast or "
-    "cifar100/fast (60 channels for 18 epochs, on Tiny-ImageNet for 36, in narrower networks 54 for 22), the tied "
-    "spiking-resnet-l by cifar10/hour and cifar100/hour (where it is not spaced, without the spacing and with the "
-    "wider surrogate), the widest by cifar10/best and cifar100/best, spiking-resnet-xl as these were before (40 "
-    "epochs, or 55; on CIFAR-100 28), in two processes, on Tiny-ImageNet by tiny-imagenet/fast; SpikingJelly's "
-    "networks by momentum at 0.1. Images grow, with weight decay, except in rows of full size and SpikingJelly's, "
-    "which have neither, as the recipe was before, and in those of conv12 and lstm12, which have 0.2 of it. Ours "
-    "are strictly spiking behind the stem, but for the twins, conv12 and lstm12. Rows of the former stem and head, "
-    "of full size, of spiking-resnet-l (but those called rectified and tied) and -xl have the stem `whitening` and "
-    "the head `or`, as the recipe had before. In rows called tied, the neurons of a channel have the same weights: "
-    "three of them, or two and 66 channels in the first stage; in spiking-resnet-l four, and 96 channels, trained "
-    "with wider crops and Cutout, as in cifar10/best, in two processes (with spacing on CIFAR-100 in one); in rows "
-    "called spaced their thresholds are evenly spaced, and the surrogate is half as wide; in the widest there are "
-    "eight neurons, less far apart, and 128 channels, for 40 epochs in batches of 500. The learning rate rises for "
-    "one epoch, which is a third of the training of SpikingJelly's VGG at T = 4 and of conv12 and lstm12 on "
-    "Tiny-ImageNet, and a sixth of that of SpikingJelly's ResNets. Tiny-ImageNet is 8,000 of its images, 40 of each "
-    "class; RandAugment is timm's rand-m7-mstd0.5, and on CIFAR-100, for 50 epochs, rand-m5-n1-mstd0.5. There are "
-    "no held-out images: the last weights are tested, once.",
+    about="Every row starts from the recipe reproduce/fast.yaml; the list below the table has its options. Ours are "
+    "strictly spiking behind the stem, but for the twins, conv12 and lstm12. In rows called tied, the neurons of "
+    "a channel have the same weights; in rows called spaced, their thresholds are evenly spaced. Images grow in "
+    "training except in rows of full size, of conv12 and lstm12, and of SpikingJelly's networks, which take "
+    "--import reproduce.spikingjelly_networks as well. Rows of spiking-resnet-xl and of the tied spiking-resnet-l "
+    "were trained in two processes, with spacing on CIFAR-100 in one. Tiny-ImageNet is 8,000 of its images, 40 of "
+    "each class. There are no held-out images: the last weights are tested, once.",
     settings=[
         Setting(group, label, {"data.name": group.split(",")[0]} | changes)
         for group, rows in ROWS.items()

@@ -14,7 +14,7 @@ from onespike.errors import OnespikeError
 from onespike.search.drawing import plain_figure
 from onespike.training.run import Run
 from reproduce.ledger import Ledger, Row, key
-from reproduce.outcome import Outcome, describe_budget, describe_progress, outcomes
+from reproduce.outcome import Outcome, describe_budget, describe_commands, describe_progress, outcomes
 from reproduce.plan import Sweep, Training
 from reproduce.report import Table, read_rows, write_report
 from reproduce.statistics import Estimate
@@ -82,6 +82,7 @@ def write_costs(sweep: Sweep, planned: Sequence[Training], seeds: int, rows: Seq
         + (" (NOT TO BE TRUSTED: the machine was busy)" if busy else "")
         + ". Energy is for one test sample, by two conventions of `onespike audit`: the field's, and with memory.",
         f"{describe_progress(planned, seeds, rows)} std is the sample standard deviation over the seeds.",
+        describe_commands(sweep, planned),
     ]
     write_report(out, sweep.name, sweep.title, table, parts, sweep.draw(points))
 

@@ -1,9 +1,12 @@
 """What a sweep has found so far: the table, from whatever rows are there."""
 
+import json
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from reproduce.ledger import Row, budget
 from reproduce.plan import Setting, Sweep, Training
@@ -128,6 +131,7 @@ def write_outcomes(sweep: Sweep, planned: Sequence[Training], seeds: int, rows: 
         table,
         *filter(None, [_verdicts(found, sweep.reference)]),
         _state(found, planned, seeds, rows, sweep.reference),
+        describe_commands(sweep, planned),
     ]
     write_report(out, sweep.name, sweep.title, table, parts, sweep.draw(found))
 
@@ -155,6 +159,24 @@ def _verdicts(found: Sequence[Outcome], reference: str) -> str:
             f"{', more of them here: the best was picked by the same runs' if reference == 'best' else ''}."
         )
     return " ".join(lines)
+
+
+def describe_commands(sweep: Sweep, planned: Sequence[Training]) -> str:
+    """By which command each row can be trained alone; what all have in common is said once."""
+    written = [[_option(key, value) for key, value in one.options.items()] for one in planned]
+    shared = [option for option in written[0] if all(option in options for options in written)]
+    recipe = Path(sweep.recipe)
+    name = f"{recipe.parent.name}/{recipe.name}" if recipe.is_absolute() else sweep.recipe
+    command = f"onespike train --recipe {name} {' '.join(shared)}".rstrip()
+    lines = [f"A row alone is trained by `{command} --train.seed 0 --out RUN` and the options of its own:", ""]
+    for one, options in zip(planned, written, strict=True):
+        own = " ".join(option for option in options if option not in shared)
+        lines.append(f"- {one.setting.name}: {f'`{own}`' if own else 'none'}")
+    return "\n".join(lines)
+
+
+def _option(key: str, value: Any) -> str:
+    return f"--{key} {shlex.quote(value if isinstance(value, str) else json.dumps(value))}"
 
 
 def describe_budget(planned: Sequence[Training], seeds: int) -> str:

@@ -28,6 +28,8 @@ OWN = {
     "train.precision": "precision",
     "train.seed": "seeds",
 }
+#: Options that a row's command leaves out: its network is the same without them.
+_PLACES = NO_MATTER - {"model.preset"} | {"train.seed"}
 
 
 @dataclass(frozen=True)
@@ -91,11 +93,15 @@ FastSweep = partial(Sweep, recipe=str(Path(__file__).with_name("fast.yaml")), li
 
 @dataclass(frozen=True)
 class Training:
-    """One training of a sweep: the first setting that needs it, its resolved recipe, and the digest of that."""
+    """One training of a sweep: the first setting that needs it, its resolved recipe, and the digest of that.
+
+    `options` are those by which `onespike train` makes the recipe of the sweep's; seed and places are left out.
+    """
 
     setting: Setting
     recipe: Recipe
     digest: str
+    options: Mapping[str, Any]
 
     @property
     def seed(self) -> int:
@@ -135,7 +141,8 @@ def resolve(sweep: Sweep, overrides: Mapping[str, Any]) -> list[Training]:
         recipe = load_recipe(sweep.recipe, values)
         if setting.start and Run.open(setting.start).recipe.model != recipe.model:
             raise OnespikeError(f"model: {setting.label} starts from {setting.start}; leave --model.* out")
-        planned.append(Training(setting, recipe, digest(recipe, setting.start)))
+        options = {key: value for key, value in values.items() if key not in _PLACES}
+        planned.append(Training(setting, recipe, digest(recipe, setting.start), options))
     return planned
 
 

@@ -551,6 +551,21 @@ def test_networks_of_two_families_are_two_recipes_though_both_leave_every_value_
     assert digest(recipes[0]) != digest(recipes[1])
 
 
+def test_the_options_of_each_row_make_its_recipe():
+    page = (RESULTS / "accuracy.md").read_text()
+    [shared] = re.findall(
+        r"^A row alone is trained by `onespike train --recipe reproduce/fast.yaml (.+) --out RUN`", page, re.M
+    )
+    listed = dict(re.findall(r"^- (.+): `(--.+)`$", page, re.M))
+    defaults = {"train.epochs": ACCURACY.epochs, "data.limit": ACCURACY.limit, "train.precision": ACCURACY.precision}
+    planned = resolve(ACCURACY, defaults)
+    assert [*listed] == [one.setting.name for one in planned]
+    for one in planned:
+        keys, values = (shlex.split(f"{shared} {listed[one.setting.name]}")[first::2] for first in (0, 1))
+        options = {key.removeprefix("--"): value for key, value in zip(keys, values, strict=True)}
+        assert digest(load_recipe(ACCURACY.recipe, options)) == one.digest, one.setting.name
+
+
 TABLES = thorough(sorted(RESULTS.rglob("*.runs.csv")), 4)
 
 
