@@ -16,7 +16,7 @@ from tiny import SMALL
 
 from onespike.errors import OnespikeError
 from onespike.models import model_config
-from onespike.training import load_recipe
+from onespike.training import load_recipe, loop
 from onespike.training.loop import Diverged, Stopped
 from onespike.training.recipe import dump
 from onespike.training.run import Run
@@ -49,10 +49,10 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Training takes no time and leaves what it always leaves; gives the run folders, as they come."""
     calls, starts = [], []
 
-    def pretend(recipe: Any, out: Path, **how: Any) -> None:
-        assert not how["resume"]
+    def pretend(recipe: Any, out: Path, resume: bool, init_from: Any) -> None:
+        assert not resume
         calls.append(out)
-        starts.append(how["init_from"])
+        starts.append(init_from)
         run = Run(out)
         run.begin(recipe)
         run.last.mkdir()
@@ -63,7 +63,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         run.finish({"test_top1": 50.0 + recipe.model.theta + recipe.train.seed, **numbers})
 
     pretend.starts = starts
-    monkeypatch.setattr(engine, "train", pretend)
+    monkeypatch.setattr(loop, "train", pretend)
     return calls
 
 
@@ -96,7 +96,7 @@ def test_a_setting_may_start_from_a_run(sweep: Sweep, trained, tmp_path: Path):
     fresh = sweep.settings[0]
     tuned = replace(fresh, label="tuned", start=str(trained[0]))
     run_sweep(replace(sweep, settings=[fresh, tuned]), SMALL, 1, tmp_path / "more", tmp_path / "work-too")
-    assert engine.train.starts[-2:] == [None, str(trained[0])]
+    assert loop.train.starts[-2:] == [None, str(trained[0])]
     rows = Ledger(tmp_path / "more" / "demo.runs.csv").rows()
     assert [row["setting"] for row in rows] == [fresh.label, "tuned"]
     assert len({row["digest"] for row in rows}) == 2
@@ -458,14 +458,14 @@ def test_a_row_sets_what_its_label_says_whatever_all_are_given(sweep: Sweep):
 
 
 def test_what_another_process_did_meanwhile_is_not_done_again(sweep: Sweep, trained, tmp_path: Path, monkeypatch):
-    pretend = engine.train
+    pretend = loop.train
 
-    def beside(recipe: Any, out: Path, **how: Any) -> None:
-        pretend(recipe, out, **how)
+    def beside(recipe: Any, out: Path, *how: Any) -> None:
+        pretend(recipe, out, *how)
         if len(trained) == 1:
             run_sweep(sweep, SMALL, 1, tmp_path, tmp_path / "other", part=(2, 2))
 
-    monkeypatch.setattr(engine, "train", beside)
+    monkeypatch.setattr(loop, "train", beside)
     sweep = replace(sweep, draw=lambda _: Figure())
     run_sweep(sweep, SMALL, 1, tmp_path, tmp_path / "work")
     assert [folder.name.split("-seed")[0] for folder in trained] == ["baseline-baseline", "theta-0.3"]
