@@ -70,11 +70,11 @@ class ItemSet(ImageSet):
             raise OnespikeError(f"{found}; {expected}; make items alike, and always the same")
         if not tensor.isfinite().all():
             raise OnespikeError(f"{self.origin(position)}: numbers that are not finite; expected pixels; mend it")
-        return tensor, label
+        return tensor.clone(), label  # a data set may give one buffer again and again
 
     @override
     def gather(self, positions: np.ndarray) -> Batch:
-        images = [self[position][0].clone() for position in positions]  # a data set may give one buffer again and again
+        images = [self[position][0] for position in positions]
         stacked = torch.stack(images) if images else torch.empty(0, *self.shape)
         return stacked, torch.from_numpy(self.targets[positions])
 
@@ -187,7 +187,7 @@ def _fetch(source: Any, index: int, where: str, seed: int | None = None) -> tupl
             raise OnespikeError(f"{found}; {expected}; convert it")
     try:
         return item[0], int(np.int64(operator.index(item[1])))
-    except (TypeError, OverflowError):
+    except (TypeError, OverflowError, RuntimeError):  # a tensor of uint64 raises the last
         state = f"{where}: item {index}: label {str(item[1])[:40]!r}"
         raise OnespikeError(f"{state}; expected a whole number of less than 2^63; convert it") from None
 
@@ -233,9 +233,10 @@ def _expect_fixed(source: Any, where: str) -> None:
     places = spread(len(source), 8).tolist()
     draws = max(2, 8 // len(places))
     for number, index in enumerate(places):
-        drawn = [_fetch(source, index, where, seed)[0] for seed in range(number * draws, (number + 1) * draws)]
+        seeds = range(number * draws, (number + 1) * draws)
         try:
-            first, *others = (np.asarray(image) for image in drawn)
+            drawn = (_fetch(source, index, where, seed)[0] for seed in seeds)
+            first, *others = (np.asarray(image).copy() for image in drawn)  # all may come in one buffer
             if all(np.array_equal(one, first) for one in others):
                 continue
         except (TypeError, ValueError, RuntimeError, OSError, SyntaxError):  # no picture: decoding it will say so

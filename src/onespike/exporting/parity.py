@@ -152,13 +152,13 @@ def expect_the_same(network: nn.Module, images: Tensor, before: Tensor) -> None:
     It has to answer some of them alone as it does beside the others, too.
     """
     reset_state(network)
-    logits = over_time(ask(network, images))
+    logits = over_time(ask(network, images.clone()))  # it may change them in place
     if not (logits - before).abs().max() <= CLOSE * before.abs().max() + TINY:
         what = "the network answers the same images differently the second time"
         advice = "reset in its forward what it keeps, and draw no random numbers"
         raise OnespikeError(f"export: {what}, and no target can do the same: {advice}")
     reset_state(network)
-    few = over_time(ask(network, images[: len(images) // 3 + 1]))
+    few = over_time(ask(network, images[: len(images) // 3 + 1].clone()))
     if depends_on_batch(few, before[: len(few)]):
         what = "the network's answer for an image depends on the other images of the batch"
         advice = "look for batch norm without running statistics, and for means over the batch"

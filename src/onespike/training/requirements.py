@@ -54,7 +54,7 @@ def warn_of_state(network: nn.Module, like: Tensor) -> None:
     def answered(images: Tensor, seed: int = 0) -> Tensor:
         seed_everything(seed)
         reset_state(network)
-        return over_time(ask(network, images))
+        return over_time(ask(network, images.clone()))  # it may change them in place
 
     with aside(network), seeded(0):
         images = torch.rand_like(torch.cat([like, like], -4))

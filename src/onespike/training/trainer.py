@@ -181,6 +181,10 @@ class Trainer:
                 if not isinstance(logits, Tensor):  # such as torchvision's with logits beside the logits
                     found = f"in training it gives a {type(logits).__name__}, in evaluation a tensor"
                     raise OnespikeError(f"model: {found}; expected logits alone (aux_logits=False)")
+                expected = len(part), self.data.num_classes
+                if logits.ndim not in (2, 3) or tuple(logits.shape[-2:]) != expected:
+                    found = f"in training it answers {len(part)} images with {tuple(logits.shape)}"
+                    raise OnespikeError(f"model: {found}; expected logits {expected}, as in evaluation")
                 loss = self.loss(logits, y) / parts
                 penalty = self._penalty(len(part))
                 own = loss * (1 - self.config.teacher_weight) if self.teacher else loss

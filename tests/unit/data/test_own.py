@@ -256,6 +256,42 @@ def epoch_of(data, workers=0, start=0, epoch=1, seed=3, share=Share()):
     return list(TrainLoader(data, DataConfig(workers=workers), 4, seed, share).epoch(epoch, start))
 
 
+class OneBuffer(Own):
+    """Gives every image in the same memory."""
+
+    def __init__(self, images, labels):
+        super().__init__(images, labels)
+        self.buffer = images[0].clone() if isinstance(images, torch.Tensor) else images[0].copy()
+
+    def __getitem__(self, index):
+        self.buffer[:] = self.images[index]
+        return self.buffer, self.labels[index]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_floats_that_come_in_one_buffer_are_trained_on_as_they_are(workers: int):
+    images = torch.rand(20, 3, SIDE, SIDE)
+    batches = [epoch_of(as_dataset(kind(images, labels())), workers) for kind in (OneBuffer, Own)]
+    for (pixels, _, *_), (expected, _, *_) in zip(*batches, strict=True):
+        assert torch.equal(pixels, expected)
+
+
+def test_random_raw_images_that_come_in_one_buffer_are_refused():
+    class Noise(OneBuffer):
+        def __getitem__(self, index):
+            self.buffer[:] = np.random.randint(0, 256, self.buffer.shape)  # noqa: NPY002
+            return self.buffer, self.labels[index]
+
+    with pytest.raises(OnespikeError, match=r"^mine, train: random transforms of raw images"):
+        as_dataset(Noise(raw(), labels()), name="mine")
+
+
+def test_labels_of_2_to_63_in_a_tensor_are_refused():
+    most = (-torch.ones(20, dtype=torch.int64)).view(torch.uint64)
+    with pytest.raises(OnespikeError, match=r"^mine, train: item 0: label .*a whole number of less than 2\^63"):
+        as_dataset(Own(raw(), most), name="mine")
+
+
 def test_random_transforms_of_raw_images_are_refused():
     class Flipped(Own):
         def __getitem__(self, index):

@@ -310,6 +310,14 @@ def test_a_network_whose_answers_depend_on_the_batch_is_refused(tmp_path: Path) 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_network_that_changes_its_images_in_place_is_exported(tmp_path: Path) -> None:
+    class InPlace(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.sub_(0.5).flatten(1))
+
+    assert export(InPlace(12, 4), tmp_path / "out", "pt2", images=torch.rand(9, 3, 2, 2)).holds
+
+
 @pytest.mark.parametrize("part", [Keeping(), Drawing()], ids=["state", "generator"])
 def test_a_network_that_answers_differently_the_second_time_is_refused(part: nn.Module, tmp_path: Path) -> None:
     network = nn.Sequential(part, nn.Flatten(), nn.Linear(12, 4))

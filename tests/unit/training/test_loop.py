@@ -930,3 +930,25 @@ def test_a_network_of_several_outputs_in_training_is_refused(small, tmp_path: Pa
 
     with pytest.raises(OnespikeError, match=r"^model: in training it gives a tuple, in evaluation a tensor; expected"):
         train(small(train__epochs=1), tmp_path / "run", model=Two(), quiet=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda y: y[:, :, None, None],
+        lambda y: y[:, :1],
+        lambda y: y[:4],
+        lambda y: y.t(),
+        lambda y: torch.cat([y, y]),
+        lambda y: torch.cat([y, y], 1),
+    ],
+    ids=["map", "one class", "few", "turned", "twice", "twice the classes"],
+)
+def test_a_network_of_other_logits_in_training_is_refused(small, tmp_path: Path, change):
+    class Changed(torch.nn.Linear):
+        def forward(self, x):
+            logits = super().forward(x.flatten(1))
+            return change(logits) if self.training else logits
+
+    with pytest.raises(OnespikeError, match=r"^model: in training it answers \d+ images with \(.*; expected logits"):
+        train(small(train__epochs=1), tmp_path / "run", model=Changed(1024, 10), quiet=True)

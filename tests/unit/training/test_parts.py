@@ -602,6 +602,15 @@ def test_a_loss_that_adds_up_images_takes_no_batch_in_parts():
         set_up(recipe, plain(), loss=total)
 
 
+def test_a_network_that_changes_its_images_in_place_keeps_nothing(capsys: pytest.CaptureFixture):
+    class InPlace(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.sub_(0.5).flatten(1))
+
+    set_up(onespike.load_recipe("digits", {"data.limit": 200, "data.workers": 0}), InPlace(1024, 10))
+    assert "model:" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("detached", [True, False])
 def test_a_state_that_nobody_resets_is_told(detached: bool, capsys: pytest.CaptureFixture):
     made = set_up(onespike.load_recipe("digits", {"data.limit": 200, "data.workers": 0}), Leaky(detached))
