@@ -64,11 +64,12 @@ def inspect(
     console.print(f"{view.path}: {answer}{'' if view.label is None else f'; true class: {view.label}'}")
     if view.note:
         console.print(f"the image was {view.note}\n")
-    table = plain_table("block", "map", ">firing rate", "layers of neurons", wrap=True)
+    of_layers = ["layers of neurons"] if any(block.windows for block in view.blocks) else []
+    table = plain_table("block", "map", ">firing rate", *of_layers, wrap=True)
     for block in view.blocks:
         rates = ", ".join(f"{layer.name} {layer.firing_rate:.3f}" for layer in block.layers) if block.windows else ""
         name, shape = str(block.number) if block.windows else block.name, f"{block.shape} {block.window_kind}"
-        table.add_row(name, shape.rstrip(), f"{block.firing_rate:.3f}", rates)
+        table.add_row(name, shape.rstrip(), f"{block.firing_rate:.3f}", *[rates for _ in of_layers])
     console.print(table, soft_wrap=False)
     console.print(f"\nthe picture is {picture}")
     return 0

@@ -195,7 +195,8 @@ def _potentials(axis: Axes, block: View, lowest: bool) -> None:
     edges, reach = np.histogram_bin_edges(np.concatenate([values for _, values in pairs]), bins=60).tolist(), 0.0
     for number, (layer, values) in enumerate(pairs):
         colour = f"C{number}"
-        label = f"layer {number + 1}: {layer.spikes.ne(0).float().mean():.1%} fire"
+        which = f"layer {number + 1}: " if len(block.unit_layers) > 1 else ""
+        label = f"{which}{layer.spikes.ne(0).float().mean():.1%} fire"
         if number == 0:  # one area and, in front of it, lines: outlines of several areas could not be told apart
             axis.hist(values, edges, histtype="stepfilled", alpha=0.3, color=colour)
         axis.hist(values, edges, histtype="step", linewidth=1.3, color=colour, label=label)
@@ -212,7 +213,8 @@ def _potentials(axis: Axes, block: View, lowest: bool) -> None:
     axis.tick_params(labelsize=8)
     axis.legend(fontsize=7.5, loc="upper right", frameon=False, handlelength=1, borderaxespad=0.2)
     if lowest:
-        axis.set_xlabel("beyond the threshold" + (" (grey: trainable)" if reach else ""), fontsize=8.5)
+        gradient = "; grey: has a gradient" if reach else ""
+        axis.set_xlabel(f"potential minus threshold\n(neurons on a log scale{gradient})", fontsize=8.5)
 
 
 def save_figure(figure: Figure, path: Path, dpi: int) -> None:
