@@ -1,6 +1,7 @@
 """What a network and a loss have to be for a training, tried on blank images before it begins."""
 
 import copy
+from collections.abc import Mapping
 from contextlib import suppress
 
 import torch
@@ -12,6 +13,7 @@ from onespike.data.dataset import Dataset
 from onespike.data.loader import Share
 from onespike.errors import OnespikeError, reason, shown, warn
 from onespike.neurons.watch import aside, ask, depends_on_batch, logits_of, reset_state
+from onespike.training.callbacks import swapped
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.config import TrainConfig
 from onespike.training.growth import sizes
@@ -76,16 +78,31 @@ def expect_loads_its_state(network: nn.Module) -> None:
         raise OnespikeError(f"model: it does not load its own state_dict: {reason(error)}") from error
 
 
-def warn_of_lost_state(network: nn.Module, saved: Checkpoint, data: Dataset) -> None:
-    """Warn of a trained network that answers otherwise once it is built anew, from what was saved."""
-    if getattr(saved.card.model, "init_args", ()) is None:  # it was passed, and nobody can build another
-        return
-    weight, answers = next(network.parameters()), list[Tensor]()
+def unsaved(network: nn.Module) -> dict[str, Tensor]:
+    """Copy the buffers of a network that its state_dict leaves out."""
+    saved = set(map(id, network.state_dict(keep_vars=True).values()))  # whatever it calls them
+    return {name: one.detach().clone() for name, one in network.named_buffers() if id(one) not in saved}
+
+
+def warn_of_lost_state(network: nn.Module, before: Mapping[str, Tensor], saved: Checkpoint, data: Dataset) -> None:
+    """Warn of a trained network that answers otherwise once it is built anew, from what was saved.
+
+    Of one that was passed, nobody can build another: it answers anew with what is not saved as it was `before`.
+    """
+    weight = next(network.parameters())
     like = data.blank(4, device=weight.device, dtype=weight.dtype)
-    for one in (network, saved.network().to(like.device, like.dtype)):
+
+    def answer(one: nn.Module) -> Tensor:
         with aside(one), seeded(0), torch.compiler.set_stance("force_eager"):
-            answers.append(over_time(ask(one, torch.rand_like(like))).float())
-    trained, loaded = answers
+            return over_time(ask(one, torch.rand_like(like))).float()
+
+    trained = answer(network)
+    if getattr(saved.card.model, "init_args", ()) is None:
+        now = dict(network.named_buffers())
+        with swapped([(one, now[name]) for name, one in before.items() if name in now]):
+            loaded = answer(network)
+    else:
+        loaded = answer(saved.network().to(like.device, like.dtype))
     if not torch.allclose(trained, loaded, rtol=1e-2, atol=1e-3, equal_nan=True):
         advice = "make it a parameter, or a buffer that is saved (persistent=True)"
         warn(f"model: training changed more of it than is saved, so it answers otherwise once it is loaded: {advice}")

@@ -32,7 +32,7 @@ from onespike.training.optim import make_optimizer, make_scheduler
 from onespike.training.penalties import EnergyBudget, Hoyer, SurrogateWidth
 from onespike.training.progress import Progress
 from onespike.training.recipe import Recipe
-from onespike.training.requirements import expect_suitable, frames_of
+from onespike.training.requirements import expect_suitable, frames_of, unsaved
 from onespike.training.run import Run
 from onespike.training.scores import Scores, score
 from onespike.training.teacher import Teacher
@@ -55,6 +55,7 @@ class Trainer:
 
     Attributes:
         network: The network that is trained.
+        unsaved: What its buffers held at the beginning that no checkpoint saves.
         average: The moving average of its weights, which is evaluated and saved, if the recipe asks for one.
         callbacks: All callbacks, those that the recipe asks for first.
         monitor: The callback that looks at spikes.
@@ -83,6 +84,7 @@ class Trainer:
             warn("model: its weights are float64, and become float32: train.precision fp64 keeps them")
         blank = data.blank(2, device=accelerator.device, dtype=dtype)
         self.network = laid_out(model.to(accelerator.device, dtype), blank)
+        self.unsaved = unsaved(self.network)
         self.loss = loss.to(accelerator.device, dtype) if isinstance(loss, nn.Module) else loss
         share = Share(accelerator.device, dtype, accelerator.process_index, accelerator.num_processes)
         size = config.batch_size

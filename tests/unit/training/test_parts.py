@@ -581,6 +581,8 @@ def test_what_training_changed_and_nobody_saved_is_told(saved: bool, tmp_path: P
     trust(__name__)
     onespike.train(recipe, tmp_path / "run", quiet=True)
     assert ("training changed more of it than is saved" in capsys.readouterr().err) != saved
+    onespike.train(recipe, tmp_path / "passed", model=Centred(saved), quiet=True)
+    assert ("training changed more of it than is saved" in capsys.readouterr().err) != saved
 
 
 def test_a_loss_that_adds_up_images_takes_no_batch_in_parts():
