@@ -1,4 +1,4 @@
-"""Products in two operations: a convolution of a map padded with zeros, and a sum of values times weights."""
+"""Products in two operations: a convolution of a map padded with zeros, and a sum of weighted or chosen weights."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -8,6 +8,9 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from onespike.counting.origins import Weights, memory
+
+#: Operations that choose between two values by a condition.
+_CHOICES = ("where", "masked_fill")
 
 
 class Layout(NamedTuple):
@@ -24,7 +27,7 @@ class Layout(NamedTuple):
 
 
 class Weighted(NamedTuple):
-    """Activations times weights."""
+    """Activations times weights, or weights that spikes choose: where there is none, there is 0 or another weight."""
 
     layout: Layout
     axes: set[int]  # along which the weights differ
@@ -32,6 +35,7 @@ class Weighted(NamedTuple):
     x: Tensor  # a copy: they may be written before the sum
     weight: Tensor
     first: bool  # as in `Product`
+    multiplies: bool  # else it chooses
 
 
 class Padded(NamedTuple):
@@ -62,15 +66,37 @@ class Composed:
         if name == "constant_pad_nd" and not any(args[2:]) and min(args[1], default=0) >= 0:
             zeros = tuple(zip(args[1][::2], args[1][1::2], strict=True))
             self._remember(result, Padded(Layout.of(result), zeros))
-        factors = args[1:3] if name in ("addcmul", "addcmul_") else args if name in ("mul", "mul_") else ()
-        if not factors or not all(isinstance(one, Tensor) for one in factors):
+        if (factors := self._factors(name, args)) is None:
             return
-        x, weight = sorted(factors, key=self._weights.__contains__)
+        x, weight = factors
         if weight not in self._weights or x in self._weights or result.is_complex() or not x.numel():
             return
         sides = zip(result.shape, weight.expand(result.shape).stride(), strict=True)
         if axes := {axis for axis, (side, step) in enumerate(sides) if side > 1 and step}:
-            self._remember(result, Weighted(Layout.of(result), axes, path, x.clone(), weight, first))
+            multiplies = name not in _CHOICES
+            self._remember(result, Weighted(Layout.of(result), axes, path, x.clone(), weight, first, multiplies))
+
+    def _factors(self, name: str, args: tuple[Any, ...]) -> tuple[Tensor, Tensor] | None:
+        """What an operation multiplies one by one, the weights last; None if it is none that does."""
+        if name in _CHOICES:  # spikes and two values of which each chooses one
+            mask = args[0 if name == "where" else 1]
+            spikes, one, other = args if name == "where" else (~mask, args[0], args[2])
+            if not self._is_weight(one) or self._is_zero(one):
+                spikes, one, other = ~spikes, other, one
+            weighted = self._is_weight(one) and (self._is_weight(other) or self._is_zero(other))
+            return (spikes.to(one.dtype), one) if weighted and not self._is_weight(mask) else None
+        factors = args[1:3] if name in ("addcmul", "addcmul_") else args if name in ("mul", "mul_") else ()
+        if not factors or not all(isinstance(one, Tensor) for one in factors):
+            return None
+        x, weight = sorted(factors, key=self._weights.__contains__)
+        return x, weight
+
+    def _is_weight(self, value: Any) -> bool:
+        return isinstance(value, Tensor) and value in self._weights
+
+    @staticmethod
+    def _is_zero(value: Any) -> bool:
+        return not (value.any() if isinstance(value, Tensor) else value)
 
     def _remember(self, result: Tensor, begun: Weighted | Padded) -> None:
         """Remember a result, and forget those that are freed."""

@@ -210,7 +210,7 @@ class ProductCounter(TorchDispatchMode):
         tally = self._tally(one.path, Tally(f"sums of {weights} weights", weights, first=one.first), place)
         rows = one.x.numel() // (one.x.shape[-1] if one.x.ndim else 1)
         tally.see_linear(one.x, args[0].numel() // one.x.numel(), rows)
-        self.elementwise[one.path] -= Counter(multiply=args[0].numel())
+        self.elementwise[one.path] -= Counter({"multiply" if one.multiplies else "compare": args[0].numel()})
         return True
 
     def _adds_bias(self, func: Any, path: str, tensors: Sequence[Tensor]) -> bool:

@@ -183,6 +183,40 @@ def test_a_linear_layer_written_value_by_value_is_a_product(function, real):
     assert {product.arrives for product in operations.products} == {"real" if real else "binary"}
 
 
+def chosen(self, x):
+    return torch.where(x[:, None].expand(-1, 5, -1) > 0, self.w, 0).sum(-1)
+
+
+def chosen_where_not(self, x):
+    return torch.where(x[:, None].expand(-1, 5, -1) == 0, torch.zeros(()), self.w).sum(-1)
+
+
+def filled_where_not(self, x):
+    return torch.where(x[:, None].expand(-1, 5, -1) > 0, self.w, self.w.neg()).sum(-1)
+
+
+def masked(self, x):
+    return self.w.masked_fill(x[:, None].expand(-1, 5, -1) == 0, 0).sum(-1)
+
+
+@pytest.mark.parametrize("function", [chosen, chosen_where_not, filled_where_not, masked])
+def test_weights_that_spikes_choose_and_that_are_summed_are_a_product(function):
+    x = torch.randint(0, 2, (6, 4)).float()
+    operations = counted(function, x, w=torch.randn(5, 4))
+    assert operations.macs == 20
+    assert operations.synaptic_operations == pytest.approx(x.sum().item() * 5 / 6)
+    assert operations.elementwise.get("compare", 0) == 20  # that of x alone
+    assert {product.arrives for product in operations.products} == {"binary"}
+
+
+def test_a_choice_between_activations_or_by_a_fixed_mask_is_no_product():
+    def forward(self, x):
+        fixed = torch.where(self.w > 0, self.w, torch.zeros(4)).sum(-1)
+        return torch.where(x > 0, self.w, x).sum(-1) + torch.where(x > 0, x, 0.0).sum(-1) + fixed
+
+    assert counted(forward, torch.randn(3, 4), w=torch.randn(4)).macs == 0
+
+
 def test_behind_the_stem_it_has_to_read_spikes():
     def forward(self, x):
         return expanded(self, self.stem(x).tanh())
