@@ -31,6 +31,13 @@ def _idle(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield "train.noise_limit", "there is no train.noise_range"
     if not train.warmup_epochs:
         yield "train.warmup_lr", "train.warmup_epochs is 0"
+    if data.frames == 1 and data.representation != "timesurface":  # which looks at the time within its frame
+        yield "data.frames_by", "data.frames is 1, and it holds all events"
+    if train.loss == "tet" and getattr(model, "time_steps", None) == 1:
+        yield "train.loss", "model.time_steps is 1"
+    if hasattr(model, "neuron") and model.neuron.name == "relu":
+        for key in ("threshold", "surrogate", "surrogate_width"):
+            yield f"model.neuron.{key}", "relu has none"
     windows, fusion = getattr(model, "windows", None), getattr(model, "fusion", None)
     if windows is None or getattr(model, "unit", "conv") != "conv":
         return
@@ -40,5 +47,6 @@ def _idle(recipe: Recipe) -> Iterator[tuple[str, str]]:
         yield "model.fusion", "model.windows is none, so no potential is handed on"
     if "none" in (windows, fusion):
         yield "model.theta", "no potential is handed on"
-        if model.time_steps == 1 and model.neuron.name in ("lif", "adaptive", "ternary"):  # others weigh currents by it
+        if model.time_steps == 1 and model.neuron.name != "plif":  # which weighs currents by it
             yield "model.neuron.decay", "no potential is handed on"
+            yield "model.neuron.learnable_decay", "no potential is handed on"

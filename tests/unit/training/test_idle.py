@@ -64,12 +64,49 @@ def test_the_region_threshold_of_dilated_windows_is_read(capsys):
     assert not answers({**network, "model.region_threshold": 0.3}).equal(answers(network))
 
 
-@pytest.mark.parametrize("neuron", [name for name in NEURONS if name != "relu"])
+@pytest.mark.parametrize("neuron", NEURONS)
 def test_whether_a_kind_of_neuron_reads_its_decay_at_one_time_step(neuron, capsys):
     network = {"model.name": "spiking-resnet-xs", "model.strict": False, "model.neuron.name": neuron}
     first, second = (answers({**network, "model.neuron.decay": decay}) for decay in (0.4, 0.9))
     idle = named({**network, "model.neuron.decay": 0.9}, capsys) == {"model.neuron.decay"}
     assert first.equal(second) == idle == (neuron != "plif")
+
+
+def test_a_learned_decay_without_potentials_learns_nothing(capsys):
+    given = {"model.name": "conv-tiny", "model.fusion": "none", "model.neuron.learnable_decay": "channel"}
+    assert named(given, capsys) == {"model.neuron.learnable_decay"}
+    network = load_recipe("digits", given).model.build(10, 3, 32)
+    network(torch.rand(4, 3, 32, 32)).sum().backward()
+    assert {one.grad for name, one in network.named_parameters() if name.endswith("raw_decay")} == {None}
+    assert named({**given, "model.time_steps": 2}, capsys) == set()
+
+
+TWINS: list[dict[str, Any]] = [
+    {"model.name": "spiking-resnet-xs", "model.neuron.name": "relu", "model.strict": False},
+    {"model.name": "spiking-vgg-xs", "model.neuron.name": "relu", "model.strict": False},
+    {"model.name": "conv-tiny", "model.preset": "ann"} | NO_DRAWS,
+]
+
+
+@pytest.mark.parametrize("twin", TWINS)
+@pytest.mark.parametrize(("key", "value"), [("threshold", 0.3), ("surrogate", "arctan"), ("surrogate_width", 2.0)])
+def test_an_artificial_twin_has_no_threshold(twin, key, value, capsys):
+    key = f"model.neuron.{key}"
+    assert named({**twin, key: value}, capsys) == {key}
+    assert answers({**twin, key: value}).equal(answers(twin))
+    assert named({"model.name": twin["model.name"], key: value}, capsys) == set()
+
+
+def test_by_what_frames_are_cut_where_there_is_one(capsys):
+    given = {"data.name": "events-folder", "data.frames_by": "count"}
+    assert named(given, capsys) == {"data.frames_by"}
+    assert named({**given, "data.frames": 2}, capsys) == set()
+    assert named({**given, "data.representation": "timesurface"}, capsys) == set()
+
+
+def test_a_loss_of_each_step_where_there_is_one(capsys):
+    assert named({"train.loss": "tet"}, capsys) == {"train.loss"}
+    assert named({"train.loss": "tet", "model.time_steps": 2}, capsys) == set()
 
 
 @pytest.mark.parametrize(
@@ -91,7 +128,7 @@ def test_a_value_that_needs_another_is_named_without_it_alone(name, value, needs
 
 @pytest.mark.parametrize(("mixup", "loss", "idle"), [(0.1, "mean", {"loss"}), (0, "tet", {"label_smoothing"})])
 def test_beside_a_loss_of_ones_own_the_other_is_named(mixup, loss, idle, capsys):
-    given = {"train.loss": loss, "train.label_smoothing": 0.2, "train.mixup": mixup}
+    given = {"train.loss": loss, "train.label_smoothing": 0.2, "train.mixup": mixup, "model.time_steps": 2}
     warn_of_idle(given, replace(load_recipe("digits", given), loss=ClassPath("torch.nn.CrossEntropyLoss")))
     assert {line.split()[1] for line in capsys.readouterr().err.splitlines()} == {f"train.{name}" for name in idle}
 
