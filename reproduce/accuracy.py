@@ -86,7 +86,6 @@ FEW: dict[str, Any] = RESNET | {"data.limit": 8000, "data.crop_padding": 4}
 GROWING_TINY: dict[str, Any] = FEW | {"train.start_size": 40, "train.epochs": 30}
 SPACED_TINY: dict[str, Any] = GROWING_TINY | THREE_SPACED | {"train.epochs": 36}
 RANDOM_CHANGES: dict[str, Any] = {"data.auto_augment": "rand-m7-mstd0.5"}
-FEW_RANDOM_CHANGES: dict[str, Any] = {"data.auto_augment": "rand-m5-n1-mstd0.5"}
 TINY: dict[str, Any] = FULL_SIZE | FEW
 IMPROVED_TINY: dict[str, Any] = TINY | IMPROVED | {"train.epochs": 3, "train.batch_size": 125}
 SPIKINGJELLY_TINY = TINY | MOMENTUM | {"model.name": "spikingjelly-resnet18", "model.time_steps": 4, "train.epochs": 6}
@@ -145,9 +144,6 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "cifar100, 4 PFLOP": {"spiking-resnet-xl": LARGEST | {"train.epochs": 28}},
     "cifar100, 5 PFLOP": {"spiking-resnet-l, tied, widest, spaced": LARGEST_TIED},
-    "cifar100, 6 PFLOP": {
-        "spiking-resnet-l, tied, widest, spaced, RandAugment": LARGEST_TIED | FEW_RANDOM_CHANGES | {"train.epochs": 50},
-    },
     "tiny-imagenet, 0.15 PFLOP": {
         "spiking-resnet-m": GROWING_TINY,
         "spiking-resnet-m, tied, wider": GROWING_TINY | TIED | {"model.width": 66},
