@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -84,6 +85,7 @@ def graph(exported: Exported, names: Sequence[str]) -> Any:
         for node in part.node:
             del node.metadata_props[:]  # where in PyTorch each comes from: most of a small file
     name_outputs(model.graph, names)
+    _name_batch(model.graph)
     fold_thresholds(model)
     add_up_tied(model)
     (quantise if exported.contract.weights == "int8" else store_taps)(model)
@@ -105,6 +107,15 @@ def name_outputs(graph: Any, names: Sequence[str]) -> None:
         node.output[:] = [renamed.get(name, name) for name in node.output]
     for value in (*graph.output, *graph.value_info):
         value.name = renamed.get(value.name, value.name)
+
+
+def _name_batch(graph: Any) -> None:
+    """Call the size of a batch "batch": PyTorch calls it s34, or by another number."""
+    size = graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if size and dim.dim_param:  # perhaps a multiple of it
+                dim.dim_param = re.sub(rf"\b{re.escape(size)}\b", "batch", dim.dim_param)
 
 
 #: A loaded file: maps names of outputs, and images, to these outputs.

@@ -309,6 +309,7 @@ def test_bits_that_are_read_in_place_take_no_stack(tmp_path: Path) -> None:
     assert f" {3 * 8 + 2 * (8 + 4)} bytes of arrays on the stack" in header
     # At once there are the currents, one map of spikes, and what is pooled of the other: maps share memory.
     assert f"RAM     {4 * 16 * 64 + 8 * 16 + 8 * 4:,} bytes of static memory" in header
+    assert "beside the caller's image (16 bytes) and scores (12 bytes)" in header
 
 
 @pytest.mark.slow

@@ -109,6 +109,10 @@ def test_the_command_writes_all_formats_and_their_proofs(
 
     session = onnxruntime.InferenceSession(str(out / "model.onnx"), providers=["CPUExecutionProvider"])
     assert [one.name for one in (*session.get_inputs(), *session.get_outputs())] == ["images", "logits"]
+    assert [one.shape for one in (*session.get_inputs(), *session.get_outputs())] == [
+        ["batch", 1, 32, 32],
+        ["batch", 10],
+    ]
     assert json.loads(session.get_modelmeta().custom_metadata_map["contract"])["classes"] == list(CLASSES)
     for batch in (1, 3):  # the batch is free
         found = torch.from_numpy(session.run(None, {"images": images[:batch].numpy()})[0])

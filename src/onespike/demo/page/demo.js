@@ -92,8 +92,8 @@ function showClasses(shares) {
 
 function showNumbers() {
   const { products, titles } = about.costs, usual = products.map((one) => one.mean);
-  at("usual-operations").textContent = `test images: ${number.format(synaptic(products, usual))}`;
-  at("usual-energy").textContent = `test images: ${joule(energy(about.costs, usual, convention))}`;
+  at("usual-operations").textContent = `mean of ${number.format(about.images)} test images: ${number.format(synaptic(products, usual))}`;
+  at("usual-energy").textContent = `mean of ${number.format(about.images)} test images: ${joule(energy(about.costs, usual, convention))}`;
   at("title").textContent = titles[convention];
   for (const button of at("conventions").children) press(button, button.textContent === convention);
   if (!last) return;

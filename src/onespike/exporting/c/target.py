@@ -140,7 +140,8 @@ def _header(contract: Contract, program: Program, unit: float) -> str:
     return f"""/* {comment(contract.model)}: {about}. Written by onespike {__version__}.
 
    Flash   {program.flash:,} bytes of constants, beside the code
-   RAM     {program.ram:,} bytes of static memory, and {program.stack:,} bytes of arrays on the stack
+   RAM     {program.ram:,} bytes of static memory, and {program.stack:,} bytes of arrays on the stack,
+           beside the caller's image ({side * side * channels:,} bytes) and scores ({4 * len(contract.classes):,} bytes)
    Work    at most {program.additions:,} additions of {weight} for an image, each done only where there is a
            spike; at most {program.products:,} multiplications of {numbers}
 
