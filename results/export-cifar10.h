@@ -1,7 +1,8 @@
 /* spiking-resnet-m: a strictly spiking network, in whole numbers. Written by onespike 0.2.0.
 
    Flash   1,447,967 bytes of constants, beside the code
-   RAM     281,712 bytes of static memory, and 2,672 bytes of arrays on the stack
+   RAM     281,712 bytes of static memory, and 2,672 bytes of arrays on the stack,
+           beside the caller's image (3,072 bytes) and scores (40 bytes)
    Work    at most 223,421,004 additions of an 8-bit weight for an image, each done only where there is a
            spike; at most 11,675,614 multiplications of whole and fixed-point numbers
 
