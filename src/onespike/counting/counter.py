@@ -8,7 +8,7 @@ values out of PyTorch.
 import math
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -135,7 +135,7 @@ class ProductCounter(TorchDispatchMode):
         is_product = _product_of(func) is not None
         if self._inside_recurrent:
             result, is_product = func(*args, **kwargs), True
-        elif self._weights.makes_one(func, given, is_product):
+        elif self._weights.makes_one(func, self._varying(given), is_product):
             result = func(*args, **kwargs)
             self._weights.add(func, args, kwargs, result)
             self._uncounted.append((self._path, func, args, kwargs, result))
@@ -153,6 +153,10 @@ class ProductCounter(TorchDispatchMode):
             self._input.trace([*made, *written(func, args, kwargs)], behind or is_product)
         return result
 
+    def _varying(self, tensors: Iterable[Tensor]) -> list[Tensor]:
+        """Tensors but for single numbers of the code, such as 1 and -1 in `torch.where(w > 0, 1.0, -1.0)`."""
+        return [one for one in tensors if one.dim() or one in self._weights or self._input.is_behind([one]) is not None]
+
     def _count_as_state(self, places: set[int]) -> None:
         """Treat buffers as state kept from image to image, not as weights, and count the operations on them so far."""
         if not places:
@@ -162,7 +166,8 @@ class ProductCounter(TorchDispatchMode):
         shape = self._stack[-1][1] if self._stack else None
         for entry in pending:
             path, func, args, kwargs, result = entry
-            if self._weights.makes_one(func, list(tensors_in([args, kwargs])), _product_of(func) is not None):
+            given = self._varying(tensors_in([args, kwargs]))
+            if self._weights.makes_one(func, given, _product_of(func) is not None):
                 self._uncounted.append(entry)
                 continue
             self._stack.append((path, shape))

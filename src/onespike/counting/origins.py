@@ -102,8 +102,8 @@ class Weights:
     def add(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], result: Any) -> None:
         """Remember the result of an operation on weights alone."""
         given = dict.fromkeys(map(memory, tensors_in([args, kwargs])))
-        sources = [source for place in given for source in self._sources[place]]
-        parts = tuple(map(self._part, tensors_in([args, kwargs])))
+        sources = [source for place in given for source in self._sources.get(place, ())]  # none of a number's
+        parts = tuple(self._part(tensor) for tensor in tensors_in([args, kwargs]) if tensor in self)
         if func._schema.is_mutable and len(given) > 1:  # weights are written into it
             for place in map(memory, written(func, args, kwargs)):
                 self._blank.pop(place, None)

@@ -325,3 +325,26 @@ def test_a_weight_that_is_made_once_and_kept_is_one_in_every_batch(keep):
     assert [product.name for product in found.products] == ["linear 36 -> 8", "linear 8 -> 4"]
     network[3].made = None
     assert found.products == count_operations(network, [x]).products
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        lambda w: torch.where(w > 0, 1.0, -1.0),
+        lambda w: torch.where(w > 0, torch.tensor(1.0), torch.tensor(-1.0)),
+        lambda w: torch.where(w.abs() > 0.1, w, 0.0),
+        lambda w: torch.maximum(w, torch.zeros(())),
+    ],
+    ids=["binary", "tensors", "pruned", "maximum"],
+)
+def test_numbers_in_the_code_that_meet_weights_make_weights(weights):
+    class Made(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.linear(x, weights(self.weight), self.bias)
+
+    network = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), LIF(8), Made(8, 4)).eval()
+    plain = nn.Sequential(*network[:3], nn.Linear(8, 4)).eval()
+    x = 9 * torch.rand(12, 1, 6, 6)
+    found, expected = count_operations(network, [x]), count_operations(plain, [x])
+    assert found.products == expected.products
+    assert found.elementwise == expected.elementwise
