@@ -16,7 +16,7 @@ from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError
 
 Batch = tuple[Tensor, Tensor]
-#: Test images, evenly spread, by which a test set is known again.
+#: Images, evenly spread, by which a set is known again.
 _KNOWN_BY = 64
 
 
@@ -86,6 +86,11 @@ class ImageSet:
     def spread(self, count: int) -> Self:
         """Make a subset of at most `count` images, evenly spread."""
         return self.select(spread(len(self), count))
+
+    def look(self) -> bytes:
+        """Bytes of some images, evenly spread, by which the set is known again."""
+        images, _ = self.gather(spread(len(self)))
+        return images.contiguous().view(torch.uint8).numpy().tobytes()  # NumPy has no bfloat16
 
     def __getitem__(self, position: int) -> tuple[Any, int]:
         """Image (H, W, C) uint8, a view of the map, and label."""
@@ -212,9 +217,7 @@ class Dataset:
         if of_events:
             digest.update(self.recordings.encode() + self.test.indices.tobytes())
         else:
-            some = self.test.spread(_KNOWN_BY)
-            images = some.gather(np.arange(len(some)))[0]
-            digest.update(images.contiguous().view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
+            digest.update(self.test.look())
         return digest.hexdigest()
 
     def divided(self, holdout: float, limit: int) -> "Dataset":

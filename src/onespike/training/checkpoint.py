@@ -287,6 +287,7 @@ class _State:
     train: dict[str, Any] = field(default_factory=dict)  # values of the recipe that cannot change
     images: int = 0  # training images
     labels: str = ""  # SHA-256 of their labels; a run of an older version does not know
+    looks: str = ""  # SHA-256 of some of them, likewise; empty, too, if they are others each time
     teacher: str = ""  # SHA-256 of the weights of `train.teacher`, likewise
     optimizer: Any = None  # trees, whose tensors lie in `training.safetensors`
     callbacks: Any = None

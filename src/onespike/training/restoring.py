@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from onespike.configs import flat, make
-from onespike.errors import OnespikeError, reason, shown
+from onespike.errors import OnespikeError, reason, shown, warn
 from onespike.tensors import expect_alike
 from onespike.training.callbacks import LossState, Monitor, swapped
 from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors
@@ -35,6 +35,10 @@ def restore(trainer: Trainer, run: Run) -> None:
     if trainer.teacher and same_name and saved.state.get("teacher", "") not in ("", trainer.teacher.digest):
         state = f"train.teacher: {trainer.config.teacher} has other weights than when {run.folder} was trained"
         raise OnespikeError(f"{state}: restore it, or start a new run by --init-from {run.folder}")
+    before, now = saved.state.get("looks"), trainer.looks
+    if before and now and before != now and trainer.accelerator.is_main_process:
+        advice = "unless you changed their preparation, give it those it began with"
+        warn(f"{run.folder} goes on with other training images than it has seen: {advice}")
     trainer.progress = make(Progress, saved.state["progress"], "state.json: progress")
     trainer.progress.compare_with(trainer.config.energy_budget)
     epoch, epochs = trainer.progress.epoch, trainer.config.epochs

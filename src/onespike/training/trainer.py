@@ -7,6 +7,7 @@ would have computed without the interruption, on a CPU to the bit.
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
+from functools import cached_property
 from hashlib import sha256
 
 import torch
@@ -144,6 +145,12 @@ class Trainer:
     def labels(self) -> str:
         """SHA-256 of the training images' labels: a resumed run has the same images, in the same order."""
         return sha256(self.data.train.targets.tobytes()).hexdigest()
+
+    @cached_property
+    def looks(self) -> str:
+        """SHA-256 of some of the training images; empty if reading them again gives others."""
+        first, again = self.data.train.look(), self.data.train.look()
+        return sha256(first).hexdigest() if first == again else ""
 
     @property
     def enough(self) -> bool:
@@ -302,6 +309,7 @@ class Trainer:
             "train": {name: getattr(self.config, name) for name in FIXED},
             "images": len(self.data.train),
             "labels": self.labels,
+            "looks": self.looks,
             "teacher": self.teacher.digest if self.teacher else "",
             "progress": asdict(self.progress),
             "optimizer": split_tensors(self.optimizer.state_dict(), "optimizer", training),

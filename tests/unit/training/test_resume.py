@@ -317,6 +317,18 @@ def test_images_with_other_labels_are_another_run(small, tmp_path):
     assert train(made, tmp_path / "run", data=TensorDataset(images, torch.arange(20) % 2), resume=True, quiet=True)
 
 
+def test_other_images_with_the_same_labels_are_told(small, tmp_path, capsys):
+    images, labels = torch.rand(20, 1, 16, 16), torch.arange(20) % 2
+    made = small(train__epochs=1, train__batch_size=4)
+    train(made, tmp_path / "run", data=TensorDataset(images, labels), quiet=True)
+    for epochs, same in ((2, True), (3, False)):
+        made = replace(made, train=replace(made.train, epochs=epochs))
+        given = TensorDataset(images if same else images / 2, labels)
+        capsys.readouterr()
+        train(made, tmp_path / "run", data=given, resume=True, quiet=True)
+        assert ("goes on with other training images than it has seen" in capsys.readouterr().err) is not same
+
+
 def test_images_of_another_kind_are_another_run(small, tmp_path):
     trainer, run = set_up(small(data__limit=60)), Run(tmp_path)
     trainer.checkpoint().save(run.last)
