@@ -223,7 +223,10 @@ def test_weights_that_travel_with_sense(tmp_path):
     assert (
         "1 weights; 5 multiply-accumulates if it were dense;\n1 synaptic operations, measured on 1 test images" in card
     )
-    assert "firing rate 0.100. Energy by the estimates of `onespike audit`, microjoules:\nfield 2.\n" in card
+    assert (
+        "firing rate 0.100, the mean over layers. Energy by the estimates of `onespike audit`, microjoules:\nfield 2.\n"
+        in card
+    )
 
 
 def test_networks_without_neurons_that_are_known_travel(tmp_path):

@@ -69,7 +69,7 @@ def model_card(
         text += f"\n## Accuracy\n\n{_accuracy(summary)}\n"
     if audit := summary.get("audit"):
         rate = audit.get("firing_rate")
-        neurons = "no neurons that are known" if rate is None else f"firing rate {rate:.3f}"
+        neurons = "no neurons that are known" if rate is None else f"firing rate {rate:.3f}, the mean over layers"
         joules = ", ".join(f"{key} {1e6 * value:.3g}" for key, value in audit["joules"].items())
         text += COST.format(audit=audit, neurons=neurons, joules=joules)
     text += "".join(f"\nExported to {proof['target']}: {_proved(proof)}.\n" for proof in proofs)

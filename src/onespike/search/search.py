@@ -80,7 +80,7 @@ def search(
     if not begun and not (out / storages.JOURNAL).exists():
         expect_replaceable(out.resolve(), [storages.LOCKED], "search")
     base, distributions = load_recipe(recipe, given), read_space(space, recipe, given)
-    expect_held_out(base)
+    expect_held_out(base, base)
     opened = storages.open_storage(storage, out)
     with storages.reached():
         names = [one.study_name for one in opened.get_all_studies()]

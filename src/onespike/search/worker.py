@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import numpy as np
 import torch
 
 from onespike.allocator import keep_freed_memory
@@ -21,7 +22,7 @@ from onespike.classpath import allow_imports
 from onespike.configs import Text
 from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader, Share
-from onespike.errors import OnespikeError, lacks_memory, printable, reason
+from onespike.errors import OnespikeError, lacks_memory, printable, reason, shown
 from onespike.lock import held
 from onespike.search import storage as storages
 from onespike.search import study as studies
@@ -227,7 +228,7 @@ def _train(study: "optuna.Study", attempt: "Trial", job: Job, life: Life) -> lis
     attempt.set_user_attr("folder", run.folder.name)
     try:
         recipe = load_recipe(job.recipe, job.values(attempt.params))
-        expect_held_out(recipe)
+        expect_held_out(recipe, base)
     except OnespikeError as error:
         raise _Refused(str(error)) from error
     while studies.is_held(run.folder):  # by a process that seemed dead, which stops once it finds out
@@ -259,10 +260,15 @@ def _complete(run: Run, recipe: Recipe, callbacks: list[Callback]) -> None:
         raise _Refused(str(error)) from error
 
 
-def expect_held_out(recipe: Recipe) -> None:
-    """Raise an `OnespikeError` if no images are held out."""
-    if not len(open_dataset(recipe.data).validation):
+def expect_held_out(recipe: Recipe, base: Recipe) -> None:
+    """Raise an `OnespikeError` if no images are held out, or, by their labels, others than of the base recipe."""
+    held_out = open_dataset(recipe.data).validation.targets
+    if not len(held_out):
         raise OnespikeError("data.holdout: held-out images choose the best trial, and there are none: set it above 0")
+    given = recipe.data.init_args
+    if given != base.data.init_args and not np.array_equal(held_out, open_dataset(base.data).validation.targets):
+        why = "holds out other images, and scores on them do not compare"
+        raise OnespikeError(f"data.init_args: {shown(repr(given))} {why}")
 
 
 def count_energy(run: Run) -> dict[str, float]:

@@ -171,6 +171,21 @@ def test_options_without_a_type_have_the_types_of_the_command_line_and_the_space
     assert recipe.train.track == ("tensorboard", "wandb")
 
 
+@pytest.mark.parametrize(("argument", "values"), [("fold", [0, 1]), ("gain", [1.0, 0.5])])
+def test_trials_hold_out_the_same_images(job, argument, values):
+    allow_imports("tests.unit.search.trial")
+    made = job(2, space={f"data.init_args.{argument}": CategoricalDistribution(values)})
+    options = {key: one for key, one in TINY.items() if key not in ("data.limit", "data.holdout")}
+    made = replace(made, overrides=options | {"data.class_path": "tests.unit.search.trial.Folds"})
+    for value in values:
+        study_of(made).enqueue_trial({f"data.init_args.{argument}": value})
+    assert work(made) == 0
+    first, second = studies.tried(study_of(made), "")
+    assert first.outcome == "trained"
+    refused = "refused: data.init_args: {'fold': 1} holds out other images, and scores on them do not compare"
+    assert second.outcome == (refused if argument == "fold" else "trained")
+
+
 def test_what_was_typed_is_known_in_the_processes(tmp_path, monkeypatch):
     jobs: list[Job] = []
     monkeypatch.setitem(search.__globals__, "_processes", lambda job, _: jobs.append(job) or nullcontext([]))
