@@ -13,8 +13,8 @@ from onespike.functional.pool import largest, max_pool, to_largest
 
 #: Largest side of a map, in pixels: above it, PyTorch's own gradient is as fast.
 LARGEST_SIDE = 16
-#: Up to this side, and from this many weights on, images are convolved side by side: results/speed-notes.md.
-SIDE_BY_SIDE, MANY_WEIGHTS = 5, 1 << 19
+#: Images are convolved side by side up to this side, from this many weights on: results/speed-notes.md.
+SIDE_BY_SIDE = {5: 1 << 19, 3: 1 << 18, 2: 1 << 16}
 
 
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, pool: bool = False) -> Tensor:
@@ -65,7 +65,7 @@ def side_by_side(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    if max(x.shape[2:]) <= SIDE_BY_SIDE and weight.numel() >= MANY_WEIGHTS:
+    if any(max(x.shape[2:]) <= side and weight.numel() >= many for side, many in SIDE_BY_SIDE.items()):
         return side_by_side(x, weight, bias)
     return conv2d(x, weight, bias, padding=1)
 

@@ -1,4 +1,4 @@
-"""Spikes: firing of neurons and encoding of real values, each with a surrogate for its gradient.
+"""Spikes: the firing of neurons, with a surrogate for its gradient.
 
 Fire:      S = 1 where V > threshold, else 0.
 Surrogate: dS/dV is replaced by a bump around the threshold, a function of the distance d = V - threshold alone:
@@ -42,10 +42,6 @@ class Surrogate(NamedTuple):
     def of_peak(self, distance: Tensor) -> Tensor:
         """Return the derivative at distances V - threshold, as a share of its peak: h(d / width)."""
         return SURROGATES[self.name](distance if self.width == 1 else distance / self.width)
-
-
-#: How the real-valued stream becomes spikes, see `encode`.
-ENCODINGS = ("bernoulli", "bernoulli-detached", "threshold", "direct")
 
 
 def exceeds(x: Tensor, limit: float | Tensor) -> Tensor:
@@ -127,78 +123,3 @@ def spike(v: Tensor, threshold: float | Tensor = 0.5, surrogate: str | Surrogate
     if isinstance(threshold, Tensor):
         v, threshold = v - threshold, 0.0
     return _Fire.apply(v, as_number("threshold", threshold), surrogate)
-
-
-class _Bernoulli(torch.autograd.Function):
-    """s = 1 where x > u; the gradient passes unchanged where -0.5 < x < 1.5 and nowhere else."""
-
-    @staticmethod
-    def forward(x: Tensor, u: Tensor) -> Tensor:
-        return exceeds(x, u)
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]  # noqa: ARG004
-        ctx.save_for_backward((inputs[0] - 0.5).abs_().lt_(1).to(torch.int8))  # a quarter of the memory of x
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
-        (inside,) = ctx.saved_tensors
-        return inside.to(gradient.dtype).mul_(gradient), None
-
-
-def bernoulli(x: Tensor, u: Tensor) -> Tensor:
-    """Spike with probability x, 0..1: s = 1 if x > u else 0, for draws u from U(0, 1) of the shape of x.
-
-    The gradient passes straight through where -0.5 < x < 1.5, and nowhere else. Below 0 none fire, above 1 all do.
-
-    Raises:
-        ValueError: The draws have another shape.
-    """
-    if u.shape != x.shape:
-        raise ValueError(f"draws: expected {tuple(x.shape)}, got {tuple(u.shape)}")
-    return _Bernoulli.apply(x, u)
-
-
-def encode(
-    x: Tensor,
-    kind: str,
-    draws: Tensor | None = None,
-    threshold: float | Tensor = 0.5,
-    surrogate: str | Surrogate = "rectangle",
-) -> Tensor:
-    """Turn the real-valued stream into the input spikes of a block.
-
-    Args:
-        x: Values of any shape.
-        kind: "bernoulli" (x > draws, straight-through gradient), "bernoulli-detached" (the same, no gradient),
-            "threshold" (`spike`, deterministic) or "direct" (x unchanged: an analog input).
-        draws: Draws from U(0, 1) of the shape of `x`; only the Bernoulli encodings need them.
-        threshold: For "threshold".
-        surrogate: For "threshold".
-
-    Raises:
-        ValueError: The kind does not exist, or a Bernoulli encoding got no draws or draws of another shape.
-    """
-    if kind not in ENCODINGS:
-        raise ValueError(f"encoding: expected one of {', '.join(ENCODINGS)}, got {kind!r}")
-    if kind == "direct":
-        return x
-    if kind == "threshold":
-        return spike(x, threshold, surrogate)
-    if draws is None:
-        raise ValueError(f"encoding {kind!r}: expected draws from U(0, 1) of the shape {tuple(x.shape)}, got none")
-    return bernoulli(x if kind == "bernoulli" else x.detach(), draws)
-
-
-def constant_mask(u: Tensor, probability: float) -> Tensor:
-    """Make a dropout mask for all windows and time steps of a forward pass (Srivastava et al. 2014, held constant).
-
-    The mask is 0 where u < p, as if that neuron were dead, else 1 / (1 - p), with 0 <= p < 1: the expected value of an
-    input does not change. u are draws from U(0, 1), (B, C, M, M).
-
-    Raises:
-        ValueError: The probability is out of its range.
-    """
-    if not 0 <= probability < 1:
-        raise ValueError(f"probability: expected 0 <= probability < 1, got {probability}")
-    return (u >= probability).to(u.dtype) / (1 - probability)

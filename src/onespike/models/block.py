@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from onespike.functional import constant_mask, encode, partition, recompose, region_threshold, window_count, window_side
+from onespike.functional import constant_mask, encode, partition, recompose, region_threshold, uniform
 from onespike.functional.kernels import is_traced
-from onespike.functional.window import window_kind_at
+from onespike.functional.window import window_count, window_kind_at, window_side
 from onespike.models.recompute import recomputed
 from onespike.neurons import NeuronConfig, make_neuron
 from onespike.units.base import Memory
@@ -81,12 +81,15 @@ class Block(nn.Module):
             generator: Source of all draws; the global generator if None.
         """
         windows = partition(self.norm(x), self.window_kind)  # (V, B, C, M, M)
-        spikes = self._encode(windows, draws, generator)
+        if draws is None and self.encoding.startswith("bernoulli"):
+            draws = uniform(windows, windows.shape, generator)
         mask = state.mask if state else None
         if state is None and self.training and self.dropout > 0:
             mask = constant_mask(uniform(windows, windows.shape[1:], generator), self.dropout).to(windows.dtype)
-        if mask is not None:
-            spikes = spikes * mask
+        if self.encoder is None:
+            spikes = encode(windows, self.encoding, draws, mask=mask)
+        else:
+            spikes = self.encoder(windows) if mask is None else self.encoder(windows) * mask
         incoming = None if potential is None else partition(potential, self.window_kind)
         out = self.unit(spikes, incoming, state.memory if state else None)
         recomposed = recompose(out.spikes, self.size, self.window_kind)  # (B, C, L, L)
@@ -98,27 +101,12 @@ class Block(nn.Module):
             potential = recompose(out.potential, self.size, self.window_kind)
         return x, potential, BlockState(out.memory, mask)
 
-    def _encode(self, windows: Tensor, draws: Tensor | None, generator: torch.Generator | None) -> Tensor:
-        if self.encoder is not None:
-            return self.encoder(windows)
-        if draws is None and self.encoding.startswith("bernoulli"):
-            draws = uniform(windows, windows.shape, generator)
-        return encode(windows, self.encoding, draws)
-
 
 def after_norm(norm: nn.Module, neuron: nn.Module | None) -> nn.Module:
     """Put neurons after a normalisation; an identity, or neurons that are None, are left out."""
     if neuron is None:
         return norm
     return neuron if isinstance(norm, nn.Identity) else nn.Sequential(norm, neuron)
-
-
-def uniform(like: Tensor, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
-    """Draw (..., C, M, M) from U(0, 1), on a tensor's device: the same numbers whatever the layout of the maps."""
-    dtype = torch.promote_types(like.dtype, torch.float32)  # bfloat16 has only 256 such numbers
-    *outer, channels, height, width = shape
-    draws = torch.rand((*outer, height, width, channels), generator=generator, dtype=dtype, device=like.device)
-    return draws.movedim(-1, -3)
 
 
 class ChannelMlp(nn.Sequential):

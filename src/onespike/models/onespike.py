@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from onespike.errors import OnespikeError, unregistered
-from onespike.functional import window_kinds
-from onespike.models.block import NORMS, Block, BlockState, after_norm, uniform
+from onespike.functional import uniform, window_kinds
+from onespike.models.block import NORMS, Block, BlockState, after_norm
 from onespike.models.initialise import initialise, scale_branches
 from onespike.models.patch import Merging, PatchEmbedding
 from onespike.models.recompute import run_again_later

@@ -58,27 +58,30 @@ def test_what_is_no_number_stays_in_its_image() -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize(("many", "side", "expected"), [(24 * 9, 5, 2), (24 * 9 + 1, 5, 0), (24 * 9, 6, 0)])
+@pytest.mark.parametrize(
+    ("limits", "side", "expected"),
+    [({5: 24 * 9}, 5, 2), ({5: 24 * 9 + 1}, 5, 0), ({5: 24 * 9}, 6, 0), ({5: 999, 3: 1}, 3, 2), ({5: 999, 3: 1}, 4, 0)],
+)
 def test_small_maps_of_many_weights_are_convolved_side_by_side(
-    many: int, side: int, expected: int, monkeypatch: pytest.MonkeyPatch
+    limits: dict[int, int], side: int, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Forwards, and for the input's gradient."""
     taken: list[Tensor] = []
     side_by_side = conv.side_by_side
     monkeypatch.setattr(conv, "side_by_side", lambda *given: taken.append(given[0]) or side_by_side(*given))
     monkeypatch.setattr(conv, "tiles", Emulated)
-    monkeypatch.setattr(conv, "MANY_WEIGHTS", many)
+    monkeypatch.setattr(conv, "SIDE_BY_SIDE", limits)
     x = torch.randn(2, 6, side, side).bfloat16().contiguous(memory_format=torch.channels_last)
     gradients(conv3x3, x, torch.randn(4, 6, 3, 3).bfloat16())
     assert len(taken) == expected
 
 
 @needs_tiles
-@pytest.mark.parametrize("many", [0, conv.MANY_WEIGHTS])
+@pytest.mark.parametrize("limits", [{5: 0}, {}])
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_gradients_equal_pytorchs(shape, threads, many, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conv, "MANY_WEIGHTS", many)
+def test_gradients_equal_pytorchs(shape, threads, limits, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conv, "SIDE_BY_SIDE", limits)
     images, inputs, side_y, side_x, outputs = shape
     torch.manual_seed(0)
     x = torch.randn(images, inputs, side_y, side_x).bfloat16().contiguous(memory_format=torch.channels_last)
@@ -190,7 +193,7 @@ def test_gradients_around_the_kernel_are_pytorchs(
     images: int, pool: bool, side: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(conv, "tiles", Emulated)
-    monkeypatch.setattr(conv, "MANY_WEIGHTS", 0)
+    monkeypatch.setattr(conv, "SIDE_BY_SIDE", {5: 0})
     torch.manual_seed(0)
     x = torch.randn(images, 6, side, side).bfloat16().contiguous(memory_format=torch.channels_last)
     given = x, torch.randn(5, 6, 3, 3).bfloat16(), torch.randn(5).bfloat16()

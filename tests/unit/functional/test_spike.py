@@ -1,4 +1,4 @@
-"""Firing and encoding: the values, and the gradients that stand in for their own."""
+"""Firing: the values, and the gradients that stand in for their own."""
 
 import math
 from statistics import NormalDist
@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onespike.functional import ENCODINGS, SURROGATES, Surrogate, bernoulli, encode, spike
+from onespike.functional import SURROGATES, Surrogate, spike
 
 #: The surrogate derivatives as functions of d = V - threshold: three in other words than the source's.
 FORMULAS = {
@@ -26,7 +26,6 @@ STEPS = {
     "arctan": lambda d: 0.5 + math.atan(math.pi * d) / math.pi,
     "gaussian": NormalDist(0, 1 / math.sqrt(2 * math.pi)).cdf,
 }
-BERNOULLI = ["bernoulli", "bernoulli-detached"]
 every_surrogate = pytest.mark.parametrize("surrogate", list(SURROGATES))
 every_dtype = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 
@@ -118,54 +117,6 @@ def test_spikes_and_gradients_keep_the_dtype(surrogate, dtype):
         assert set(spikes.unique().tolist()) == {0, 1}
 
 
-@pytest.mark.parametrize("kind", BERNOULLI)
-@every_dtype
-def test_bernoulli_fires_where_the_value_exceeds_the_draw_and_keeps_the_dtype(kind, dtype):
-    x = torch.tensor([-0.1, 0.0, 0.25, 0.5, 0.75, 1.0, 1.1], dtype=dtype)
-    draws = torch.tensor([0.0, 0.0, 0.5, 0.5, 0.5, 0.999, 0.999])
-    spikes = encode(x, kind, draws)
-    assert spikes.tolist() == [0, 0, 0, 0, 1, 1, 1]
-    assert spikes.dtype == dtype
-
-
-@pytest.mark.parametrize("probability", [0.0, 0.01, 0.3, 0.5, 0.9, 1.0])
-def test_bernoulli_fires_with_the_probability_of_its_value(probability):
-    count = 200_000
-    rate = encode(torch.full((count,), probability), "bernoulli", uniform(count)).mean().item()
-    deviation = math.sqrt(probability * (1 - probability) / count)
-    assert abs(rate - probability) <= 4 * deviation
-
-
-def test_the_gradient_passes_bernoulli_unchanged_between_minus_a_half_and_one_and_a_half():
-    x = torch.tensor([-2.0, -0.5, -0.499, 0.0, 0.5, 1.0, 1.499, 1.5, 3.0], requires_grad=True)
-    upstream = torch.arange(1.0, 10.0)
-    bernoulli(x, torch.full((9,), 0.5)).backward(upstream)
-    assert x.grad.tolist() == [0, 0, 3, 4, 5, 6, 7, 0, 0]
-
-
-def test_no_gradient_passes_bernoulli_detached():
-    x = uniform(9).requires_grad_()
-    spikes = encode(x, "bernoulli-detached", uniform(9, seed=1))
-    assert torch.equal(spikes, encode(x, "bernoulli", uniform(9, seed=1)))
-    assert not spikes.requires_grad
-
-
-@every_surrogate
-def test_threshold_encoding_is_firing(surrogate):
-    x = 3 * uniform(50) - 1
-    threshold = torch.tensor(0.7, dtype=torch.float64)
-    assert torch.equal(encode(x, "threshold", None, threshold, surrogate), (x > 0.7).double())
-    torch.testing.assert_close(
-        gradient_of(lambda x: encode(x, "threshold", None, threshold, surrogate), x),
-        torch.tensor([FORMULAS[surrogate](d) for d in (x - 0.7).tolist()], dtype=torch.float64),
-    )
-
-
-def test_direct_encoding_is_the_value_itself():
-    x = uniform(9)
-    assert encode(x, "direct") is x
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -173,16 +124,8 @@ def test_direct_encoding_is_the_value_itself():
         (lambda x: spike(x, 0.5, Surrogate("triangle", 0.0)), "surrogate: expected a finite width above 0, got 0.0"),
         (lambda x: spike(x, 0.5, Surrogate("triangle", math.inf)), "expected a finite width above 0, got inf"),
         (lambda x: spike(x, math.nan), "threshold: expected a number, got nan"),
-        (
-            lambda x: encode(x, "threshold", surrogate="step"),
-            "rectangle, triangle, sigmoid, arctan, gaussian, got 'step'",
-        ),
-        (lambda x: encode(x, "poisson"), f"{', '.join(ENCODINGS)}, got 'poisson'"),
-        (lambda x: encode(x, "bernoulli"), r"'bernoulli': expected draws .*\(2, 3\), got none"),
-        (lambda x: encode(x, "bernoulli-detached"), r"'bernoulli-detached': expected draws .*\(2, 3\), got none"),
-        (lambda x: encode(x, "bernoulli", x[0]), r"^draws: expected \(2, 3\), got \(3,\)"),
     ],
 )
-def test_what_does_not_exist_or_is_missing_is_an_error_that_says_what_was_expected(call, message):
+def test_what_does_not_exist_is_an_error_that_says_what_was_expected(call, message):
     with pytest.raises(ValueError, match=message):
         call(torch.zeros(2, 3))
