@@ -15,7 +15,7 @@ from onespike.clock import interleaved, watch_machine
 from onespike.durable import expect_writable
 from onespike.functional.conv import side_by_side
 
-CHANNELS, SIDES = (256, 384, 512), (1, 2, 3, 4, 5, 6)
+CHANNELS, SIDES = (96, 192, 256, 384, 512), (1, 2, 3, 4, 5, 6)
 
 
 def measure(images: int, channels: int, side: int, rounds: int) -> dict[str, Any]:
