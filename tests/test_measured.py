@@ -62,7 +62,7 @@ def speeds() -> list[tuple[str, ...]]:
     timed = json.loads((ROOT / SPEED).read_text())
     rows = []
     for dtype in ("bf16", "fp32"):
-        rates = {one["implementation"]: f"{one['images_per_second']:.0f}" for one in timed if one["dtype"] == dtype}
+        rates = {one["implementation"]: f"{one['images_per_second']:,.0f}" for one in timed if one["dtype"] == dtype}
         rows.append((f"{timed[0]['model']}, {dtype}", *(rates[name] for name in NEURONS)))
     return rows
 
