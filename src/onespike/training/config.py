@@ -58,8 +58,8 @@ class TrainConfig:
         teacher_weight: Share of the teacher's answers in the loss, 0..1; the rest is the loss of the labels.
         teacher_temperature: Temperature by which both networks' logits are divided before they are compared.
         teacher_features: Weight in the loss of the squared distance between the student's and the teacher's features:
-            the outputs of layers of neurons of the same name and shape, divided by their norm; 0 is off. Above 0 only
-            with a `teacher`.
+            the outputs of layers of neurons, or activations, of the same name and shape, divided by their norm; 0 is
+            off. Above 0 only with a `teacher`.
         recompute: Save only what passes between blocks, or layers of neurons, and run each again in the backward pass
             (activation checkpointing): less memory, more time, the same numbers. For spiking networks of the library;
             not together with `rate_penalty` or `energy_budget`.

@@ -4,12 +4,12 @@
            + f mean_l |n(student_l) - n(teacher_l)|^2
 
 w, tau and f are `train.teacher_weight`, `teacher_temperature` and `teacher_features`; l runs over layers of neurons.
-Features are the layers' spikes, or the outputs of ReLUs; n divides those of an image by their norm. Logits over time
-are averaged.
+Features are the layers' spikes, or the outputs of activations; n divides those of an image by their norm. Logits over
+time are averaged.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onespike.configs import make, plain
+from onespike.conversion.kinds import ACTIVATIONS
+from onespike.conversion.network import ConvertedNetwork
+from onespike.conversion.trace import free_path
 from onespike.data.dataset import Dataset, warn_of_floats
 from onespike.data.loader import Share
 from onespike.errors import OnespikeError, reason, unknown
 from onespike.models.registry import family
 from onespike.models.strict_layers import adding_up
-from onespike.neurons.watch import Fired, aside, resetter, watch_neurons
+from onespike.neurons.watch import Fired, aside, neuron_layers, resetter, watch_neurons
 from onespike.tensors import weights_digest, wide
 from onespike.training.callbacks import Callback
 from onespike.training.checkpoint import ModelCard
@@ -149,12 +152,12 @@ class Teacher(Callback):
             self.layers = self._common_layers(images, features)
 
     def _common_layers(self, images: Tensor, its: dict[str, Tensor]) -> set[str]:
-        """Layers of neurons that both networks have, of the same shape."""
+        """Layers of neurons, or activations, that both networks have, of the same shape."""
         with aside(self.student), _features(self.student) as features:
             self.student(images)
         common = {path for path in features.keys() & its.keys() if features[path].shape == its[path].shape}
         if not common:
-            expected = "expected layers of neurons of the same names and shapes, such as those of a twin"
+            expected = "expected layers of neurons, or activations, of the same names and shapes, as a twin has"
             raise OnespikeError(f"train.teacher_features: {expected}; {self.config.teacher} has none: set 0")
         return common
 
@@ -257,19 +260,43 @@ SOURCES: dict[str, Callable[[str], Found]] = {"torchvision": _torchvision, "timm
 
 @contextmanager
 def _features(network: nn.Module, layers: set[str] | None = None) -> Iterator[dict[str, Tensor]]:
-    """Collect what layers of neurons, all or those in `layers`, fire on each image, (B, N), summed over calls."""
-    features: dict[str, Tensor] = {}
+    """Collect what layers of neurons, all or those in `layers`, fire on each image, (B, N), summed over calls.
+
+    Of an artificial network it is what its activations give. Each call counts alone, by the path that its neurons have
+    where the network is converted.
+    """
+    features, called = dict[str, Tensor](), set[str]()
 
     def see(fired: Fired) -> None:
         if layers is None or fired.path in layers:
             spikes = fired.spikes.movedim(fired.batch_axis, 0).flatten(1)
             features[fired.path] = features[fired.path] + spikes if fired.path in features else spikes
 
-    if layers is not None and not layers:
+    def see_activation(path: str, out: Tensor, steps: int) -> None:
+        path = free_path(path, called)
+        if layers is None or path in layers:  # the sum is a copy, which an operation in place leaves as it is
+            features[path] = out.unflatten(0, (steps, -1)).sum(0).flatten(1)
+
+    with ExitStack() as stack:
+        if layers is None or layers:
+            activations, steps = _activations(network)
+            for path, module in activations.items():
+                hook = module.register_forward_hook(lambda _m, _i, out, path=path: see_activation(path, out, steps))
+                stack.callback(hook.remove)
+            if not activations:
+                stack.enter_context(watch_neurons(network, see, foreign_potentials=False))
         yield features
-        return
-    with watch_neurons(network, see, foreign_potentials=False):
-        yield features
+
+
+def _activations(network: nn.Module) -> tuple[dict[str, nn.Module], int]:
+    """A converted network's neurons, by the paths of the activations that they replaced, and its time steps.
+
+    Else an artificial network's activations; none of a network that spikes.
+    """
+    if isinstance(network, ConvertedNetwork):
+        return dict(network.neurons), network.time_steps
+    found = {path: one for path, one in network.named_modules() if isinstance(one, ACTIVATIONS)}
+    return ({} if neuron_layers(network) else found), 1
 
 
 def _unit(features: Tensor) -> Tensor:

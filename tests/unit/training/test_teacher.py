@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch.utils.data import TensorDataset
 from torchvision import models
 
+from onespike import convert
 from onespike.errors import OnespikeError
 from onespike.models import create_model, model_config
 from onespike.models.strict_layers import TiedConv
@@ -181,6 +182,37 @@ def test_features_of_blocks_that_run_again_are_compared_all_the_same(small, taug
         made.step(0, *next(made.batches.epoch(0)))
         weights.append(dict(made.network.named_parameters()))
     assert all(torch.allclose(weights[0][name], weights[1][name], rtol=0, atol=1e-12) for name in weights[0])
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("create", [timm.create_model, models.get_model], ids=["timm", "torchvision"])
+def test_neurons_of_a_converted_network_learn_from_the_activations_that_they_replaced(
+    small, monkeypatch, create, steps
+):
+    network, images = create("resnet18", num_classes=10).eval(), torch.randn(4, 3, 32, 32)
+    converted = convert(network, images, time_steps=steps, batch_norm="kept").network
+    given(network, monkeypatch, mean=(0.5,) * 3, std=(0.25,) * 3)
+    recipe = small(train__teacher="timm:any", train__teacher_features=0.6, train__teacher_weight=0.0, data__limit=40)
+    colour = TensorDataset(torch.randint(256, (40, 3, 32, 32), dtype=torch.uint8), torch.arange(40) % 10)
+    made = set_up(recipe, converted, data=colour)
+    assert made.teacher.layers == set(converted.neurons)
+    ours, its = list[torch.Tensor](), list[torch.Tensor]()
+    for neurons in converted.neurons.values():  # in the order of the forward pass, as the calls of ReLUs are
+        neurons.register_forward_hook(lambda _m, _i, out: ours.append(out.unflatten(0, (steps, -1)).sum(0)))
+    for module in network.modules():  # torchvision calls each ReLU of a block twice
+        if isinstance(module, torch.nn.ReLU):
+            module.register_forward_hook(lambda _m, _i, out: its.append(out.clone()))
+    with made.teacher.forward():
+        converted(images)
+    penalty = made.teacher.penalty(made, len(images))
+    assert len(ours) == len(its) == 17
+    pairs = zip(ours, its, strict=True)
+    distances = [
+        (F.normalize(a.flatten(1), eps=1.0) - F.normalize(b.flatten(1), eps=1.0)).square().sum(1) for a, b in pairs
+    ]
+    assert penalty.item() == pytest.approx(0.6 * torch.stack(distances).mean().item(), rel=1e-5)
+    penalty.backward()
+    assert all(neurons.raw_threshold.grad is not None for neurons in converted.neurons.values())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
