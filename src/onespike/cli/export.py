@@ -55,7 +55,7 @@ def export(
     data = opened.recipe_with(overrides).data
     made = write(opened, out, to, weights=weights, pixels=pixels, count=images, which=checkpoint, data=data)
     for one in made.parity:
-        tops = f", top-1 {one.target_top1:.2f}% and {one.top1:.2f}%" if one.top1 is not None else ""
+        tops = f", top-1 {one.target_top1:.2f}% (here {one.top1:.2f}%)" if one.top1 is not None else ""
         verdict = "holds" if one.holds else "DOES NOT HOLD"
         error = f"largest error of a logit {one.logit_error:.2g} (largest logit {one.largest_logit:.3g})"
         console.print(

@@ -274,7 +274,8 @@ def _features(network: nn.Module, layers: set[str] | None = None) -> Iterator[di
 
     def see_activation(path: str, out: Tensor, steps: int) -> None:
         path = free_path(path, called)
-        if layers is None or path in layers:  # the sum is a copy, which an operation in place leaves as it is
+        if out.ndim > 1 and (layers is None or path in layers):
+            # The sum is a copy, which an operation in place leaves as it is.
             features[path] = out.unflatten(0, (steps, -1)).sum(0).flatten(1)
 
     with ExitStack() as stack:

@@ -215,6 +215,22 @@ def test_neurons_of_a_converted_network_learn_from_the_activations_that_they_rep
     assert all(neurons.raw_threshold.grad is not None for neurons in converted.neurons.values())
 
 
+def test_an_activation_of_a_vector_is_no_feature(small, monkeypatch):
+    class Scaled(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            linear = torch.nn.Linear
+            self.body = torch.nn.Sequential(torch.nn.Flatten(), linear(1024, 8), torch.nn.ReLU(), linear(8, 10))
+            self.gain, self.scale = torch.nn.ReLU(), torch.nn.Parameter(torch.ones(10))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.body(images) * self.gain(self.scale)
+
+    given(Scaled(), monkeypatch)
+    made = set_up(small(train__teacher="timm:any", train__teacher_features=1.0), Scaled())
+    assert made.teacher.layers == {"body.2"}
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.slow
 def test_a_twin_is_trained_first_by_the_same_recipe(small, tmp_path, precision):
@@ -439,7 +455,7 @@ def test_a_teacher_that_does_not_suit(small, taught, monkeypatch):
     with pytest.raises(OnespikeError, match=r"does not suit the data: it has a class '9' where digits has '8'"):
         set_up(small(train__teacher="timm:any"))
     given(Line(), monkeypatch)
-    with pytest.raises(OnespikeError, match=r"train.teacher_features: expected layers of neurons .*timm:any has none"):
+    with pytest.raises(OnespikeError, match=r"train.teacher_features: expected layers of neurons, .*timm:any has none"):
         set_up(small(train__teacher="timm:any", train__teacher_features=1.0))
     any_size = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(1, 10))
     with pytest.raises(OnespikeError, match=r"train.teacher: timm:any: train.start_size: .*\(2, 1, 16, 16\)"):
