@@ -26,10 +26,12 @@ from onespike.data.augment import BatchAugment, PolicyAugment, cut_out, mirror
 from onespike.data.config import DataConfig
 from onespike.data.items import ItemSet
 from onespike.data.sets import Batch, Dataset, ImageSet, RecordingSet
-from onespike.errors import OnespikeError, reason
+from onespike.errors import OnespikeError, reason, warn
 
 #: How workers start. Forks need nothing sent, and no guard in a script; macOS has no safe ones.
 START = "fork" if sys.platform == "linux" else "spawn"
+#: Options that change raw images; floats are taken as they are.
+_OF_RAW_IMAGES = ("crop_padding", "flip", "alternate_flip", "cutout", "auto_augment", "random_erasing")
 #: Makes the image at a position, by draws from a seed: (C, H, W) or several versions, (splits, C, H, W), and its label.
 Maker = Callable[[int, int], tuple[Tensor, int]]
 
@@ -83,6 +85,10 @@ class TrainLoader:
             self.singly, self.cutout, self.mirrored = data.train.drawn, 0, None
             if config.augmix_splits:
                 raise OnespikeError(f"data.augmix_splits: {data.name} gives floats, not raw images; pass 0 for none")
+            asked = {key: getattr(config, key) for key in _OF_RAW_IMAGES}
+            idle = [f"data.{key}" for key, value in asked.items() if value not in (0, getattr(DataConfig, key))]
+            if idle and not share.rank:
+                warn(f"{', '.join(idle)}: without effect; {data.name} gives floats, which are taken as they are")
         elif isinstance(data.train, RecordingSet):
             self.singly = data.train.drawn
         elif policies:

@@ -382,11 +382,15 @@ def test_a_set_of_floats_goes_to_workers():
     assert torch.equal(sent[3][0], data.train[3][0])
 
 
-def test_augmix_of_floats_is_refused():
+def test_what_does_nothing_to_floats_is_told_or_refused(capsys):
     data = as_dataset(Own(floats(), labels()))
+    TrainLoader(data, DataConfig(crop_padding=0, flip=0.0), 4, seed=0)
+    assert not capsys.readouterr().err
     with pytest.raises(OnespikeError, match=r"^data\.augmix_splits: Own gives floats"):
         TrainLoader(data, DataConfig(augmix_splits=3), 4, seed=0)
     TrainLoader(data, DataConfig(auto_augment="original", random_erasing=1.0, crop_padding=2), 4, seed=0)
+    idle = "data.crop_padding, data.auto_augment, data.random_erasing: without effect"
+    assert capsys.readouterr().err == f"warning: {idle}; Own gives floats, which are taken as they are\n"
 
 
 def test_floats_of_two_channels_are_passed_over_by_what_is_for_grey_and_colour():
