@@ -17,6 +17,7 @@ from onespike.training.callbacks import swapped
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.config import TrainConfig
 from onespike.training.growth import sizes
+from onespike.training.layout import laid_out
 from onespike.training.losses import Loss, over_time
 from onespike.training.recipe import Recipe
 
@@ -102,7 +103,7 @@ def warn_of_lost_state(network: nn.Module, before: Mapping[str, Tensor], saved: 
         with swapped([(one, now[name]) for name, one in before.items() if name in now]):
             loaded = answer(network)
     else:
-        loaded = answer(saved.network().to(like.device, like.dtype))
+        loaded = answer(laid_out(saved.network().to(like.device, like.dtype), like))
     if not torch.allclose(trained, loaded, rtol=1e-2, atol=1e-3, equal_nan=True):
         advice = "make it a parameter, or a buffer that is saved (persistent=True)"
         warn(f"model: training changed more of it than is saved, so it answers otherwise once it is loaded: {advice}")
