@@ -27,12 +27,11 @@ def _kernels() -> Kernels | None:
 @cache
 def _tables() -> tuple[Tensor, Tensor]:
     """The bits of x Phi(x), and its derivative, for each bf16 number x, in the order of its bits."""
-    with torch.enable_grad(), torch.inference_mode(False):
+    with torch.no_grad(), torch.inference_mode(False):  # autograd would save tensors, which checkpointing counts
         every = torch.arange(1 << 16, dtype=torch.int32, device="cpu").to(torch.int16).view(torch.bfloat16)
-        x = every.double().requires_grad_()
-        y = F.gelu(x)
-        (derivative,) = torch.autograd.grad(y.sum(), x)
-    return y.detach().bfloat16().view(torch.int16).int(), derivative.float()
+        x = every.double()
+        y, derivative = F.gelu(x), torch.ops.aten.gelu_backward(torch.ones_like(x), x)
+    return y.bfloat16().view(torch.int16).int(), derivative.float()
 
 
 def _like(out: Tensor, x: Tensor) -> Tensor:
