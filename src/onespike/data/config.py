@@ -32,7 +32,7 @@ class DataConfig:
     """The images of a run.
 
     A data set of the user's own whose images are float tensors is taken as it is: `crop_padding`, `crop_fill`, `flip`,
-    `alternate_flip`, `cutout`, `auto_augment` and `random_erasing` do not apply to it, which a warning says.
+    `alternate_flip`, `cutout`, `auto_augment` and `random_erasing` do not apply to it; a warning names those set.
 
     Attributes:
         name: The data set: `digits` (embedded in scikit-learn), `cifar10`, `cifar100`, `tiny-imagenet`, `folder`

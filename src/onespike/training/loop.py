@@ -274,8 +274,7 @@ def test(trainer: Trainer, run: Run) -> dict[str, Any]:
     if not math.isfinite(scores.loss):
         raise trainer.diverged("the loss on the test images is no longer a finite number")
     if trainer.accelerator.is_main_process:
-        with trainer.accelerator.autocast():  # as the trained network computes anyway
-            warn_of_lost_state(trainer.network, trainer.unsaved, saved, trainer.data)
+        warn_of_lost_state(trainer.network, trainer.unsaved, saved, trainer.data, trainer.accelerator.autocast)
     trainer.network.eval()  # whose it is goes on with it
     progress.tick()
     # The weights that were tested: those of the last checkpoint if the best one is missing or damaged.

@@ -1,8 +1,8 @@
 """What a network and a loss have to be for a training, tried on blank images before it begins."""
 
 import copy
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +85,13 @@ def unsaved(network: nn.Module) -> dict[str, Tensor]:
     return {name: one.detach().clone() for name, one in network.named_buffers() if id(one) not in saved}
 
 
-def warn_of_lost_state(network: nn.Module, before: Mapping[str, Tensor], saved: Checkpoint, data: Dataset) -> None:
+def warn_of_lost_state(
+    network: nn.Module,
+    before: Mapping[str, Tensor],
+    saved: Checkpoint,
+    data: Dataset,
+    autocast: Callable[[], AbstractContextManager[None]],
+) -> None:
     """Warn of a trained network that answers otherwise once it is built anew, from what was saved.
 
     Of one that was passed, nobody can build another: it answers anew with what is not saved as it was `before`.
@@ -94,7 +100,8 @@ def warn_of_lost_state(network: nn.Module, before: Mapping[str, Tensor], saved: 
     like = data.blank(4, device=weight.device, dtype=weight.dtype)
 
     def answer(one: nn.Module) -> Tensor:
-        with aside(one), seeded(0), torch.compiler.set_stance("force_eager"):
+        # As training computed. Not around the building: autocast would keep the casts of weights that are loaded later.
+        with autocast(), aside(one), seeded(0), torch.compiler.set_stance("force_eager"):
             return over_time(ask(one, torch.rand_like(like))).float()
 
     trained = answer(network)
