@@ -17,7 +17,8 @@ from onespike.configs import expect_keys, make, read_json
 from onespike.conversion.calibration import LayerError, calibrate
 from onespike.conversion.config import Calibration, ConversionConfig
 from onespike.conversion.kinds import WEIGHTS, reached_by_images
-from onespike.conversion.network import ConvertedNetwork, OverMeans, PoolSpikes, spiking
+from onespike.conversion.network import ConvertedNetwork, spiking
+from onespike.conversion.over_time import OverMeans, PoolSpikes
 from onespike.conversion.trace import taking, trace
 from onespike.durable import is_as_written, path_of, read_whole, sealed
 from onespike.errors import OnespikeError, shown

@@ -95,6 +95,14 @@ def taking(count: int, blamed: type[Exception] | tuple[type[Exception], ...] = (
         raise OnespikeError(f"{state}: {reason(error, first=True)}{expected}") from error
 
 
+def call(graph: fx.GraphModule, node: fx.Node, path: str, module: nn.Module, options: bool) -> fx.Node:
+    """Call a module after a node, with its first input, or with all and the options."""
+    graph.add_submodule(path, module)
+    arguments = (node.args, node.kwargs) if options else ((node.all_input_nodes[0],),)
+    with graph.graph.inserting_after(node):
+        return graph.graph.call_module(path, *arguments)
+
+
 def free_path(path: str, taken: set[str]) -> str:
     """The path if it is not taken, else the first of path_2, path_3, ... that is not; it is taken from then on."""
     candidates = (f"{path}_{number}" if number > 1 else path for number in itertools.count(1))

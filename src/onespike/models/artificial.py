@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from onespike.errors import OnespikeError
@@ -69,9 +70,28 @@ class BranchedConfig(ArtificialConfig):
 
 @dataclass(frozen=True)
 class ResNetConfig(ArtificialConfig):
-    """A residual network. All its layers but the first read activations."""
+    """A residual network. All its layers but the first read activations.
+
+    Attributes:
+        downsample: The shortcut where a stage halves the map and doubles the channels: "conv", a 1x1 convolution and
+            batch norm; or "pool", without weights: means of 2x2 pixels, and the channels twice.
+    """
 
     name: str = "resnet18"
+    downsample: Literal["conv", "pool"] = "conv"
+
+
+class PooledShortcut(nn.Module):
+    """Means of 2x2 pixels, and every channel twice: (B, C, L, L) to (B, 2C, L / 2, L / 2), rounded up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.AvgPool2d(2, ceil_mode=True)  # as many pixels as a convolution of stride 2 makes
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Halve the map and double the channels."""
+        x = self.pool(x)
+        return torch.cat([x, x], 1)
 
 
 @register_model(ResNetConfig, {"resnet18": {}})
@@ -84,6 +104,9 @@ def resnet18(config: ResNetConfig, num_classes: int, in_channels: int, image_siz
     network.conv1 = nn.Conv2d(in_channels, 64, 3, stride=2, padding=1, bias=False)  # four times the cost without stride
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
     network.maxpool = nn.Identity()
+    if config.downsample == "pool":
+        for stage in (network.layer2, network.layer3, network.layer4):
+            stage[0].downsample = PooledShortcut()
     return network
 
 

@@ -9,7 +9,8 @@ from torchvision.ops import StochasticDepth
 
 import onespike
 from onespike.conversion import ConversionConfig
-from onespike.conversion.network import PoolSpikes, spiking
+from onespike.conversion.network import spiking
+from onespike.conversion.over_time import PoolSpikes
 from onespike.counting.operations import count_operations
 from onespike.errors import OnespikeError
 from tests.forward import Forward

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from onespike.conversion import ConversionConfig
-from onespike.conversion.network import OverMeans, PoolSpikes
+from onespike.conversion.over_time import OverMeans, PoolSpikes
 from onespike.errors import OnespikeError
 from onespike.functional import SURROGATES
 from onespike.neurons import QCFS, IntegrateFire
