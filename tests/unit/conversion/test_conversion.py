@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 import torchvision
 from timm.models.vgg import ConvMlp
 from torch import nn
@@ -202,6 +203,58 @@ def test_signed_activations_become_thresholds(activation):
         squares.append(error(converted, network, points) ** 2)
     assert squares[1] < 0.7 * squares[0]  # the negative part is mostly a shift, which a bias takes back
     assert squares[2] < squares[1]
+
+
+@pytest.mark.parametrize("between", ["identity", "max", "average and cat", "pad"])
+def test_real_shortcuts_reach_through_what_has_no_weights(between):
+    ways = {
+        "identity": nn.Identity(),  # at net.between, for tracing
+        "max": lambda x: F.max_pool2d(x, 2),
+        "average and cat": lambda x: (lambda pooled: torch.cat([pooled, pooled], 1))(F.avg_pool2d(x, 2)),
+        "pad": lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 6)),
+    }
+    way, whole = ways[between], between in ("identity", "max")  # of these the convolution reads what is pooled, too
+
+    def residual(net, x):
+        x = net.first(x).relu()
+        short = net.between(x) if between == "identity" else way(x)
+        return net.last((net.second(short if whole else x) + short).relu().mean((2, 3)))
+
+    torch.manual_seed(0)
+    width, stride = (8, 1) if whole else (16, 2)
+    second = nn.Conv2d(8, width, 3, padding=1, stride=stride)
+    layers = {"first": nn.Conv2d(3, 8, 3), "second": second, "last": nn.Linear(width, 3), "between": nn.Identity()}
+    network = Forward(residual, **layers).eval()
+    images = torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    one = onespike.convert(network, images, shortcuts="real", calibration=MAXIMA).network.body
+    with torch.no_grad():
+        current = one.first(images)
+        spikes = one.get_submodule("relu")(current)
+        added = one.second(way(spikes) if whole else spikes) + way(current.relu())
+        torch.testing.assert_close(one(images), one.last(one.get_submodule("relu_1")(added).mean((2, 3))))
+    assert all(node.users for node in one.graph.nodes if node.op not in ("output", "placeholder"))
+    many = onespike.convert(network, images, shortcuts="real", time_steps=64, calibration=MAXIMA).network
+    assert error(many, network, images) < 0.05
+
+
+@pytest.mark.parametrize(("downsample", "reached"), [("conv", 5), ("pool", 8)])
+def test_pooled_shortcuts_of_resnet18_carry_real_values_from_the_first_layer_to_the_last(downsample, reached):
+    torch.manual_seed(0)
+    network = create_model("resnet18", image_size=20, downsample=downsample).eval()  # maps of 10, 5, 3 and 2 pixels
+    images = torch.randn(4, 3, 20, 20)
+    body = onespike.convert(network, images, shortcuts="real").network.body
+    assert [layer for layer in body.modules() if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)] == (
+        [] if downsample == "pool" else [body.get_submodule(f"layer{stage}.0.downsample.0") for stage in (2, 3, 4)]
+    )
+    origins = []
+    for node in body.graph.nodes:
+        if node.name.startswith("add"):  # branch and shortcut: back to what made the shortcut
+            source = node.args[1]
+            while source.op == "call_function" or "pool" in str(source.target):
+                source = source.all_input_nodes[0]
+            origins.append(str(source.target))
+    assert len(origins) == 8
+    assert sum(origin.endswith("_shortcut") for origin in origins) == reached
 
 
 def test_real_shortcuts_add_the_activation_and_weigh_its_spikes():
